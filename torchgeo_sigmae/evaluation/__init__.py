@@ -1,0 +1,8 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Evaluation of pretrained encoders and of reconstructions."""
+
+from .reconstruction import ReconstructionMetrics
+
+__all__ = ('ReconstructionMetrics',)

@@ -1,0 +1,117 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""How well hidden pixels are reconstructed."""
+
+import warnings
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MeanSquaredError, Metric, SumMetric
+from torchmetrics.functional.image import spectral_angle_mapper
+from torchmetrics.image import PeakSignalNoiseRatio
+
+__all__ = ('ReconstructionMetrics',)
+
+
+class ReconstructionMetrics(nn.Module):
+    """Loss and reflectance metrics over the predicted valid pixels of an epoch.
+
+    * ``loss``: mean squared error in the space of the target;
+    * ``baseline_loss``: the same error of predicting, for every band, the mean of the
+      image's visible tokens;
+    * ``psnr``: peak signal-to-noise ratio in dB, for a reflectance range of 1;
+    * ``spectral_angle``: mean angle between predicted and true spectra, in degrees;
+    * ``rmse`` and ``rmse_<band>``: root mean squared error in reflectance.
+
+    Where the reconstruction had to borrow the hidden patch's own mean and standard
+    deviation (``norm_pix_loss``), the reflectance metrics are named ``oracle_...``: they
+    cannot be compared with honest ones.
+    """
+
+    def __init__(
+        self, bands: Sequence[str], prefix: str = 'val_', oracle: bool = False
+    ) -> None:
+        """Initialize a new ReconstructionMetrics instance.
+
+        Args:
+            bands: Names of the bands, for the names of the metrics.
+            prefix: Put before every name.
+            oracle: Whether the reconstructions use oracle statistics.
+        """
+        super().__init__()
+        self.bands = tuple(bands)
+        self.prefix = prefix
+        self.oracle = 'oracle_' if oracle else ''
+        # 'disable' lets a NaN through: a diverged model must not look fine.
+        self.loss = MeanMetric(nan_strategy='disable')
+        self.baseline_loss = MeanMetric(nan_strategy='disable')
+        self.pixels = SumMetric()
+        self.psnr = PeakSignalNoiseRatio(data_range=1.0)
+        self.angle = MeanMetric(nan_strategy='disable')
+        self.error = MeanSquaredError(num_outputs=len(self.bands))
+
+    def update_losses(self, loss: Tensor, baseline_loss: Tensor, pixels: int) -> None:
+        """Add the losses of a batch.
+
+        Args:
+            loss: Mean squared error over the predicted valid pixels.
+            baseline_loss: The baseline's, over the same pixels.
+            pixels: Their number; nothing is added where it is 0.
+        """
+        if pixels:
+            self.loss.update(loss, pixels)
+            self.baseline_loss.update(baseline_loss, pixels)
+            self.pixels.update(pixels)
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Add predicted pixels.
+
+        Args:
+            prediction: Reflectance ``(pixels, bands)``.
+            target: True reflectance, same shape.
+        """
+        if not len(target):
+            return
+        prediction, target = prediction.float(), target.float()
+        self.psnr.update(prediction, target)
+        self.error.update(prediction, target)
+        # The angle of a zero spectrum is undefined.
+        some = (prediction.norm(dim=1) > 0) & (target.norm(dim=1) > 0)
+        if len(self.bands) > 1 and some.any():
+            as_images = (x[some].T[None, :, :, None] for x in (prediction, target))
+            angle = spectral_angle_mapper(*as_images)
+            self.angle.update(torch.rad2deg(angle), int(some.sum()))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Compute all metrics over what was added.
+
+        Returns:
+            Scalars by name; empty if no valid pixel was added.
+        """
+        with warnings.catch_warnings():
+            # Every process computes every metric, also one whose share held no data:
+            # the others wait for its sums.
+            warnings.filterwarnings('ignore', message='The ``compute`` method')
+            squared = self.error.compute().reshape(-1)
+            metrics = {
+                'loss': self.loss.compute(),
+                'baseline_loss': self.baseline_loss.compute(),
+                f'{self.oracle}psnr': self.psnr.compute(),
+                f'{self.oracle}spectral_angle': self.angle.compute(),
+                f'{self.oracle}rmse': squared.mean().sqrt(),
+            }
+            for band, value in zip(self.bands, squared.sqrt(), strict=True):
+                metrics[f'{self.oracle}rmse_{band}'] = value
+            if not self.pixels.compute():
+                return {}
+        return {f'{self.prefix}{name}': value for name, value in metrics.items()}
+
+    def reset(self) -> None:
+        """Forget what was added."""
+        # A state born in inference mode could not be updated by a later fit.
+        with torch.inference_mode(False):
+            for metric in self.children():
+                cast(Metric, metric).reset()

@@ -1,0 +1,34 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Masking strategies and the curriculum that drives them. Tensors only, no Lightning."""
+
+from .curriculum import (
+    MASKINGS,
+    SCHEDULES,
+    Curriculum,
+    VisibilityRatio,
+    schedule,
+)
+from .strategies import (
+    TokenMask,
+    num_masked_tokens,
+    random_mask,
+    saliency_mask,
+    saliency_ranks,
+    select_predicted,
+)
+
+__all__ = (
+    'MASKINGS',
+    'SCHEDULES',
+    'Curriculum',
+    'TokenMask',
+    'VisibilityRatio',
+    'num_masked_tokens',
+    'random_mask',
+    'saliency_mask',
+    'saliency_ranks',
+    'schedule',
+    'select_predicted',
+)

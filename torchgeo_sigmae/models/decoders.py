@@ -1,0 +1,213 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Decoders: from encoded visible tokens to the pixels of predicted tokens."""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Mlp, build_sincos2d_pos_embed
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+__all__ = ('CrossDecoder', 'SelfDecoder')
+
+
+class CrossDecoder(nn.Module):
+    """Predicted tokens attend to encoded visible tokens, not to each other.
+
+    After CrossMAE (Fu et al., arXiv:2401.14391), written from the paper: only the
+    tokens to be predicted are computed, and every block reads its own learned mix of
+    the encoder's depths. A mix starts as the last depth alone.
+    """
+
+    def __init__(
+        self,
+        encoder_dim: int,
+        encoder_depth: int,
+        out_dim: int,
+        dim: int = 256,
+        depth: int = 4,
+        num_heads: int = 8,
+    ) -> None:
+        """Initialize a new CrossDecoder instance.
+
+        Args:
+            encoder_dim: Width of the encoder.
+            encoder_depth: Number of blocks of the encoder.
+            out_dim: Values to predict per token, ``C * p * p``.
+            dim: Width of the decoder, a multiple of 4 and of *num_heads*.
+            depth: Number of blocks.
+            num_heads: Number of attention heads.
+
+        Raises:
+            ValueError: If *dim* is no multiple of 4 and *num_heads*, or *depth* < 1.
+        """
+        super().__init__()
+        _check_decoder(dim, depth, num_heads)
+        self.dim = dim
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.mix = nn.Parameter(torch.zeros(depth, encoder_depth))
+        self.blocks = nn.ModuleList(
+            _CrossBlock(dim, encoder_dim, num_heads) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, out_dim)
+        _init_weights(self)
+        with torch.no_grad():
+            self.mix[:, -1] = 1
+
+    def forward(
+        self,
+        features: list[Tensor],
+        keep: Tensor,
+        predicted: Tensor,
+        grid: tuple[int, int],
+    ) -> Tensor:
+        """Predict tokens.
+
+        Args:
+            features: Output of every encoder block, each ``(B, prefix + V, D)``.
+            keep: Indices of the visible tokens, ``(B, V)``; their positions are in
+                *features* already.
+            predicted: Indices of the tokens to predict, ``(B, P)``.
+            grid: Patches per column and per row.
+
+        Returns:
+            Predictions ``(B, P, C * p * p)``.
+        """
+        positions = _positions(grid, self.dim, predicted.device)
+        x = self.mask_token + positions[predicted]
+        contexts = torch.einsum('kl,lbvd->kbvd', self.mix, torch.stack(features))
+        for block, context in zip(self.blocks, contexts, strict=True):
+            x = block(x, context)
+        out: Tensor = self.head(self.norm(x))
+        return out
+
+
+class SelfDecoder(nn.Module):
+    """MAE's decoder (arXiv:2111.06377): self-attention over visible and predicted.
+
+    Tokens are not put back in image order: their positions are added one by one, and
+    attention does not care about order.
+    """
+
+    def __init__(
+        self,
+        encoder_dim: int,
+        encoder_depth: int,
+        out_dim: int,
+        dim: int = 256,
+        depth: int = 4,
+        num_heads: int = 8,
+    ) -> None:
+        """Initialize a new SelfDecoder instance.
+
+        Args:
+            encoder_dim: Width of the encoder.
+            encoder_depth: Not used; here for one signature with
+                :class:`CrossDecoder`.
+            out_dim: Values to predict per token, ``C * p * p``.
+            dim: Width of the decoder, a multiple of 4 and of *num_heads*.
+            depth: Number of blocks.
+            num_heads: Number of attention heads.
+
+        Raises:
+            ValueError: If *dim* is no multiple of 4 and *num_heads*, or *depth* < 1.
+        """
+        super().__init__()
+        _check_decoder(dim, depth, num_heads)
+        self.dim = dim
+        self.embed = nn.Linear(encoder_dim, dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.blocks = nn.Sequential(
+            *(Block(dim, num_heads, qkv_bias=True) for _ in range(depth))
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, out_dim)
+        _init_weights(self)
+
+    def forward(
+        self,
+        features: list[Tensor],
+        keep: Tensor,
+        predicted: Tensor,
+        grid: tuple[int, int],
+    ) -> Tensor:
+        """Predict tokens.
+
+        Args:
+            features: Output of every encoder block; only the last is used.
+            keep: Indices of the visible tokens, ``(B, V)``.
+            predicted: Indices of the tokens to predict, ``(B, P)``.
+            grid: Patches per column and per row.
+
+        Returns:
+            Predictions ``(B, P, C * p * p)``.
+        """
+        positions = _positions(grid, self.dim, predicted.device)
+        x = self.embed(features[-1])
+        prefix, visible = x[:, : -keep.shape[1]], x[:, -keep.shape[1] :]
+        hidden = self.mask_token + positions[predicted]
+        x = torch.cat([prefix, visible + positions[keep], hidden.to(x.dtype)], dim=1)
+        x = self.blocks(x)[:, -predicted.shape[1] :]
+        out: Tensor = self.head(self.norm(x))
+        return out
+
+
+class _CrossBlock(nn.Module):
+    """Cross-attention to a context, then an MLP, both residual and pre-normalised."""
+
+    def __init__(self, dim: int, context_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm_context = nn.LayerNorm(context_dim)
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(context_dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, 4 * dim)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """Update ``(B, P, dim)`` from a context ``(B, V, context_dim)``."""
+        q = self.q(self.norm1(x)).unflatten(-1, (self.num_heads, -1))
+        kv = self.kv(self.norm_context(context)).unflatten(-1, (2, self.num_heads, -1))
+        k, v = kv.unbind(dim=2)
+        attended = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        )
+        x = x + self.proj(attended.transpose(1, 2).flatten(2))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+
+def _check_decoder(dim: int, depth: int, num_heads: int) -> None:
+    """Refuse decoder sizes that cannot be built."""
+    if dim % 4 or dim % num_heads:
+        raise ValueError(
+            f'decoder_dim: {dim} must be a multiple of 4 (2-D sine-cosine positions) '
+            f'and of decoder_num_heads={num_heads}. Use for example '
+            f'{max(dim // (4 * num_heads), 1) * 4 * num_heads}.'
+        )
+    if depth < 1:
+        raise ValueError(f'decoder_depth: {depth} must be at least 1.')
+
+
+def _init_weights(decoder: nn.Module) -> None:
+    """Initialise as MAE does: Xavier for linear layers, small noise for the mask token."""
+    for module in decoder.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    nn.init.normal_(decoder.get_parameter('mask_token'), std=0.02)
+
+
+@lru_cache(maxsize=16)
+def _positions(grid: tuple[int, int], dim: int, device: torch.device) -> Tensor:
+    """2-D sine-cosine position table ``(N, dim)``."""
+    # The first call is Lightning's sanity check, in inference mode; the cached table
+    # must serve training too.
+    with torch.inference_mode(False):
+        return build_sincos2d_pos_embed(list(grid), dim, device=device)

@@ -1,0 +1,319 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The encoder: a timm VisionTransformer, registered under our names.
+
+What is exported, probed and fine-tuned is a plain timm model with plain timm keys. Only
+pretraining treats it differently: it embeds and encodes the visible tokens alone.
+"""
+
+import difflib
+import math
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.layers import PatchEmbed, build_sincos2d_pos_embed, resample_abs_pos_embed
+from timm.models import VisionTransformer, build_model_with_cfg, register_model
+from timm.models.vision_transformer import checkpoint_filter_fn
+from torch import Tensor, nn
+
+from .tokens import gather_tokens
+
+# A list, because timm's register_model appends to it.
+__all__ = ['SIGMAEViT', 'build_encoder', 'encode_visible']
+
+#: Default image side by patch size: 12 x 12 and 14 x 14 tokens.
+_IMAGE_SIZE = {8: 96, 16: 224}
+
+_WIDTHS: dict[str, dict[str, int]] = {
+    'tiny': {'embed_dim': 192, 'depth': 12, 'num_heads': 3},
+    'small': {'embed_dim': 384, 'depth': 12, 'num_heads': 6},
+    'base': {'embed_dim': 768, 'depth': 12, 'num_heads': 12},
+    'large': {'embed_dim': 1024, 'depth': 24, 'num_heads': 16},
+}
+
+
+class SIGMAEViT(VisionTransformer):
+    """A timm VisionTransformer that takes weights safely.
+
+    It differs from timm's in three ways: position embeddings start as 2-D sines and
+    cosines instead of noise; position embeddings of another grid are resampled when a
+    state dict is loaded; and a state dict whose first layer is missing or has another
+    shape is refused, strict or not, so that no loader can lose weights in silence.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Initialize a new SIGMAEViT instance.
+
+        Args:
+            *args: Passed to :class:`timm.models.VisionTransformer`.
+            **kwargs: Passed to :class:`timm.models.VisionTransformer`.
+        """
+        super().__init__(*args, **kwargs)
+        self.register_load_state_dict_pre_hook(_adapt_state_dict)
+
+    def init_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Initialise as timm does, with sine-cosine positions.
+
+        Args:
+            *args: Passed to timm, whose signature differs between versions.
+            **kwargs: Passed to timm.
+        """
+        super().init_weights(*args, **kwargs)
+        if self.pos_embed is None:
+            return
+        prefix = 0 if self.no_embed_class else self.num_prefix_tokens
+        grid = self.patch_embed.grid_size
+        table = build_sincos2d_pos_embed(list(grid), self.embed_dim)
+        with torch.no_grad():
+            self.pos_embed[:, prefix:] = table
+            self.pos_embed[:, :prefix] = 0
+
+
+def _adapt_state_dict(
+    model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object
+) -> None:
+    """Resample positions and refuse a foreign first layer, before a state dict loads."""
+    assert isinstance(model, SIGMAEViT)
+    key = f'{prefix}patch_embed.proj.weight'
+    expected = model.patch_embed.proj.weight.shape
+    found = state_dict[key].shape if key in state_dict else None
+    if found != expected:
+        seen = 'has none' if found is None else f'has one of shape {tuple(found)}'
+        raise ValueError(
+            f'weights: this encoder takes a first layer ({key}) of shape '
+            f'{tuple(expected)} = (width, bands, patch, patch), but the state dict '
+            f'{seen}. Use the model name and the bands (in_channels) the weights were '
+            'made with. TorchGeo drops the first layer of weights whose band count '
+            'differs from in_channels, which would lose what was learned about bands.'
+        )
+    key = f'{prefix}pos_embed'
+    if key in state_dict:
+        state_dict[key] = _resample_positions(model, state_dict[key])
+
+
+def _resample_positions(model: SIGMAEViT, positions: Tensor) -> Tensor:
+    """Bring the position embeddings of a checkpoint to the model's grid."""
+    prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+    count = positions.shape[1] - prefix
+    side = math.isqrt(max(count, 0))
+    if side * side != count:
+        raise ValueError(
+            f'weights: {count} position embeddings do not form a square grid, so they '
+            f'cannot be resampled to {model.patch_embed.grid_size}. Pass the image size '
+            'the weights were made with.'
+        )
+    return resample_abs_pos_embed(
+        positions, list(model.patch_embed.grid_size), [side, side], prefix
+    )
+
+
+def _create(
+    variant: str, patch_size: int, pretrained: bool, **kwargs: Any
+) -> VisionTransformer:
+    """Build one of our registered models through timm's builder; *kwargs* override."""
+    defaults = {
+        'patch_size': patch_size,
+        'img_size': _IMAGE_SIZE[patch_size],
+        'in_chans': 10,
+        # The feature that is probed is the one that is fine-tuned: the mean of the
+        # normalised patch tokens, with no second norm in front of the head.
+        'global_pool': 'avg',
+        'fc_norm': False,
+        'dynamic_img_size': True,
+        **_WIDTHS[variant],
+    }
+    model: VisionTransformer = build_model_with_cfg(
+        SIGMAEViT,
+        f'sigmae_vit_{variant}_patch{patch_size}',
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg={'out_indices': 3, 'feature_cls': 'getter'},
+        **{**defaults, **kwargs},
+    )
+    return model
+
+
+def _config(patch_size: int) -> dict[str, Any]:
+    """timm's default configuration of one of our models."""
+    size = _IMAGE_SIZE[patch_size]
+    return {
+        'url': '',
+        'num_classes': 1000,
+        'input_size': (10, size, size),
+        'pool_size': None,
+        'crop_pct': 1.0,
+        'interpolation': 'bicubic',
+        'mean': (0.0,) * 10,
+        'std': (1.0,) * 10,
+        'first_conv': 'patch_embed.proj',
+        'classifier': 'head',
+        'license': 'mit',
+    }
+
+
+default_cfgs = {
+    f'sigmae_vit_{variant}_patch{patch_size}': _config(patch_size)
+    for variant in _WIDTHS
+    for patch_size in _IMAGE_SIZE
+}
+
+
+@register_model
+def sigmae_vit_tiny_patch8(pretrained: bool = False, **kwargs: Any) -> Any:
+    """ViT-Ti/8, 10 bands, 96 px by default."""
+    return _create('tiny', 8, pretrained, **kwargs)
+
+
+@register_model
+def sigmae_vit_tiny_patch16(pretrained: bool = False, **kwargs: Any) -> Any:
+    """ViT-Ti/16, 10 bands, 224 px by default."""
+    return _create('tiny', 16, pretrained, **kwargs)
+
+
+@register_model
+def sigmae_vit_small_patch8(pretrained: bool = False, **kwargs: Any) -> Any:
+    """ViT-S/8, 10 bands, 96 px by default."""
+    return _create('small', 8, pretrained, **kwargs)
+
+
+@register_model
+def sigmae_vit_small_patch16(pretrained: bool = False, **kwargs: Any) -> Any:
+    """ViT-S/16, 10 bands, 224 px by default."""
+    return _create('small', 16, pretrained, **kwargs)
+
+
+@register_model
+def sigmae_vit_base_patch8(pretrained: bool = False, **kwargs: Any) -> Any:
+    """ViT-B/8, 10 bands, 96 px by default."""
+    return _create('base', 8, pretrained, **kwargs)
+
+
+@register_model
+def sigmae_vit_base_patch16(pretrained: bool = False, **kwargs: Any) -> Any:
+    """ViT-B/16, 10 bands, 224 px by default."""
+    return _create('base', 16, pretrained, **kwargs)
+
+
+@register_model
+def sigmae_vit_large_patch8(pretrained: bool = False, **kwargs: Any) -> Any:
+    """ViT-L/8, 10 bands, 96 px by default."""
+    return _create('large', 8, pretrained, **kwargs)
+
+
+@register_model
+def sigmae_vit_large_patch16(pretrained: bool = False, **kwargs: Any) -> Any:
+    """ViT-L/16, 10 bands, 224 px by default."""
+    return _create('large', 16, pretrained, **kwargs)
+
+
+def build_encoder(
+    model: str, in_channels: int, size: int | None = None
+) -> VisionTransformer:
+    """Build an encoder for pretraining from a timm name.
+
+    Args:
+        model: One of our names (``sigmae_vit_{tiny,small,base,large}_patch{8,16}``) or
+            any timm ``VisionTransformer`` with a plain patch embedding.
+        in_channels: Number of input bands.
+        size: Side of the images in pixels; None for the model's own default.
+
+    Returns:
+        The encoder, without a head, for any image size its patches divide.
+
+    Raises:
+        ValueError: If the name is unknown or is not such a VisionTransformer, or its
+            patch size does not divide *size*.
+    """
+    if not timm.is_model(model):
+        close = difflib.get_close_matches(model, timm.list_models(), n=3)
+        raise ValueError(
+            f'model: {model!r} is not a timm model. '
+            f'Did you mean one of {close}?'
+            if close
+            else f'model: {model!r} is not a timm model. Use for example '
+            "'sigmae_vit_small_patch8'; timm.list_models('*vit*') lists more."
+        )
+    image = {} if size is None else {'img_size': size}
+    try:
+        encoder = timm.create_model(
+            model,
+            in_chans=in_channels,
+            num_classes=0,
+            dynamic_img_size=True,
+            global_pool='avg',
+            fc_norm=False,
+            **image,
+        )
+    except TypeError as error:
+        raise ValueError(_not_a_vit(model)) from error
+    if not isinstance(encoder, VisionTransformer) or (
+        type(encoder.patch_embed) is not PatchEmbed
+    ):
+        raise ValueError(_not_a_vit(model))
+    patch = encoder.patch_embed.patch_size
+    if size is not None and (patch[0] != patch[1] or size % patch[0]):
+        raise ValueError(
+            f'size: {size} is not a multiple of the patch size {patch[0]} of {model}. '
+            f'Use for example size={max(size // patch[0], 1) * patch[0]}.'
+        )
+    return encoder
+
+
+def _not_a_vit(model: str) -> str:
+    """Message for timm models that cannot be masked."""
+    return (
+        f'model: {model!r} is not a plain timm VisionTransformer, so its tokens cannot '
+        "be masked. Use for example 'sigmae_vit_small_patch8' or "
+        "'vit_base_patch16_224'."
+    )
+
+
+def encode_visible(
+    encoder: VisionTransformer, patches: Tensor, keep: Tensor, grid: tuple[int, int]
+) -> list[Tensor]:
+    """Embed and encode the visible tokens only.
+
+    Pixels are gathered before the patch embedding, whose convolution is applied as the
+    linear map it is, so masked patches cost nothing.
+
+    Args:
+        encoder: The encoder.
+        patches: Flat patches ``(B, N, C * p * p)`` of
+            :func:`~torchgeo_sigmae.models.tokens.patchify`.
+        keep: Indices of the visible tokens, ``(B, V)``.
+        grid: Patches per column and per row.
+
+    Returns:
+        The output of every block, each ``(B, prefix + V, D)``; the last one normalised,
+        equal to the encoder's ``forward_features`` restricted to the visible tokens.
+    """
+    embed = encoder.patch_embed
+    visible = gather_tokens(patches, keep)
+    x = embed.norm(F.linear(visible, embed.proj.weight.flatten(1), embed.proj.bias))
+
+    prefix = []
+    if encoder.cls_token is not None:
+        prefix.append(encoder.cls_token)
+    if encoder.reg_token is not None:
+        prefix.append(encoder.reg_token)
+    head = torch.cat(prefix, dim=1) if prefix else x.new_zeros(1, 0, x.shape[-1])
+    if encoder.pos_embed is not None:
+        skipped = 0 if encoder.no_embed_class else encoder.num_prefix_tokens
+        positions = resample_abs_pos_embed(
+            encoder.pos_embed, list(grid), list(embed.grid_size), skipped
+        )
+        x = x + positions[0, skipped:][keep]
+        if skipped:
+            head = head + positions[:, :skipped]
+    x = torch.cat([head.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
+    x = encoder.norm_pre(encoder.patch_drop(encoder.pos_drop(x)))
+
+    features = []
+    for block in encoder.blocks:
+        x = block(x)
+        features.append(x)
+    features[-1] = encoder.norm(features[-1])
+    return features

@@ -1,0 +1,110 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The masked autoencoder: encoder, decoder, and the tokens between them."""
+
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+
+from .decoders import CrossDecoder, SelfDecoder
+from .encoder import encode_visible
+from .tokens import patchify
+
+__all__ = ('DECODERS', 'MaskedAutoencoder')
+
+#: Known decoders by name.
+DECODERS: dict[str, type[CrossDecoder] | type[SelfDecoder]] = {
+    'cross': CrossDecoder,
+    'self': SelfDecoder,
+}
+
+
+class MaskedAutoencoder(nn.Module):
+    """Predict hidden patches of multispectral images from the visible ones.
+
+    Asymmetric encoder-decoder as in MAE (arXiv:2111.06377). Which tokens are hidden is
+    not decided here: the model takes indices.
+    """
+
+    def __init__(
+        self,
+        encoder: VisionTransformer,
+        decoder: str = 'cross',
+        decoder_dim: int = 256,
+        decoder_depth: int = 4,
+        decoder_num_heads: int = 8,
+    ) -> None:
+        """Initialize a new MaskedAutoencoder instance.
+
+        Args:
+            encoder: A timm ViT, see
+                :func:`~torchgeo_sigmae.models.encoder.build_encoder`.
+            decoder: ``'cross'`` (CrossMAE's) or ``'self'`` (MAE's).
+            decoder_dim: Width of the decoder.
+            decoder_depth: Number of decoder blocks.
+            decoder_num_heads: Number of attention heads in the decoder.
+
+        Raises:
+            ValueError: If *decoder* is unknown or its sizes cannot be built.
+        """
+        super().__init__()
+        if decoder not in DECODERS:
+            raise ValueError(
+                f'decoder: {decoder!r} is unknown. Use one of {", ".join(DECODERS)}.'
+            )
+        self.encoder = encoder
+        self.patch_size: int = encoder.patch_embed.patch_size[0]
+        self.in_channels: int = encoder.patch_embed.proj.in_channels
+        self.decoder = DECODERS[decoder](
+            encoder.embed_dim,
+            len(encoder.blocks),
+            self.in_channels * self.patch_size**2,
+            decoder_dim,
+            decoder_depth,
+            decoder_num_heads,
+        )
+
+    def grid(self, image: Tensor) -> tuple[int, int]:
+        """Count the patches of an image.
+
+        Args:
+            image: ``(..., H, W)``.
+
+        Returns:
+            Patches per column and per row.
+        """
+        return image.shape[-2] // self.patch_size, image.shape[-1] // self.patch_size
+
+    def forward(
+        self,
+        image: Tensor,
+        keep: Tensor,
+        predicted: Tensor,
+        patches: Tensor | None = None,
+    ) -> Tensor:
+        """Predict the pixels of hidden patches.
+
+        Args:
+            image: Normalised images ``(B, C, H, W)``.
+            keep: Indices of the visible tokens, ``(B, V)``.
+            predicted: Indices of the tokens to predict, ``(B, P)``.
+            patches: The patches of *image*, if they were computed already.
+
+        Returns:
+            Predicted patches ``(B, P, C * p * p)`` in the space of the target.
+
+        Raises:
+            ValueError: If the patch size does not divide the image, or its number of
+                channels is not the encoder's.
+        """
+        if image.shape[1] != self.in_channels:
+            raise ValueError(
+                f'image: {image.shape[1]} channels, but the encoder takes '
+                f'{self.in_channels}. Select bands by name before the model.'
+            )
+        if patches is None:
+            patches = patchify(image, self.patch_size)
+        grid = self.grid(image)
+        features = encode_visible(self.encoder, patches, keep, grid)
+        out: Tensor = self.decoder(features, keep, predicted, grid)
+        return out

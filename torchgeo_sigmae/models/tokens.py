@@ -1,0 +1,125 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Images to patch tokens and back, and the reconstruction target on them."""
+
+import torch
+from torch import Tensor
+
+from ..transforms.saliency import check_patches
+
+__all__ = (
+    'gather_tokens',
+    'masked_mse',
+    'normalize_patches',
+    'patchify',
+    'scatter_tokens',
+    'unpatchify',
+)
+
+
+def patchify(image: Tensor, patch_size: int) -> Tensor:
+    """Cut images into flat patches, channel first: the layout of a convolution kernel.
+
+    Args:
+        image: ``(B, C, H, W)``.
+        patch_size: Side p of a patch in pixels; must divide H and W.
+
+    Returns:
+        Patches ``(B, N, C * p * p)`` in row-major order.
+
+    Raises:
+        ValueError: If *patch_size* does not divide H and W.
+    """
+    batch, channels, height, width = image.shape
+    check_patches(height, width, patch_size)
+    h, w = height // patch_size, width // patch_size
+    x = image.reshape(batch, channels, h, patch_size, w, patch_size)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(batch, h * w, -1)
+
+
+def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:
+    """Put flat patches back together: the inverse of :func:`patchify`.
+
+    Args:
+        patches: ``(B, N, C * p * p)``.
+        patch_size: Side p of a patch in pixels.
+        grid: Patches per column and per row, with ``N = grid[0] * grid[1]``.
+
+    Returns:
+        Images ``(B, C, H, W)``.
+    """
+    h, w = grid
+    x = patches.reshape(patches.shape[0], h, w, -1, patch_size, patch_size)
+    return x.permute(0, 3, 1, 4, 2, 5).reshape(
+        patches.shape[0], -1, h * patch_size, w * patch_size
+    )
+
+
+def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
+    """Pick tokens of every sample.
+
+    Args:
+        tokens: ``(B, N, D)``.
+        index: Token indices ``(B, K)``.
+
+    Returns:
+        The tokens ``(B, K, D)``.
+    """
+    return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def scatter_tokens(tokens: Tensor, index: Tensor, values: Tensor) -> Tensor:
+    """Replace tokens of every sample.
+
+    Args:
+        tokens: ``(B, N, D)``.
+        index: Token indices ``(B, K)``.
+        values: New tokens ``(B, K, D)``.
+
+    Returns:
+        A copy of *tokens* with *values* at *index*.
+    """
+    index = index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
+    return tokens.scatter(1, index, values.to(tokens.dtype))
+
+
+def normalize_patches(
+    patches: Tensor, valid: Tensor | None = None, eps: float = 1e-6
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalise every patch by its own mean and variance, as MAE's ``norm_pix_loss``.
+
+    Args:
+        patches: ``(B, N, L)``.
+        valid: Which entries count, boolean ``(B, N, L)``; None if all do.
+        eps: Added to the variance.
+
+    Returns:
+        The normalised patches ``(B, N, L)``, and the mean and standard deviation
+        ``(B, N, 1)`` that undo it.
+    """
+    if valid is None:
+        mean = patches.mean(dim=-1, keepdim=True)
+        var = patches.var(dim=-1, keepdim=True)
+    else:
+        count = valid.sum(dim=-1, keepdim=True)
+        mean = torch.where(valid, patches, 0).sum(-1, keepdim=True) / count.clamp(min=1)
+        centred = torch.where(valid, patches - mean, 0)
+        var = centred.square().sum(-1, keepdim=True) / (count - 1).clamp(min=1)
+    std = (var + eps).sqrt()
+    return (patches - mean) / std, mean, std
+
+
+def masked_mse(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Mean squared error over the entries that count, in float32.
+
+    Args:
+        prediction: Any shape.
+        target: Same shape.
+        valid: Which entries count, boolean, same shape.
+
+    Returns:
+        The scalar error; 0, with zero gradients, where nothing counts.
+    """
+    error = (prediction.float() - target.float()).square()
+    return torch.where(valid, error, 0).sum() / valid.sum().clamp(min=1)

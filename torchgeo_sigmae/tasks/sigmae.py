@@ -1,0 +1,629 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""SIGMAE task: masked-autoencoder pretraining guided by spectral indices."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from kornia import augmentation as K
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torchvision.models._api import WeightsEnum
+
+from .._compat import TORCHGEO_VERSION, BaseTask
+from ..bands import SENTINEL2_TEN_BANDS, get_sensor, normalize_bands
+from ..evaluation import ReconstructionMetrics
+from ..masking import Curriculum, VisibilityRatio, random_mask, select_predicted
+from ..models import (
+    MaskedAutoencoder,
+    build_encoder,
+    gather_tokens,
+    load_encoder_weights,
+    masked_mse,
+    save_encoder,
+)
+from ..plotting import plot_reconstruction
+from ..transforms import PatchSaliency, valid_pixels
+from ..transforms.indices import DEFAULT_INDICES, require_float
+from .batch import (
+    VALID_KEY,
+    augment,
+    default_transform,
+    mark_valid_pixels,
+    seed_from,
+    seeded_generator,
+)
+from .optim import (
+    DEFAULT_WARMUP,
+    build_optimizer,
+    effective_batch_size,
+    total_steps,
+    warmup_cosine,
+)
+from .reconstruction import (
+    TokenBatch,
+    baseline_prediction,
+    denormalize,
+    make_tokens,
+    reconstruct,
+    spectra,
+    target_patches,
+)
+from .statistics import BatchStatistics, resolve_statistics
+
+__all__ = ('SIGMAETask',)
+
+#: First element of every seed key, so that no two stages share randomness.
+_STAGES = {'train': 0, 'augment': 1, 'val': 2, 'test': 3, 'predict': 4}
+
+
+class SIGMAETask(BaseTask):
+    """SIGMAE: masked autoencoding guided by spectral indices.
+
+    Drop-in sibling of TorchGeo's ``MAE`` task: shared arguments keep their names, and
+    ``bands`` says what the channels are. Spectral indices (NDVI, NDWI, NDBI) give every
+    patch a saliency, and a curriculum steers the mask toward salient patches.
+
+    If you use this task for your research, please cite the original paper:
+
+    * https://arxiv.org/abs/2603.07463
+
+    .. versionadded:: 0.1
+    """
+
+    ignore = ('transform', 'weights')
+    monitor = 'val_loss'
+
+    def __init__(
+        self,
+        model: str = 'sigmae_vit_small_patch8',
+        weights: WeightsEnum | str | None = None,
+        in_channels: int | None = None,
+        bands: Sequence[str] = SENTINEL2_TEN_BANDS,
+        data_bands: Sequence[str] | None = None,
+        sensor: str = 'sentinel2',
+        transform: nn.Module | None = None,
+        size: int | None = None,
+        masking: str = 'saliency',
+        mask_ratio: float | tuple[float, float] = 0.9,
+        predict_ratio: float = 1.0,
+        indices: Sequence[str] = DEFAULT_INDICES,
+        alpha: float = 0.5,
+        combine: str = 'minmax',
+        saliency_start: float = 0.0,
+        saliency_end: float = 1.0,
+        curriculum: str = 'linear',
+        decoder: str = 'cross',
+        decoder_dim: int = 256,
+        decoder_depth: int = 4,
+        decoder_num_heads: int = 8,
+        norm_pix_loss: bool = False,
+        mean: float | Sequence[float] | None = None,
+        std: float | Sequence[float] | None = None,
+        scale: float = 1e-4,
+        offset: float = 0.0,
+        nodata: float | None = 0.0,
+        lr: float | None = None,
+        base_lr: float = 1.5e-4,
+        weight_decay: float = 0.05,
+        warmup_epochs: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Initialize a new SIGMAETask instance.
+
+        Args:
+            model: Name of the encoder: ``sigmae_vit_{tiny,small,base,large}_patch{8,16}``
+                or any timm ``VisionTransformer``.
+            weights: Initial encoder weights: a weight enum, its string, the path of an
+                exported encoder, or None to start from scratch.
+            in_channels: Number of bands the model sees; by default that of *bands*.
+            bands: Names of the bands the model sees, in order and any spelling.
+            data_bands: Names of the channels of a batch, in order. Default: what the
+                TorchGeo datamodule tells, else *bands*.
+            sensor: The sensor the band names belong to.
+            transform: Augmentation of training batches, a kornia
+                ``AugmentationSequential``; ``nn.Identity()`` for none. Default: random
+                resized crops and flips.
+            size: Side of training images in pixels; None for the model's default.
+            masking: ``'saliency'`` (SIGMAE's SSDTM) or ``'random'`` (MAE).
+            mask_ratio: Share of masked tokens, in (0, 1); a pair changes it from start
+                to end along the curriculum.
+            predict_ratio: Share of the valid masked tokens to decode in training, drawn
+                uniformly, in (0, 1].
+            indices: Names of the spectral indices that make the saliency.
+            alpha: Weight of semantic richness against internal heterogeneity.
+            combine: How both are joined: ``'minmax'``, ``'rank'`` or ``'product'``.
+            saliency_start: Strength of the guidance at the start; 0 is random masking.
+            saliency_end: Strength of the guidance at the end.
+            curriculum: ``'linear'``, ``'cosine'`` or ``'constant'`` (the end values
+                throughout).
+            decoder: ``'cross'`` (CrossMAE's) or ``'self'`` (MAE's).
+            decoder_dim: Width of the decoder.
+            decoder_depth: Number of decoder blocks.
+            decoder_num_heads: Number of attention heads in the decoder.
+            norm_pix_loss: Normalise every target patch by its own mean and variance.
+                Unlike TorchGeo's, off by default: predictions then stay in reflectance.
+            mean: What was subtracted from the batch, one value or one per channel;
+                None to ask the datamodule. Never guessed.
+            std: What the batch was divided by, likewise.
+            scale: Reflectance per raw unit.
+            offset: Reflectance at raw 0.
+            nodata: Raw pixels whose bands all equal this value are missing and take no
+                part in saliency and loss; None if no value marks missing pixels. NaN
+                and infinite pixels are always missing.
+            lr: Learning rate; None for *base_lr* scaled by the effective batch size.
+            base_lr: Learning rate for an effective batch of 256 samples.
+            weight_decay: Weight decay, not applied to biases, norms and positions.
+            warmup_epochs: Linear warm-up in epochs, before a cosine to 0; None for 5 %
+                of the run.
+            seed: Seed of masks and augmentation.
+
+        Raises:
+            ValueError: If an argument is out of range, or a name is unknown; the
+                message names the argument, the value and what to pass instead.
+            TypeError: If *transform* cannot move the valid-pixel mask along.
+            FileNotFoundError: If *weights* is neither a file nor a known enum.
+        """
+        self.weights = weights
+        super().__init__()
+        side = self.hparams['size'] or self.model.encoder.patch_embed.img_size[0]
+        self.transform = default_transform(side) if transform is None else transform
+        if not isinstance(self.transform, K.AugmentationSequential | nn.Identity):
+            raise TypeError(
+                f'transform: {type(transform).__name__} cannot move the mask of valid '
+                'pixels along with the image. Wrap it in '
+                'kornia.augmentation.AugmentationSequential, or pass nn.Identity().'
+            )
+        self._statistics: BatchStatistics | None = None
+        self._steps: int | None = None
+        if mean is not None and std is not None:
+            self._statistics = self._resolve_statistics()
+
+    # ---------------------------------------------------------------- configuration
+
+    def configure_models(self) -> None:
+        """Initialize the model."""
+        hparams = self.hparams
+        self.sensor = get_sensor(hparams['sensor'])
+        self.bands = normalize_bands(hparams['bands'], self.sensor)
+        if hparams['in_channels'] not in {None, len(self.bands)}:
+            raise ValueError(
+                f'in_channels: {hparams["in_channels"]} for {len(self.bands)} bands '
+                f'{list(self.bands)}. Leave in_channels out, or name as many bands.'
+            )
+        self.curriculum = Curriculum(
+            hparams['masking'],
+            hparams['mask_ratio'],
+            (hparams['saliency_start'], hparams['saliency_end']),
+            hparams['curriculum'],
+        )
+        if not 0 < hparams['predict_ratio'] <= 1:
+            raise ValueError(
+                f'predict_ratio: {hparams["predict_ratio"]} is not in (0, 1]. '
+                '1 predicts every masked token.'
+            )
+        encoder = build_encoder(hparams['model'], len(self.bands), hparams['size'])
+        if self.weights:
+            load_encoder_weights(encoder, self.weights, self.bands)
+        self.model = MaskedAutoencoder(
+            encoder,
+            hparams['decoder'],
+            hparams['decoder_dim'],
+            hparams['decoder_depth'],
+            hparams['decoder_num_heads'],
+        )
+        self.patch_saliency = PatchSaliency(
+            self.bands,
+            self.model.patch_size,
+            hparams['indices'],
+            hparams['alpha'],
+            hparams['combine'],
+            nodata=None,
+            sensor=self.sensor,
+        )
+
+    def configure_metrics(self) -> None:
+        """Initialize the performance metrics."""
+        oracle = self.hparams['norm_pix_loss']
+        self.val_metrics = ReconstructionMetrics(self.bands, 'val_', oracle)
+        self.test_metrics = ReconstructionMetrics(self.bands, 'test_', oracle)
+        self.visibility_ratio = VisibilityRatio()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Initialize the optimizer and learning rate scheduler.
+
+        Returns:
+            Optimizer and learning rate scheduler.
+        """
+        self._steps = total_steps(self.trainer)
+        lr = self.hparams['lr']
+        if lr is None:
+            batch = effective_batch_size(self.trainer)
+            lr = self.hparams['base_lr'] * batch / 256
+        warmup = DEFAULT_WARMUP * self._steps
+        if self.hparams['warmup_epochs'] is not None:
+            batches = self.trainer.num_training_batches
+            epoch = batches / self.trainer.accumulate_grad_batches
+            warmup = self.hparams['warmup_epochs'] * epoch
+        optimizer = build_optimizer(
+            [self.model.encoder, self.model.decoder],
+            lr,
+            self.hparams['weight_decay'],
+            self.trainer,
+        )
+        scheduler = warmup_cosine(optimizer, self._steps, round(warmup))
+        return {
+            'optimizer': optimizer,
+            'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},
+        }
+
+    def setup(self, stage: str) -> None:
+        """Find out what the datamodule's batches hold.
+
+        Args:
+            stage: Either 'fit', 'validate', 'test', or 'predict'.
+
+        Raises:
+            ValueError: If neither the arguments nor the datamodule tell mean and std.
+        """
+        datamodule = getattr(self.trainer, 'datamodule', None)
+        if datamodule is not None or self._statistics is None:
+            self._statistics = self._resolve_statistics(datamodule)
+
+    # ------------------------------------------------------------------------ steps
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Encode whole images, nothing masked.
+
+        Args:
+            image: Normalised images ``(B, C, H, W)`` of the model's bands.
+
+        Returns:
+            One feature per image, ``(B, D)``, as TorchGeo's ``Classification`` sees it.
+        """
+        features: Tensor = self.model.encoder(image)
+        return features
+
+    def on_before_batch_transfer(
+        self, batch: dict[str, Any], dataloader_idx: int
+    ) -> dict[str, Any]:
+        """Mark the valid pixels while the batch is still raw.
+
+        Args:
+            batch: The output of your DataLoader.
+            dataloader_idx: Index of the current dataloader.
+
+        Returns:
+            The batch with a valid-pixel mask.
+        """
+        if batch['image'].ndim != 4:
+            return batch
+        return mark_valid_pixels(batch, self.statistics, self.hparams['nodata'])
+
+    def training_step(
+        self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> Tensor:
+        """Compute the training loss.
+
+        Args:
+            batch: The output of your DataLoader.
+            batch_idx: Integer displaying index of this batch.
+            dataloader_idx: Index of the current dataloader.
+
+        Returns:
+            The loss tensor.
+        """
+        key = (self.hparams['seed'], self.current_epoch, batch_idx, self.global_rank)
+        generator = seeded_generator(self.device, _STAGES['train'], *key)
+        tokens = self._prepare(batch, seed_from(_STAGES['augment'], *key))
+        mask = self.curriculum.mask(
+            tokens.saliency, self.progress, generator, tokens.valid
+        )
+        predicted, counts = select_predicted(
+            mask.masked, tokens.valid, self.hparams['predict_ratio'], generator
+        )
+        prediction = self.model(tokens.image, mask.keep, predicted, tokens.patches)
+        target = target_patches(tokens, predicted, self.hparams['norm_pix_loss'])
+        pixels = gather_tokens(tokens.pixels, predicted) & counts.unsqueeze(-1)
+        loss = masked_mse(prediction, target, pixels)
+
+        size = tokens.image.shape[0]
+        self.log('train_loss', loss, on_step=True, on_epoch=True, batch_size=size)
+        ratio = self.curriculum.ratio_at(self.progress)
+        self.log('mask_ratio', ratio, batch_size=size)
+        if self.hparams['masking'] == 'saliency':
+            beta = self.curriculum.beta_at(self.progress)
+            self.log('saliency_beta', beta, batch_size=size)
+            self.visibility_ratio.update(tokens.saliency, mask.keep, tokens.valid)
+            self.log(
+                'visibility_ratio', self.visibility_ratio, on_step=False, on_epoch=True
+            )
+        return loss
+
+    def validation_step(
+        self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Compute the validation loss and reflectance metrics under a fixed random mask.
+
+        A random mask is the only ground on which strategies can be compared.
+
+        Args:
+            batch: The output of your DataLoader.
+            batch_idx: Integer displaying index of this batch.
+            dataloader_idx: Index of the current dataloader.
+        """
+        self._evaluate(batch, batch_idx, 'val')
+        if batch_idx == 0 and not self.trainer.sanity_checking:
+            self._log_figure(batch)
+
+    def test_step(
+        self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Compute the test loss and reflectance metrics under a fixed random mask.
+
+        Args:
+            batch: The output of your DataLoader.
+            batch_idx: Integer displaying index of this batch.
+            dataloader_idx: Index of the current dataloader.
+        """
+        self._evaluate(batch, batch_idx, 'test')
+
+    def predict_step(
+        self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor]:
+        """Mask as at the end of training and reconstruct.
+
+        Args:
+            batch: The output of your DataLoader.
+            batch_idx: Integer displaying index of this batch.
+            dataloader_idx: Index of the current dataloader.
+
+        Returns:
+            ``'image'`` and ``'reconstruction'`` in reflectance ``(B, C, H, W)``, NaN
+            where there is no data; ``'mask'`` ``(B, H, W)``, True where hidden;
+            ``'saliency'`` ``(B, H / p, W / p)`` in [0, 1]. With ``norm_pix_loss`` the
+            reconstruction borrows the hidden patch's own mean and standard deviation.
+        """
+        return self._reconstruct(batch, batch_idx)
+
+    # ------------------------------------------------------------------------ hooks
+
+    def on_validation_epoch_end(self) -> None:
+        """Log what the validation steps measured."""
+        self._log_metrics(self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        """Log what the test steps measured."""
+        self._log_metrics(self.test_metrics)
+
+    def on_fit_end(self) -> None:
+        """Say in plain words how good the reconstruction became."""
+        metrics = self.trainer.callback_metrics
+        if 'val_loss' in metrics and 'val_baseline_loss' in metrics:
+            loss, baseline = float(metrics['val_loss']), metrics['val_baseline_loss']
+            self.print(
+                f'Validation loss {loss:.4f}; predicting the mean of the visible tokens '
+                f'gives {float(baseline):.4f} under the same masks '
+                f'({1 - loss / float(baseline):.0%} lower).'
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is needed to use the weights, under names TorchGeo can read.
+
+        The encoder goes under ``model.<timm key>``, so that a training checkpoint can
+        be passed to ``weights=`` of TorchGeo's tasks like an exported encoder.
+
+        Args:
+            checkpoint: The checkpoint about to be saved.
+        """
+        checkpoint['state_dict'] = {
+            key.replace('model.encoder.', 'model.', 1)
+            if key.startswith('model.encoder.')
+            else key.replace('model.decoder.', 'decoder.', 1): value
+            for key, value in checkpoint['state_dict'].items()
+        }
+        if self._statistics is not None:
+            checkpoint['statistics'] = self._statistics.as_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Undo :meth:`on_save_checkpoint`.
+
+        Args:
+            checkpoint: The checkpoint that was loaded.
+        """
+        checkpoint['state_dict'] = {
+            key.replace('model.', 'model.encoder.', 1)
+            if key.startswith('model.')
+            else key.replace('decoder.', 'model.decoder.', 1): value
+            for key, value in checkpoint['state_dict'].items()
+        }
+        if 'statistics' in checkpoint and self._statistics is None:
+            self._statistics = BatchStatistics.from_dict(checkpoint['statistics'])
+
+    # ----------------------------------------------------------------------- public
+
+    @property
+    def statistics(self) -> BatchStatistics:
+        """What batches hold: from the arguments, the datamodule or the checkpoint.
+
+        Raises:
+            ValueError: If that is not known yet.
+        """
+        if self._statistics is None:
+            self._statistics = self._resolve_statistics()
+        return self._statistics
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, in [0, 1], from the optimiser's steps."""
+        if self._steps is None:
+            return 0.0
+        return min(self.global_step / self._steps, 1.0)
+
+    def export(self, path: str | Path) -> None:
+        """Write the encoder to a file that ``weights=`` of TorchGeo's tasks takes.
+
+        The file holds tensors and plain values only: the encoder under plain timm keys,
+        and its name, bands, normalisation and target.
+
+        Args:
+            path: The file; missing folders are made. Written atomically.
+
+        Raises:
+            ValueError: If mean and std of the training data are not known, because the
+                task was neither trained nor given them.
+        """
+        encoder = self.model.encoder
+        save_encoder(
+            encoder,
+            path,
+            {
+                'model': self.hparams['model'],
+                'in_channels': len(self.bands),
+                'bands': list(self.bands),
+                'sensor': self.sensor.name,
+                'mean': self.statistics.model_mean,
+                'std': self.statistics.model_std,
+                'scale': self.statistics.scale,
+                'offset': self.statistics.offset,
+                'size': encoder.patch_embed.img_size[0],
+                'patch_size': self.model.patch_size,
+                'norm_pix_loss': self.hparams['norm_pix_loss'],
+                'ssl_method': 'sigmae',
+                'masking': self.hparams['masking'],
+                'mask_ratio': self.curriculum.ratio_at(1.0),
+                'torchgeo_version': TORCHGEO_VERSION,
+            },
+        )
+
+    @torch.no_grad()
+    def reconstruct(self, image: Tensor) -> dict[str, Tensor]:
+        """Mask and reconstruct raw images, without a trainer.
+
+        Args:
+            image: Raw values ``(B, len(data_bands), H, W)``, floating point.
+
+        Returns:
+            As :meth:`predict_step`.
+        """
+        batch = mark_valid_pixels(
+            {'image': image.to(self.device)}, self.statistics, self.hparams['nodata']
+        )
+        batch['image'] = self.statistics.normalize(batch['image'])
+        training = self.training
+        self.eval()
+        prediction = self._reconstruct(batch, 0)
+        self.train(training)
+        return prediction
+
+    def plot(self, prediction: dict[str, Tensor]) -> Figure:
+        """Draw reconstructions.
+
+        Args:
+            prediction: What :meth:`predict_step` returns.
+
+        Returns:
+            A figure, one row an image: colours, saliency, mask, reconstruction.
+        """
+        return plot_reconstruction(
+            **{key: value.cpu() for key, value in prediction.items()},
+            bands=self.bands,
+            sensor=self.sensor,
+            oracle=self.hparams['norm_pix_loss'],
+        )
+
+    # ---------------------------------------------------------------------- private
+
+    def _resolve_statistics(self, datamodule: object = None) -> BatchStatistics:
+        """Find out what batches hold."""
+        hparams = self.hparams
+        return resolve_statistics(
+            self.bands,
+            hparams['data_bands'],
+            hparams['mean'],
+            hparams['std'],
+            hparams['scale'],
+            hparams['offset'],
+            self.sensor,
+            datamodule,
+        )
+
+    def _prepare(self, batch: dict[str, Any], seed: int | None = None) -> TokenBatch:
+        """Fold a time axis into the batch, augment (given a seed), make tokens."""
+        image = batch['image']
+        require_float(image, 'image')
+        self.statistics.check(image)
+        if image.ndim == 5:
+            image = image.flatten(0, 1)
+        valid = batch.get(VALID_KEY)
+        if valid is None:
+            valid = valid_pixels(image, nodata=None).unsqueeze(1).to(image.dtype)
+            image = torch.where(valid.bool(), image, 0)
+        if seed is not None:
+            image, valid = augment(self.transform, image, valid, seed)
+        pixels = valid[:, 0] > 0.5
+        return make_tokens(image, pixels, self.statistics, self.patch_saliency)
+
+    def _evaluate(self, batch: dict[str, Any], batch_idx: int, stage: str) -> None:
+        """Add a batch to the metrics of a stage."""
+        metrics = self.val_metrics if stage == 'val' else self.test_metrics
+        norm_pix = self.hparams['norm_pix_loss']
+        key = (_STAGES[stage], self.hparams['seed'], batch_idx, self.global_rank)
+        # Drawn on the CPU, so that the masks are the same on every machine.
+        generator = seeded_generator(torch.device('cpu'), *key)
+        tokens = self._prepare(batch)
+        ratio = self.curriculum.ratio_at(1.0)
+        mask = random_mask(tokens.saliency, ratio, generator, tokens.valid)
+        prediction = self.model(tokens.image, mask.keep, mask.masked, tokens.patches)
+        baseline = baseline_prediction(tokens, mask, len(self.bands), norm_pix)
+        target = target_patches(tokens, mask.masked, norm_pix)
+        pixels = gather_tokens(tokens.pixels, mask.masked)
+        metrics.update_losses(
+            masked_mse(prediction, target, pixels),
+            masked_mse(baseline, target, pixels),
+            int(pixels.sum()),
+        )
+        found = denormalize(prediction, tokens, mask.masked, norm_pix)
+        truth = gather_tokens(tokens.patches, mask.masked)
+        metrics.update(
+            spectra(found, tokens, mask.masked, self.statistics),
+            spectra(truth, tokens, mask.masked, self.statistics),
+        )
+
+    def _reconstruct(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Mask as at the end of training and reconstruct, see :meth:`predict_step`."""
+        key = (_STAGES['predict'], self.hparams['seed'], batch_idx, self.global_rank)
+        generator = seeded_generator(torch.device('cpu'), *key)
+        tokens = self._prepare(batch)
+        mask = self.curriculum.mask(tokens.saliency, 1.0, generator, tokens.valid)
+        norm_pix = self.hparams['norm_pix_loss']
+        return reconstruct(self.model, tokens, mask, self.statistics, norm_pix)
+
+    def _log_metrics(self, metrics: ReconstructionMetrics) -> None:
+        """Log and forget the metrics of an epoch."""
+        values = metrics.compute()
+        metrics.reset()
+        shown = {f'{metrics.prefix}loss', f'{metrics.prefix}baseline_loss'}
+        for name, value in values.items():
+            self.log(name, value, prog_bar=name in shown, sync_dist=True)
+
+    def _log_figure(self, batch: dict[str, Any]) -> None:
+        """Send a figure of the first images to the loggers that take figures."""
+        experiments = [
+            logger.experiment
+            for logger in self.loggers
+            if hasattr(logger.experiment, 'add_figure')
+        ]
+        if not experiments or not self.trainer.is_global_zero:
+            return
+        few = {
+            key: value[:4] if isinstance(value, Tensor) else value
+            for key, value in batch.items()
+        }
+        figure = self.plot(self._reconstruct(few, 0))
+        for experiment in experiments:
+            experiment.add_figure('reconstruction', figure, self.global_step)

@@ -1,0 +1,243 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What a batch holds: which bands, and how to get from its values to reflectance.
+
+A batch reaches a task already normalised by its datamodule, and a normalised difference
+of z-scores is garbage. This module finds out what the datamodule did, so that it can be
+undone. It never guesses.
+"""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..bands import BIGEARTHNET_BANDS, Sensor, band_indices, normalize_bands
+
+__all__ = ('BatchStatistics', 'datamodule_bands', 'resolve_statistics')
+
+
+@dataclass(frozen=True)
+class BatchStatistics:
+    """How batches are laid out and normalised.
+
+    A batch holds ``(raw - mean) / std`` and reflectance is ``raw * scale + offset``.
+    (BigEarthNet's datamodule calls its minimum ``mean`` and its range ``std``; the
+    formula is the same.)
+
+    Attributes:
+        data_bands: Names of the channels of a batch, in order.
+        channels: Which of them the model sees, in the order of its ``bands``.
+        mean: Subtracted from each channel of ``data_bands``.
+        std: Each channel of ``data_bands`` was divided by this.
+        scale: Reflectance per raw unit; 1e-4 for Sentinel-2 digital numbers.
+        offset: Reflectance at raw 0.
+    """
+
+    data_bands: tuple[str, ...]
+    channels: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: float
+    offset: float
+
+    @property
+    def model_mean(self) -> list[float]:
+        """Mean of the bands the model sees."""
+        return [self.mean[i] for i in self.channels]
+
+    @property
+    def model_std(self) -> list[float]:
+        """Standard deviation of the bands the model sees."""
+        return [self.std[i] for i in self.channels]
+
+    def check(self, image: Tensor) -> None:
+        """Refuse a batch of another layout.
+
+        Args:
+            image: ``(..., C, H, W)``.
+
+        Raises:
+            ValueError: If C is not the number of ``data_bands``.
+        """
+        if image.shape[-3] != len(self.data_bands):
+            raise ValueError(
+                f'data_bands: the batch has {image.shape[-3]} channels, but '
+                f'{len(self.data_bands)} names are known for them: '
+                f'{list(self.data_bands)}. Pass data_bands= with one name a channel, '
+                'in the order of the batch.'
+            )
+
+    def select(self, image: Tensor) -> Tensor:
+        """Pick the bands the model sees.
+
+        Args:
+            image: A batch, ``(B, len(data_bands), H, W)``.
+
+        Returns:
+            ``(B, len(bands), H, W)``.
+        """
+        if self.channels == tuple(range(image.shape[1])):
+            return image
+        return image[:, list(self.channels)]
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """Normalise a raw batch as the datamodule does.
+
+        Args:
+            image: Raw values ``(..., len(data_bands), H, W)``.
+
+        Returns:
+            ``(raw - mean) / std`` in float32, same shape.
+        """
+        mean = torch.tensor(self.mean, device=image.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, device=image.device).view(-1, 1, 1)
+        return (image.float() - mean) / std
+
+    def reflectance(self, image: Tensor, dim: int = 1) -> Tensor:
+        """Undo the normalisation.
+
+        Args:
+            image: Normalised values of the bands the model sees.
+            dim: The dimension of the bands.
+
+        Returns:
+            Reflectance in float32, same shape.
+        """
+        shape = [1] * image.ndim
+        shape[dim] = -1
+        mean = torch.tensor(self.model_mean, device=image.device).view(shape)
+        std = torch.tensor(self.model_std, device=image.device).view(shape)
+        return (image.float() * std + mean) * self.scale + self.offset
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain Python values, for checkpoints.
+
+        Returns:
+            A dictionary that :meth:`from_dict` takes.
+        """
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> 'BatchStatistics':
+        """Restore from :meth:`as_dict`.
+
+        Args:
+            values: The dictionary.
+
+        Returns:
+            The statistics.
+        """
+        return cls(
+            **{
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in values.items()
+            }
+        )
+
+
+def datamodule_bands(datamodule: object) -> tuple[str, ...] | None:
+    """Find the channel order of a TorchGeo datamodule's batches.
+
+    Args:
+        datamodule: Any datamodule.
+
+    Returns:
+        Band names as the datamodule spells them, or None if it does not tell.
+    """
+    kwargs = getattr(datamodule, 'kwargs', {})
+    dataset = getattr(datamodule, 'dataset_class', None)
+    chosen = kwargs.get('bands', getattr(datamodule, 'bands', None))
+    if chosen is not None and not isinstance(chosen, str):
+        return tuple(chosen)
+    if getattr(dataset, '__name__', '').startswith('BigEarthNet'):
+        radar = ('VV', 'VH')
+        return {'s1': radar, 's2': BIGEARTHNET_BANDS}.get(
+            chosen or 'all', radar + BIGEARTHNET_BANDS
+        )
+    if chosen is None and isinstance(dataset, type):
+        parameter = inspect.signature(dataset).parameters.get('bands')
+        default = None if parameter is None else parameter.default
+        if isinstance(default, tuple | list):
+            return tuple(default)
+    return None
+
+
+def resolve_statistics(
+    bands: Sequence[str],
+    data_bands: Sequence[str] | None,
+    mean: float | Sequence[float] | None,
+    std: float | Sequence[float] | None,
+    scale: float,
+    offset: float,
+    sensor: Sensor,
+    datamodule: object = None,
+) -> BatchStatistics:
+    """Find out what batches hold, from arguments first and the datamodule second.
+
+    Args:
+        bands: Bands the model sees.
+        data_bands: Channel order of the batch; None to ask the datamodule, or, where
+            it does not tell, to take *bands*.
+        mean: One value, or one per channel of the batch; None to ask the datamodule.
+        std: Likewise.
+        scale: Reflectance per raw unit.
+        offset: Reflectance at raw 0.
+        sensor: The sensor the band names belong to.
+        datamodule: The datamodule in use, if any.
+
+    Returns:
+        The statistics.
+
+    Raises:
+        ValueError: If mean or std is not known, or does not match the bands, or a band
+            of *bands* is not in the batch.
+    """
+    if data_bands is None:
+        data_bands = datamodule_bands(datamodule) or bands
+    # Names the sensor does not know (radar, elevation) are kept as they are.
+    names = tuple(
+        band.name if (band := sensor.find(name)) else name for name in data_bands
+    )
+    channels = tuple(band_indices(normalize_bands(bands, sensor), names, sensor))
+    mean = getattr(datamodule, 'mean', None) if mean is None else mean
+    std = getattr(datamodule, 'std', None) if std is None else std
+    return BatchStatistics(
+        data_bands=names,
+        channels=channels,
+        mean=_per_band(mean, 'mean', names, datamodule),
+        std=_per_band(std, 'std', names, datamodule),
+        scale=scale,
+        offset=offset,
+    )
+
+
+def _per_band(
+    value: Any, argument: str, names: tuple[str, ...], datamodule: object
+) -> tuple[float, ...]:
+    """Bring a mean or std to one value per channel, or say why that cannot be done."""
+    if value is None:
+        source = 'no datamodule' if datamodule is None else type(datamodule).__name__
+        raise ValueError(
+            f'{argument}: not known ({source} tells none). Spectral indices need the '
+            f'values before normalisation: pass mean= and std= as they were applied to '
+            'the batch, (raw - mean) / std, or mean=0, std=1 if it was not normalised.'
+        )
+    flat = torch.as_tensor(value, dtype=torch.float64).flatten().tolist()
+    if len(flat) == 1:
+        flat = flat * len(names)
+    if len(flat) != len(names):
+        raise ValueError(
+            f'{argument}: {len(flat)} values for the {len(names)} channels '
+            f'{list(names)} of a batch. Pass one value, or one per channel.'
+        )
+    if argument == 'std' and not all(v > 0 for v in flat):
+        raise ValueError(f'std: {flat} must be positive.')
+    return tuple(flat)

@@ -1,0 +1,34 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Transforms: spectral indices and patch saliency."""
+
+from .indices import (
+    DEFAULT_INDICES,
+    INDICES,
+    SpectralIndex,
+    get_index,
+    normalized_difference,
+    spectral_indices,
+)
+from .saliency import (
+    PatchSaliency,
+    patch_saliency,
+    patch_statistics,
+    patch_validity,
+    valid_pixels,
+)
+
+__all__ = (
+    'DEFAULT_INDICES',
+    'INDICES',
+    'PatchSaliency',
+    'SpectralIndex',
+    'get_index',
+    'normalized_difference',
+    'patch_saliency',
+    'patch_statistics',
+    'patch_validity',
+    'spectral_indices',
+    'valid_pixels',
+)

@@ -1,0 +1,345 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Patch saliency from spectral indices: semantic richness and internal heterogeneity.
+
+The SIGMAE paper (arXiv:2603.07463) describes its semantic saliency map in words:
+richness is the sum of the absolute indices, and it is joined with the heterogeneity
+inside the patch. The formulas here are our reading of that text; see
+``docs/choices.md`` for what the paper leaves open.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..bands import SENTINEL2, Sensor, get_sensor, normalize_bands
+from .indices import (
+    DEFAULT_INDICES,
+    SpectralIndex,
+    get_index,
+    index_channels,
+    require_float,
+    spectral_indices,
+)
+
+__all__ = (
+    'PatchSaliency',
+    'patch_saliency',
+    'patch_statistics',
+    'patch_validity',
+    'valid_pixels',
+)
+
+#: A richness or heterogeneity map whose range within an image is smaller than this says
+#: nothing but rounding noise, and becomes 0 instead of a ranking.
+FLAT_RANGE = 1e-3
+
+
+def valid_pixels(image: Tensor, nodata: float | None = 0.0) -> Tensor:
+    """Find the pixels that hold data.
+
+    Args:
+        image: Raw values, ``(..., C, H, W)``, before any normalisation.
+        nodata: A pixel is missing where *all* its bands equal this value; None if no
+            value marks missing data.
+
+    Returns:
+        Boolean mask ``(..., H, W)``: False at nodata, and where any band is NaN or
+        infinite.
+    """
+    valid = image.isfinite().all(dim=-3)
+    if nodata is not None:
+        valid &= ~(image == nodata).all(dim=-3)
+    return valid
+
+
+def patch_validity(valid: Tensor, patch_size: int) -> Tensor:
+    """Find the patches that hold at least one valid pixel.
+
+    Args:
+        valid: Boolean pixel mask ``(..., H, W)``.
+        patch_size: Side of a patch in pixels.
+
+    Returns:
+        Boolean patch mask ``(..., H / patch_size, W / patch_size)``.
+    """
+    return _patches(valid, patch_size).any(dim=-1)
+
+
+def patch_statistics(
+    indices: Tensor, patch_size: int, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    r"""Compute semantic richness and internal heterogeneity of every patch.
+
+    With K indices :math:`I_k` and the valid pixels of patch p,
+
+    .. math::
+
+       R_p = \operatorname{mean}_{pixels} \frac{1}{K} \sum_k |I_k|, \qquad
+       H_p = \operatorname{mean}_{k} \operatorname{std}_{pixels}(I_k),
+
+    with the population standard deviation, from centred values: the textbook shortcut
+    :math:`E[x^2] - E[x]^2` gives negative variances in float32.
+
+    Args:
+        indices: Spectral indices ``(..., K, H, W)``.
+        patch_size: Side of a patch in pixels; must divide H and W.
+        valid: Boolean pixel mask ``(..., H, W)``; None if every pixel is valid.
+
+    Returns:
+        Richness and heterogeneity, each ``(..., H / patch_size, W / patch_size)`` in
+        float32. Patches without a valid pixel are 0.
+
+    Raises:
+        ValueError: If *patch_size* does not divide H and W.
+    """
+    check_patches(indices.shape[-2], indices.shape[-1], patch_size)
+    # Autocast must not touch statistics whose differences make a ranking.
+    with torch.autocast(indices.device.type, enabled=False):
+        x = _patches(indices.float(), patch_size)
+        if valid is None:
+            magnitude = x.abs().mean(dim=-1)
+            centred = x - x.mean(dim=-1, keepdim=True)
+            variance = centred.square().mean(dim=-1)
+        else:
+            v = _patches(valid, patch_size).unsqueeze(-4)
+            count = v.sum(dim=-1, keepdim=True).clamp(min=1)
+            x = torch.where(v, x, 0)
+            magnitude = x.abs().sum(dim=-1) / count.squeeze(-1)
+            mean = x.sum(dim=-1, keepdim=True) / count
+            centred = torch.where(v, x - mean, 0)
+            variance = centred.square().sum(dim=-1) / count.squeeze(-1)
+        return magnitude.mean(dim=-3), variance.sqrt().mean(dim=-3)
+
+
+def patch_saliency(
+    image: Tensor,
+    bands: Sequence[str],
+    patch_size: int,
+    indices: Sequence[str | SpectralIndex] = DEFAULT_INDICES,
+    alpha: float = 0.5,
+    combine: str = 'minmax',
+    valid: Tensor | None = None,
+    sensor: str | Sensor = SENTINEL2,
+) -> Tensor:
+    r"""Compute the saliency of every patch of an image.
+
+    Richness R and heterogeneity H (:func:`patch_statistics`) are scaled to [0, 1]
+    within each image and joined:
+
+    .. math::
+
+       S_p = \alpha R'_p + (1 - \alpha) H'_p
+
+    A map whose range within the image is under 1e-3 becomes 0, so that constant chips
+    are ranked at random downstream and never by rounding noise. On EuroSAT patches
+    \|NDVI\| and \|NDWI\| correlate at 0.91, so R favours vegetation and water.
+
+    Args:
+        image: Reflectance or digital numbers proportional to it, ``(..., C, H, W)``,
+            floating point. NaN and infinite pixels count as invalid.
+        bands: Names of the C channels, in order.
+        patch_size: Side of a patch in pixels; must divide H and W.
+        indices: Spectral indices to use.
+        alpha: Weight of richness against heterogeneity, in [0, 1].
+        combine: ``'minmax'`` (as above), ``'rank'`` (within-image ranks scaled to
+            [0, 1] in place of values), or ``'product'`` (:math:`R'_p H'_p`, without
+            *alpha*).
+        valid: Boolean pixel mask ``(..., H, W)``; None to take every finite pixel.
+        sensor: The sensor the band names belong to.
+
+    Returns:
+        Saliency ``(..., H / patch_size, W / patch_size)`` in [0, 1], float32; 0 for
+        patches without a valid pixel. Carries no gradient.
+
+    Raises:
+        TypeError: If *image* holds integers.
+        ValueError: If a band or index is missing or unknown, *patch_size* does not
+            divide the image, or *alpha* or *combine* is out of range.
+    """
+    _check_combination(alpha, combine)
+    require_float(image, 'image')
+    check_patches(image.shape[-2], image.shape[-1], patch_size)
+    with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+        finite = valid_pixels(image, nodata=None)
+        valid = finite if valid is None else finite & valid.bool()
+        image = torch.where(valid.unsqueeze(-3), image, 0)
+        layers = spectral_indices(image, bands, indices, sensor)
+        richness, heterogeneity = patch_statistics(layers, patch_size, valid)
+        patches = patch_validity(valid, patch_size)
+        scale = _rank_scale if combine == 'rank' else _minmax_scale
+        r = scale(richness, patches)
+        h = scale(heterogeneity, patches)
+        return r * h if combine == 'product' else alpha * r + (1 - alpha) * h
+
+
+class PatchSaliency(nn.Module):
+    """Add patch saliency to a sample.
+
+    Works as ``transforms=`` of any TorchGeo dataset and on batches. The image must not
+    be normalised yet: a normalised difference of z-scores is meaningless. Note that
+    kornia moves keys that start with ``image`` or ``mask`` only, so a later crop
+    leaves ``sample['saliency']`` uncropped; inside
+    :class:`~torchgeo_sigmae.tasks.SIGMAETask` saliency is computed after augmentation.
+
+    Convention: input ``(C, H, W)`` or ``(B, C, H, W)``, reflectance or digital numbers
+    proportional to it; output in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> transform = PatchSaliency(['B03', 'B04', 'B08', 'B11'], patch_size=8)
+        >>> sample = transform({'image': torch.rand(4, 64, 64)})
+        >>> sample['saliency'].shape
+        torch.Size([8, 8])
+    """
+
+    def __init__(
+        self,
+        bands: Sequence[str],
+        patch_size: int = 8,
+        indices: Sequence[str | SpectralIndex] = DEFAULT_INDICES,
+        alpha: float = 0.5,
+        combine: str = 'minmax',
+        nodata: float | None = 0.0,
+        sensor: str | Sensor = SENTINEL2,
+    ) -> None:
+        """Initialize a new PatchSaliency instance.
+
+        Args:
+            bands: Names of the image's channels, in order and in any spelling.
+            patch_size: Side of a patch in pixels.
+            indices: Spectral indices to use.
+            alpha: Weight of richness against heterogeneity, in [0, 1].
+            combine: ``'minmax'``, ``'rank'`` or ``'product'``, see
+                :func:`patch_saliency`.
+            nodata: Pixels whose bands all equal this value are left out; None to keep
+                them.
+            sensor: The sensor the band names belong to.
+
+        Raises:
+            ValueError: If a band or index is missing or unknown, or *alpha* or
+                *combine* is out of range.
+        """
+        super().__init__()
+        _check_combination(alpha, combine)
+        self.sensor = get_sensor(sensor)
+        self.bands = normalize_bands(bands, self.sensor)
+        self.patch_size = patch_size
+        self.indices = tuple(get_index(index) for index in indices)
+        self.alpha = alpha
+        self.combine = combine
+        self.nodata = nodata
+        for index in self.indices:
+            index_channels(index, self.bands, self.sensor)
+
+    def saliency(self, image: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Compute the saliency of raw images.
+
+        Args:
+            image: Raw values ``(..., C, H, W)``.
+            valid: Boolean pixel mask ``(..., H, W)``; None to derive it from *image*
+                and ``nodata``.
+
+        Returns:
+            Saliency ``(..., H / patch_size, W / patch_size)`` in [0, 1].
+        """
+        if valid is None:
+            valid = valid_pixels(image, self.nodata)
+        return patch_saliency(
+            image,
+            self.bands,
+            self.patch_size,
+            self.indices,
+            self.alpha,
+            self.combine,
+            valid,
+            self.sensor,
+        )
+
+    def forward(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Add ``sample['saliency']``.
+
+        Args:
+            sample: A sample or batch with the key ``'image'``.
+
+        Returns:
+            The same dictionary, with ``'saliency'`` added.
+        """
+        sample['saliency'] = self.saliency(sample['image'])
+        return sample
+
+    def extra_repr(self) -> str:
+        """Describe the settings."""
+        names = [index.name for index in self.indices]
+        return f'indices={names}, patch_size={self.patch_size}, alpha={self.alpha}'
+
+
+def check_patches(
+    height: int, width: int, patch_size: int, argument: str = 'image'
+) -> None:
+    """Refuse images that the patch size does not divide.
+
+    Args:
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        patch_size: Side of a patch in pixels.
+        argument: What to call the image in the message.
+
+    Raises:
+        ValueError: If *patch_size* does not divide both.
+    """
+    if height % patch_size or width % patch_size or not height or not width:
+        sizes = [max(n // patch_size * patch_size, patch_size) for n in (height, width)]
+        raise ValueError(
+            f'{argument}: {height} x {width} pixels cannot be cut into patches of '
+            f'{patch_size} x {patch_size}. Crop or pad to multiples of {patch_size}, '
+            f'for example {sizes[0]} x {sizes[1]}.'
+        )
+
+
+def _patches(x: Tensor, patch_size: int) -> Tensor:
+    """Cut ``(..., H, W)`` into ``(..., H / p, W / p, p * p)``."""
+    h, w = x.shape[-2] // patch_size, x.shape[-1] // patch_size
+    x = x.unflatten(-1, (w, patch_size)).unflatten(-3, (h, patch_size))
+    return x.transpose(-3, -2).flatten(-2)
+
+
+def _check_combination(alpha: float, combine: str) -> None:
+    """Refuse settings of :func:`patch_saliency` that mean nothing."""
+    if not 0 <= alpha <= 1:
+        raise ValueError(
+            f'alpha: {alpha} is not in [0, 1]. 1 is richness only, 0 heterogeneity '
+            'only, 0.5 the mean of both.'
+        )
+    if combine not in ('minmax', 'rank', 'product'):
+        raise ValueError(
+            f"combine: {combine!r} is unknown. Use 'minmax', 'rank' or 'product'."
+        )
+
+
+def _minmax_scale(x: Tensor, patches: Tensor) -> Tensor:
+    """Scale ``(..., h, w)`` to [0, 1] over its valid patches; flat maps become 0."""
+    low = torch.where(patches, x, torch.inf).amin(dim=(-2, -1), keepdim=True)
+    high = torch.where(patches, x, -torch.inf).amax(dim=(-2, -1), keepdim=True)
+    spread = high - low
+    usable = patches & (spread >= FLAT_RANGE)
+    return torch.where(usable, (x - low) / spread.clamp(min=FLAT_RANGE), 0)
+
+
+def _rank_scale(x: Tensor, patches: Tensor) -> Tensor:
+    """Replace ``(..., h, w)`` by ranks in [0, 1] over its valid patches.
+
+    Equal values share the mean of their ranks; flat maps become 0.
+    """
+    flat = x.flatten(-2)
+    ok = patches.flatten(-2)
+    ordered = torch.where(ok, flat, torch.inf).sort(dim=-1).values
+    first = torch.searchsorted(ordered, flat)
+    last = torch.searchsorted(ordered, flat, right=True) - 1
+    count = ok.sum(dim=-1, keepdim=True)
+    rank = (first + last) / 2 / (count - 1).clamp(min=1)
+    usable = ok & (_minmax_scale(x, patches) > 0).flatten(-2).any(dim=-1, keepdim=True)
+    return torch.where(usable, rank, 0).unflatten(-1, x.shape[-2:])
