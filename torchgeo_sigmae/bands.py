@@ -97,6 +97,17 @@ class Sensor:
             )
         return band
 
+    def spell(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Spell names canonically, leaving alone those the sensor does not know.
+
+        Args:
+            names: Band names in any spelling, and other channels (``VV``, ``DEM``).
+
+        Returns:
+            The names, in the same order.
+        """
+        return tuple(band.name if (band := self.find(name)) else name for name in names)
+
     def _advice(self, name: str) -> str:
         """What to write instead of *name*."""
         names = [band.name for band in self.bands]
@@ -112,14 +123,14 @@ class Sensor:
 
 
 def _canonical_spelling(name: str) -> str:
-    """``b4``, ``B04`` and ``SR_B4`` become ``B4``; ``B08A`` and ``B8a`` become ``B8A``."""
+    """``b4``, ``B04``, ``SR_B4`` become ``B4``; ``B08A``, ``B8a`` become ``B8A``."""
     spelled = re.fullmatch(r'(?:SR_)?B0*(\d+)(A?)', name.strip().upper())
     return f'B{spelled[1]}{spelled[2]}' if spelled else name.strip().upper()
 
 
-#: Sentinel-2 MSI. Centre wavelengths of Sentinel-2A in nm, to the nearest nanometre (ESA,
-#: Sentinel-2 MSI user guide; Sentinel-2B lies within 4 nm, B12 within 17 nm). Common names
-#: follow the STAC ``eo`` extension; its newer spellings are aliases.
+#: Sentinel-2 MSI. Centre wavelengths of Sentinel-2A in nm, to the nearest nanometre
+#: (ESA, Sentinel-2 MSI user guide; Sentinel-2B lies within 4 nm, B12 within 17 nm).
+#: Common names follow the STAC ``eo`` extension; its newer spellings are aliases.
 SENTINEL2 = Sensor(
     'sentinel2',
     (

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""The embedded default: synthetic Sentinel-2 chips. For demos and tests, not science."""
+"""The embedded default: synthetic Sentinel-2 chips, for demos and tests only."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -23,8 +23,8 @@ from ..bands import SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS, band_indices
 
 __all__ = ('MATERIALS', 'SyntheticSentinel2', 'SyntheticSentinel2DataModule')
 
-#: Reflectance of six materials in the twelve bands of ``SENTINEL2_L2A_BANDS``: spectra of
-#: the USGS Spectral Library Version 7 (Kokaly et al., 2017, USGS Data Series 1035,
+#: Reflectance of six materials in the twelve bands of ``SENTINEL2_L2A_BANDS``: spectra
+#: of the USGS Spectral Library Version 7 (Kokaly et al., 2017, USGS Data Series 1035,
 #: doi:10.3133/ds1035, public domain; records splib07a 13635 Seawater_Open_Ocean SW2,
 #: 21762 Maple_Leaves DW92-1, 13304 Stonewall_Playa_Dry_Mud, 18568 Concrete GDS375,
 #: 18269 Asphalt GDS376, 13518 Melting_snow mSnw01a), read at 443, 490, 560, 665, 705,
@@ -67,8 +67,9 @@ class SyntheticSentinel2(NonGeoDataset):
     Made from published reflectance of six materials (:data:`MATERIALS`) with spatial
     structure, sub-pixel mixing, shading and noise, and written as real GeoTIFFs of
     digital numbers (reflectance x 10000, 12 bands, 10 m, UTM 32N, nodata 0). The same
-    split and index give the same chip everywhere, up to rounding. It replaces a download in
-    demos and tests; it is not for science: its texture and statistics are invented.
+    split and index give the same chip everywhere, up to rounding. It replaces a
+    download in demos and tests; it is not for science: its texture and statistics are
+    invented.
 
     Dataset features:
 
@@ -260,7 +261,8 @@ def _reflectance(split: str, index: int) -> np.ndarray:
     image *= np.exp(0.15 * _field(rng, 12.0))
     image *= 1 + 0.04 * np.stack([_field(rng, 1.0) for _ in image])
     image += rng.normal(0, 0.002, image.shape)
-    return np.clip(image, 1e-4, 1.2)
+    reflectance: np.ndarray = np.clip(image, 1e-4, 1.2)
+    return reflectance
 
 
 def _shares(rng: np.random.Generator) -> np.ndarray:
@@ -270,7 +272,7 @@ def _shares(rng: np.random.Generator) -> np.ndarray:
 
     # Fields: Voronoi parcels, each with its own vegetation cover.
     seeds = rng.uniform(0, _SIZE, (rng.integers(6, 30), 2))
-    grid = np.stack(np.mgrid[:_SIZE, :_SIZE], axis=-1)
+    grid = np.moveaxis(np.mgrid[:_SIZE, :_SIZE], 0, -1)
     parcel = np.linalg.norm(grid[:, :, None] - seeds, axis=-1).argmin(axis=-1)
     green = rng.beta(0.8, 0.6, len(seeds))[parcel]
     green = np.clip(green + 0.1 * _field(rng, 2.0), 0, 1)
@@ -301,7 +303,8 @@ def _shares(rng: np.random.Generator) -> np.ndarray:
 def _field(rng: np.random.Generator, length: float) -> np.ndarray:
     """Smooth noise ``(64, 64)`` of mean 0 and std 1 with a correlation length in px."""
     field = _smooth(rng.standard_normal((_SIZE, _SIZE)), length)
-    return (field - field.mean()) / field.std()
+    standardised: np.ndarray = (field - field.mean()) / field.std()
+    return standardised
 
 
 def _smooth(image: np.ndarray, sigma: float) -> np.ndarray:

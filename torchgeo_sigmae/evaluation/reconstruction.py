@@ -9,7 +9,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MeanSquaredError, Metric, SumMetric
+from torchmetrics import MeanSquaredError, Metric, SumMetric
 from torchmetrics.functional.image import spectral_angle_mapper
 from torchmetrics.image import PeakSignalNoiseRatio
 
@@ -27,8 +27,8 @@ class ReconstructionMetrics(nn.Module):
     * ``rmse`` and ``rmse_<band>``: root mean squared error in reflectance.
 
     Where the reconstruction had to borrow the hidden patch's own mean and standard
-    deviation (``norm_pix_loss``), the reflectance metrics are named ``oracle_...``: they
-    cannot be compared with honest ones.
+    deviation (``norm_pix_loss``), the reflectance metrics are named ``oracle_...``:
+    they cannot be compared with honest ones.
     """
 
     def __init__(
@@ -45,12 +45,14 @@ class ReconstructionMetrics(nn.Module):
         self.bands = tuple(bands)
         self.prefix = prefix
         self.oracle = 'oracle_' if oracle else ''
-        # 'disable' lets a NaN through: a diverged model must not look fine.
-        self.loss = MeanMetric(nan_strategy='disable')
-        self.baseline_loss = MeanMetric(nan_strategy='disable')
+        # Sums, because torchmetrics' MeanMetric either drops NaN, so that a diverged
+        # model looks fine, or with nan_strategy='disable' drops the weights.
+        self.loss = SumMetric(nan_strategy='disable')
+        self.baseline_loss = SumMetric(nan_strategy='disable')
         self.pixels = SumMetric()
         self.psnr = PeakSignalNoiseRatio(data_range=1.0)
-        self.angle = MeanMetric(nan_strategy='disable')
+        self.angle = SumMetric(nan_strategy='disable')
+        self.spectra = SumMetric()
         self.error = MeanSquaredError(num_outputs=len(self.bands))
 
     def update_losses(self, loss: Tensor, baseline_loss: Tensor, pixels: int) -> None:
@@ -62,8 +64,8 @@ class ReconstructionMetrics(nn.Module):
             pixels: Their number; nothing is added where it is 0.
         """
         if pixels:
-            self.loss.update(loss, pixels)
-            self.baseline_loss.update(baseline_loss, pixels)
+            self.loss.update(loss * pixels)
+            self.baseline_loss.update(baseline_loss * pixels)
             self.pixels.update(pixels)
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
@@ -81,9 +83,11 @@ class ReconstructionMetrics(nn.Module):
         # The angle of a zero spectrum is undefined.
         some = (prediction.norm(dim=1) > 0) & (target.norm(dim=1) > 0)
         if len(self.bands) > 1 and some.any():
-            as_images = (x[some].T[None, :, :, None] for x in (prediction, target))
-            angle = spectral_angle_mapper(*as_images)
-            self.angle.update(torch.rad2deg(angle), int(some.sum()))
+            # A list of spectra is an image one pixel wide.
+            found, truth = (x[some].T[None, :, :, None] for x in (prediction, target))
+            angle = spectral_angle_mapper(found, truth, reduction='sum')
+            self.angle.update(torch.rad2deg(angle))
+            self.spectra.update(some.sum())
 
     def compute(self) -> dict[str, Tensor]:
         """Compute all metrics over what was added.
@@ -95,17 +99,18 @@ class ReconstructionMetrics(nn.Module):
             # Every process computes every metric, also one whose share held no data:
             # the others wait for its sums.
             warnings.filterwarnings('ignore', message='The ``compute`` method')
+            pixels, spectra = self.pixels.compute(), self.spectra.compute()
             squared = self.error.compute().reshape(-1)
             metrics = {
-                'loss': self.loss.compute(),
-                'baseline_loss': self.baseline_loss.compute(),
+                'loss': self.loss.compute() / pixels,
+                'baseline_loss': self.baseline_loss.compute() / pixels,
                 f'{self.oracle}psnr': self.psnr.compute(),
-                f'{self.oracle}spectral_angle': self.angle.compute(),
+                f'{self.oracle}spectral_angle': self.angle.compute() / spectra,
                 f'{self.oracle}rmse': squared.mean().sqrt(),
             }
             for band, value in zip(self.bands, squared.sqrt(), strict=True):
                 metrics[f'{self.oracle}rmse_{band}'] = value
-            if not self.pixels.compute():
+            if not pixels:
                 return {}
         return {f'{self.prefix}{name}': value for name, value in metrics.items()}
 

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Masking strategies and the curriculum that drives them. Tensors only, no Lightning."""
+"""Masking strategies and the curriculum that drives them: tensors, no Lightning."""
 
 from .curriculum import (
     MASKINGS,

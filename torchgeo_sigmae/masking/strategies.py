@@ -208,7 +208,7 @@ def _mask_highest(keys: Tensor, ratio: float, valid: Tensor | None) -> TokenMask
     """Split tokens into the M highest keys and the rest; invalid tokens go first."""
     count = num_masked_tokens(keys.shape[-1], ratio)
     if valid is not None:
-        # Added, not set to infinity: with more invalid tokens than places, noise decides.
+        # Added, not infinite: with more invalid tokens than places, noise decides.
         keys = keys + torch.where(valid, 0.0, 1e4)
     order = keys.argsort(dim=-1, descending=True)
     return TokenMask(keep=order[:, count:], masked=order[:, :count])

@@ -3,8 +3,8 @@
 
 """The one file format: an encoder with what must be known to use it.
 
-``{'hyper_parameters': {'model': name, ...}, 'state_dict': {'model.<timm key>': tensor}}``
-is what TorchGeo's ``extract_backbone`` reads, so one file serves ``weights=<path>`` of
+``{'hyper_parameters': {'model': name, ...}, 'state_dict': {'model.<key>': tensor}}`` is
+what TorchGeo's ``extract_backbone`` reads, so one file serves ``weights=<path>`` of
 every TorchGeo task and of ours. A Lightning checkpoint of our task keeps the encoder
 under the same keys and can be passed in its place.
 """
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchgeo.models import get_weight
 from torchvision.models._api import WeightsEnum
 
-from ..bands import normalize_bands
+from ..bands import SENTINEL2, Sensor, get_sensor
 
 __all__ = (
     'EncoderCheckpoint',
@@ -68,7 +68,7 @@ def atomic_save(content: object, path: str | Path) -> None:
         except BaseException:
             os.unlink(file.name)
             raise
-    # NamedTemporaryFile is private to its owner; a checkpoint is as readable as any file.
+    # A temporary file is private to its owner; a checkpoint is as readable as any.
     umask = os.umask(0)
     os.umask(umask)
     os.chmod(file.name, 0o666 & ~umask)
@@ -121,7 +121,7 @@ def read_encoder(path: str | Path) -> EncoderCheckpoint:
         )
     try:
         content = torch.load(path, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
         raise ValueError(
             f'weights: {str(path)!r} cannot be read as tensors and plain values, and '
             'anything else is not loaded from a file. Pass a file made by '
@@ -135,7 +135,7 @@ def read_encoder(path: str | Path) -> EncoderCheckpoint:
             for key, value in content['state_dict'].items()
             if key.startswith(_PREFIX)
         }
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(
             f'weights: {str(path)!r} is not an encoder file: it needs '
             "'hyper_parameters' with a 'model' and a 'state_dict'. Pass a file made by "
@@ -148,6 +148,7 @@ def load_encoder_weights(
     encoder: nn.Module,
     weights: WeightsEnum | str | Path,
     bands: tuple[str, ...] | None = None,
+    sensor: str | Sensor = SENTINEL2,
 ) -> None:
     """Load pretrained weights into an encoder, strictly.
 
@@ -156,13 +157,14 @@ def load_encoder_weights(
         weights: A weight enum, its string, or the path of an encoder file.
         bands: Canonical names of the encoder's input bands; checked against those the
             weights were made with, where the file tells.
+        sensor: The sensor the band names belong to.
 
     Raises:
         FileNotFoundError: If *weights* is neither a known enum nor a file.
         ValueError: If the weights are of another architecture or of other bands.
     """
     if isinstance(weights, WeightsEnum):
-        state_dict, meta = weights.get_state_dict(progress=True), weights.meta
+        state_dict, meta = _download(weights), weights.meta
     elif os.path.exists(weights):
         checkpoint = read_encoder(weights)
         state_dict, meta = checkpoint.state_dict, checkpoint.hyper_parameters
@@ -174,11 +176,11 @@ def load_encoder_weights(
                 f'weights: {str(weights)!r} is neither a file nor the name of a weight '
                 'enum that TorchGeo knows. Check the path.'
             ) from None
-        state_dict, meta = enum.get_state_dict(progress=True), enum.meta
+        state_dict, meta = _download(enum), enum.meta
 
     made_for = meta.get('bands')
     if bands is not None and made_for:
-        made_for = normalize_bands(made_for)
+        made_for = get_sensor(sensor).spell(made_for)
         if made_for != bands:
             raise ValueError(
                 f'weights: {str(weights)!r} was made for the bands {list(made_for)}, '
@@ -186,6 +188,14 @@ def load_encoder_weights(
             )
     _check_architecture(encoder, state_dict, str(weights), str(meta.get('model', '?')))
     encoder.load_state_dict(state_dict)
+
+
+def _download(weights: WeightsEnum) -> dict[str, Tensor]:
+    """Fetch the tensors of a weight enum: hash checked, nothing but tensors."""
+    state_dict: dict[str, Tensor] = weights.get_state_dict(
+        progress=True, check_hash=True, weights_only=True
+    )
+    return state_dict
 
 
 def _check_architecture(

@@ -3,8 +3,6 @@
 
 """Decoders: from encoded visible tokens to the pixels of predicted tokens."""
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from timm.layers import Mlp, build_sincos2d_pos_embed
@@ -196,7 +194,7 @@ def _check_decoder(dim: int, depth: int, num_heads: int) -> None:
 
 
 def _init_weights(decoder: nn.Module) -> None:
-    """Initialise as MAE does: Xavier for linear layers, small noise for the mask token."""
+    """Initialise as MAE does: Xavier linear layers, small noise in the mask token."""
     for module in decoder.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -204,10 +202,7 @@ def _init_weights(decoder: nn.Module) -> None:
     nn.init.normal_(decoder.get_parameter('mask_token'), std=0.02)
 
 
-@lru_cache(maxsize=16)
 def _positions(grid: tuple[int, int], dim: int, device: torch.device) -> Tensor:
     """2-D sine-cosine position table ``(N, dim)``."""
-    # The first call is Lightning's sanity check, in inference mode; the cached table
-    # must serve training too.
-    with torch.inference_mode(False):
-        return build_sincos2d_pos_embed(list(grid), dim, device=device)
+    table: Tensor = build_sincos2d_pos_embed(list(grid), dim, device=device)
+    return table

@@ -75,7 +75,7 @@ class SIGMAEViT(VisionTransformer):
 def _adapt_state_dict(
     model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object
 ) -> None:
-    """Resample positions and refuse a foreign first layer, before a state dict loads."""
+    """Before a state dict loads: resample positions, refuse a foreign first layer."""
     assert isinstance(model, SIGMAEViT)
     key = f'{prefix}patch_embed.proj.weight'
     expected = model.patch_embed.proj.weight.shape
@@ -102,12 +102,13 @@ def _resample_positions(model: SIGMAEViT, positions: Tensor) -> Tensor:
     if side * side != count:
         raise ValueError(
             f'weights: {count} position embeddings do not form a square grid, so they '
-            f'cannot be resampled to {model.patch_embed.grid_size}. Pass the image size '
-            'the weights were made with.'
+            f'cannot be resampled to {model.patch_embed.grid_size}. Pass the image '
+            'size the weights were made with.'
         )
-    return resample_abs_pos_embed(
+    resampled: Tensor = resample_abs_pos_embed(
         positions, list(model.patch_embed.grid_size), [side, side], prefix
     )
+    return resampled
 
 
 def _create(
@@ -137,7 +138,7 @@ def _create(
 
 
 def _config(patch_size: int) -> dict[str, Any]:
-    """timm's default configuration of one of our models."""
+    """Write timm's default configuration of one of our models."""
     size = _IMAGE_SIZE[patch_size]
     return {
         'url': '',
@@ -230,8 +231,7 @@ def build_encoder(
     if not timm.is_model(model):
         close = difflib.get_close_matches(model, timm.list_models(), n=3)
         raise ValueError(
-            f'model: {model!r} is not a timm model. '
-            f'Did you mean one of {close}?'
+            f'model: {model!r} is not a timm model. Did you mean one of {close}?'
             if close
             else f'model: {model!r} is not a timm model. Use for example '
             "'sigmae_vit_small_patch8'; timm.list_models('*vit*') lists more."

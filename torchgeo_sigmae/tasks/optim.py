@@ -93,7 +93,9 @@ def build_optimizer(
     undecayed = ('pos_embed', 'cls_token', 'reg_token', 'mask_token', 'mix')
     fused = trainer is None or not _clips_in_mixed_precision(trainer)
     for module in modules:
-        groups += param_groups_weight_decay(module, weight_decay, undecayed)
+        groups += param_groups_weight_decay(
+            module, weight_decay, no_weight_decay_list=undecayed
+        )
         fused &= all(p.device.type in {'cpu', 'cuda'} for p in module.parameters())
     return AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=fused)
 

@@ -122,7 +122,7 @@ def baseline_prediction(
     valid = gather_tokens(tokens.pixels, mask.keep).unflatten(-1, (bands, -1))
     count = valid.sum(dim=(1, 3)).clamp(min=1)
     mean = torch.where(valid, seen, 0).sum(dim=(1, 3)) / count
-    patch = mean.unsqueeze(-1).expand(-1, -1, seen.shape[-1]).flatten(1)
+    patch: Tensor = mean.unsqueeze(-1).expand(-1, -1, seen.shape[-1]).flatten(1)
     return patch.unsqueeze(1).expand(-1, mask.masked.shape[1], -1)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from kornia import augmentation as K
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -116,8 +117,9 @@ class SIGMAETask(BaseTask):
         """Initialize a new SIGMAETask instance.
 
         Args:
-            model: Name of the encoder: ``sigmae_vit_{tiny,small,base,large}_patch{8,16}``
-                or any timm ``VisionTransformer``.
+            model: Name of the encoder:
+                ``sigmae_vit_{tiny,small,base,large}_patch{8,16}`` or any timm
+                ``VisionTransformer``.
             weights: Initial encoder weights: a weight enum, its string, the path of an
                 exported encoder, or None to start from scratch.
             in_channels: Number of bands the model sees; by default that of *bands*.
@@ -208,7 +210,7 @@ class SIGMAETask(BaseTask):
             )
         encoder = build_encoder(hparams['model'], len(self.bands), hparams['size'])
         if self.weights:
-            load_encoder_weights(encoder, self.weights, self.bands)
+            load_encoder_weights(encoder, self.weights, self.bands, self.sensor)
         self.model = MaskedAutoencoder(
             encoder,
             hparams['decoder'],
@@ -317,37 +319,19 @@ class SIGMAETask(BaseTask):
         Returns:
             The loss tensor.
         """
-        key = (self.hparams['seed'], self.current_epoch, batch_idx, self.global_rank)
-        generator = seeded_generator(self.device, _STAGES['train'], *key)
-        tokens = self._prepare(batch, seed_from(_STAGES['augment'], *key))
-        mask = self.curriculum.mask(
-            tokens.saliency, self.progress, generator, tokens.valid
-        )
-        predicted, counts = select_predicted(
-            mask.masked, tokens.valid, self.hparams['predict_ratio'], generator
-        )
-        prediction = self.model(tokens.image, mask.keep, predicted, tokens.patches)
+        tokens, keep, predicted, counts = self._draw(batch, batch_idx)
+        prediction = self.model(tokens.image, keep, predicted, tokens.patches)
         target = target_patches(tokens, predicted, self.hparams['norm_pix_loss'])
         pixels = gather_tokens(tokens.pixels, predicted) & counts.unsqueeze(-1)
         loss = masked_mse(prediction, target, pixels)
-
         size = tokens.image.shape[0]
         self.log('train_loss', loss, on_step=True, on_epoch=True, batch_size=size)
-        ratio = self.curriculum.ratio_at(self.progress)
-        self.log('mask_ratio', ratio, batch_size=size)
-        if self.hparams['masking'] == 'saliency':
-            beta = self.curriculum.beta_at(self.progress)
-            self.log('saliency_beta', beta, batch_size=size)
-            self.visibility_ratio.update(tokens.saliency, mask.keep, tokens.valid)
-            self.log(
-                'visibility_ratio', self.visibility_ratio, on_step=False, on_epoch=True
-            )
         return loss
 
     def validation_step(
         self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Compute the validation loss and reflectance metrics under a fixed random mask.
+        """Compute validation loss and reflectance metrics under a fixed random mask.
 
         A random mask is the only ground on which strategies can be compared.
 
@@ -363,7 +347,7 @@ class SIGMAETask(BaseTask):
     def test_step(
         self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Compute the test loss and reflectance metrics under a fixed random mask.
+        """Compute test loss and reflectance metrics under a fixed random mask.
 
         Args:
             batch: The output of your DataLoader.
@@ -404,11 +388,12 @@ class SIGMAETask(BaseTask):
         """Say in plain words how good the reconstruction became."""
         metrics = self.trainer.callback_metrics
         if 'val_loss' in metrics and 'val_baseline_loss' in metrics:
-            loss, baseline = float(metrics['val_loss']), metrics['val_baseline_loss']
-            self.print(
-                f'Validation loss {loss:.4f}; predicting the mean of the visible tokens '
-                f'gives {float(baseline):.4f} under the same masks '
-                f'({1 - loss / float(baseline):.0%} lower).'
+            loss = float(metrics['val_loss'])
+            baseline = float(metrics['val_baseline_loss'])
+            rank_zero_info(
+                f'Validation loss {loss:.4f}; predicting the mean of the visible '
+                f'tokens gives {baseline:.4f} under the same masks '
+                f'({1 - loss / baseline:.0%} lower).'
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -460,9 +445,7 @@ class SIGMAETask(BaseTask):
     @property
     def progress(self) -> float:
         """Share of the training that is done, in [0, 1], from the optimiser's steps."""
-        if self._steps is None:
-            return 0.0
-        return min(self.global_step / self._steps, 1.0)
+        return min(float(self.global_step) / self._steps, 1.0) if self._steps else 0.0
 
     def export(self, path: str | Path) -> None:
         """Write the encoder to a file that ``weights=`` of TorchGeo's tasks takes.
@@ -530,10 +513,13 @@ class SIGMAETask(BaseTask):
             A figure, one row an image: colours, saliency, mask, reconstruction.
         """
         return plot_reconstruction(
-            **{key: value.cpu() for key, value in prediction.items()},
-            bands=self.bands,
-            sensor=self.sensor,
-            oracle=self.hparams['norm_pix_loss'],
+            prediction['image'].cpu(),
+            prediction['reconstruction'].cpu(),
+            prediction['mask'].cpu(),
+            prediction['saliency'].cpu(),
+            self.bands,
+            self.sensor,
+            self.hparams['norm_pix_loss'],
         )
 
     # ---------------------------------------------------------------------- private
@@ -552,6 +538,38 @@ class SIGMAETask(BaseTask):
             datamodule,
         )
 
+    # Random numbers, logging and kornia are no business of torch.compile, which is left
+    # with the model and the loss.
+    @torch.compiler.disable
+    def _draw(
+        self, batch: dict[str, Any], batch_idx: int
+    ) -> tuple[TokenBatch, Tensor, Tensor, Tensor]:
+        """Augment a training batch, mask it, and choose what is predicted.
+
+        Everything random depends on the seed, the epoch, the batch and the process
+        alone.
+        """
+        key = (self.hparams['seed'], self.current_epoch, batch_idx, self.global_rank)
+        generator = seeded_generator(self.device, _STAGES['train'], *key)
+        tokens = self._prepare(batch, seed_from(_STAGES['augment'], *key))
+        mask = self.curriculum.mask(
+            tokens.saliency, self.progress, generator, tokens.valid
+        )
+        predicted, counts = select_predicted(
+            mask.masked, tokens.valid, self.hparams['predict_ratio'], generator
+        )
+        size = tokens.image.shape[0]
+        ratio = self.curriculum.ratio_at(self.progress)
+        self.log('mask_ratio', ratio, batch_size=size)
+        if self.hparams['masking'] == 'saliency':
+            beta = self.curriculum.beta_at(self.progress)
+            self.log('saliency_beta', beta, batch_size=size)
+            self.visibility_ratio.update(tokens.saliency, mask.keep, tokens.valid)
+            self.log(
+                'visibility_ratio', self.visibility_ratio, on_step=False, on_epoch=True
+            )
+        return tokens, mask.keep, predicted, counts
+
     def _prepare(self, batch: dict[str, Any], seed: int | None = None) -> TokenBatch:
         """Fold a time axis into the batch, augment (given a seed), make tokens."""
         image = batch['image']
@@ -568,6 +586,7 @@ class SIGMAETask(BaseTask):
         pixels = valid[:, 0] > 0.5
         return make_tokens(image, pixels, self.statistics, self.patch_saliency)
 
+    @torch.compiler.disable
     def _evaluate(self, batch: dict[str, Any], batch_idx: int, stage: str) -> None:
         """Add a batch to the metrics of a stage."""
         metrics = self.val_metrics if stage == 'val' else self.test_metrics
@@ -594,6 +613,7 @@ class SIGMAETask(BaseTask):
             spectra(truth, tokens, mask.masked, self.statistics),
         )
 
+    @torch.compiler.disable
     def _reconstruct(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Mask as at the end of training and reconstruct, see :meth:`predict_step`."""
         key = (_STAGES['predict'], self.hparams['seed'], batch_idx, self.global_rank)
@@ -603,6 +623,7 @@ class SIGMAETask(BaseTask):
         norm_pix = self.hparams['norm_pix_loss']
         return reconstruct(self.model, tokens, mask, self.statistics, norm_pix)
 
+    @torch.compiler.disable
     def _log_metrics(self, metrics: ReconstructionMetrics) -> None:
         """Log and forget the metrics of an epoch."""
         values = metrics.compute()

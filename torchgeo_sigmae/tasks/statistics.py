@@ -135,12 +135,11 @@ class BatchStatistics:
         Returns:
             The statistics.
         """
-        return cls(
-            **{
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in values.items()
-            }
-        )
+        arguments: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in values.items()
+        }
+        return cls(**arguments)
 
 
 def datamodule_bands(datamodule: object) -> tuple[str, ...] | None:
@@ -202,10 +201,7 @@ def resolve_statistics(
     """
     if data_bands is None:
         data_bands = datamodule_bands(datamodule) or bands
-    # Names the sensor does not know (radar, elevation) are kept as they are.
-    names = tuple(
-        band.name if (band := sensor.find(name)) else name for name in data_bands
-    )
+    names = sensor.spell(data_bands)
     channels = tuple(band_indices(normalize_bands(bands, sensor), names, sensor))
     mean = getattr(datamodule, 'mean', None) if mean is None else mean
     std = getattr(datamodule, 'std', None) if std is None else std

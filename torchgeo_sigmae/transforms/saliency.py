@@ -304,7 +304,8 @@ def _patches(x: Tensor, patch_size: int) -> Tensor:
     """Cut ``(..., H, W)`` into ``(..., H / p, W / p, p * p)``."""
     h, w = x.shape[-2] // patch_size, x.shape[-1] // patch_size
     x = x.unflatten(-1, (w, patch_size)).unflatten(-3, (h, patch_size))
-    return x.transpose(-3, -2).flatten(-2)
+    patches: Tensor = x.transpose(-3, -2).flatten(-2)
+    return patches
 
 
 def _check_combination(alpha: float, combine: str) -> None:

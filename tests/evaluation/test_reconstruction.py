@@ -1,0 +1,87 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from torchgeo_sigmae.evaluation import ReconstructionMetrics
+
+BANDS = ('B03', 'B04', 'B08')
+
+
+def test_against_numpy() -> None:
+    truth = torch.rand(500, 3) * 0.5 + 0.01
+    found = truth + 0.05 * torch.randn(500, 3)
+    metrics = ReconstructionMetrics(BANDS, 'val_')
+    for part in (slice(0, 100), slice(100, 500)):
+        metrics.update(found[part], truth[part])
+    metrics.update_losses(torch.tensor(1.0), torch.tensor(3.0), 10)
+    metrics.update_losses(torch.tensor(2.0), torch.tensor(4.0), 30)
+    values = {key: float(value) for key, value in metrics.compute().items()}
+
+    t, f = truth.double().numpy(), found.double().numpy()
+    mse = ((t - f) ** 2).mean(axis=0)
+    cosine = (t * f).sum(1) / np.linalg.norm(t, axis=1) / np.linalg.norm(f, axis=1)
+    expected = {
+        'val_loss': 1.75,
+        'val_baseline_loss': 3.75,
+        'val_psnr': -10 * math.log10(mse.mean()),
+        'val_spectral_angle': np.degrees(np.arccos(cosine)).mean(),
+        'val_rmse': math.sqrt(mse.mean()),
+        **{f'val_rmse_{b}': math.sqrt(v) for b, v in zip(BANDS, mse, strict=True)},
+    }
+    assert values == pytest.approx(expected, rel=1e-3)
+
+
+def test_oracle_statistics_are_named() -> None:
+    metrics = ReconstructionMetrics(BANDS, 'val_', oracle=True)
+    metrics.update(torch.rand(4, 3), torch.rand(4, 3))
+    metrics.update_losses(torch.tensor(1.0), torch.tensor(3.0), 10)
+    names = set(metrics.compute())
+    assert 'val_oracle_psnr' in names
+    assert 'val_psnr' not in names
+    assert 'val_loss' in names
+
+
+def test_nothing_added_is_nothing_said() -> None:
+    metrics = ReconstructionMetrics(BANDS)
+    metrics.update(torch.zeros(0, 3), torch.zeros(0, 3))
+    metrics.update_losses(torch.tensor(0.0), torch.tensor(0.0), 0)
+    assert metrics.compute() == {}
+
+
+def test_a_diverged_model_does_not_look_fine() -> None:
+    metrics = ReconstructionMetrics(BANDS)
+    metrics.update(torch.full((4, 3), torch.nan), torch.rand(4, 3))
+    metrics.update_losses(torch.tensor(torch.nan), torch.tensor(1.0), 12)
+    values = metrics.compute()
+    assert values['val_loss'].isnan()
+    assert values['val_psnr'].isnan()
+
+
+def test_zero_spectra_and_one_band() -> None:
+    metrics = ReconstructionMetrics(BANDS)
+    truth = torch.rand(4, 3)
+    truth[0] = 0
+    metrics.update(truth, truth)
+    metrics.update_losses(torch.tensor(1.0), torch.tensor(1.0), 12)
+    assert metrics.compute()['val_spectral_angle'] < 0.1
+    single = ReconstructionMetrics(('B08',))
+    single.update(torch.rand(4, 1), torch.rand(4, 1))
+    single.update_losses(torch.tensor(1.0), torch.tensor(1.0), 4)
+    assert single.compute()['val_rmse_B08'] > 0
+
+
+def test_reset_in_inference_mode_serves_training_later() -> None:
+    metrics = ReconstructionMetrics(BANDS)
+    with torch.inference_mode():
+        metrics.update(torch.rand(4, 3), torch.rand(4, 3))
+        metrics.update_losses(torch.tensor(1.0), torch.tensor(1.0), 12)
+        metrics.compute()
+        metrics.reset()
+    metrics.update(torch.rand(4, 3), torch.rand(4, 3))
+    metrics.update_losses(torch.tensor(2.0), torch.tensor(1.0), 12)
+    assert metrics.compute()['val_loss'] == 2

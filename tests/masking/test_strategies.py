@@ -1,0 +1,204 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from torchgeo_sigmae.masking import (
+    VisibilityRatio,
+    num_masked_tokens,
+    random_mask,
+    saliency_mask,
+    saliency_ranks,
+    select_predicted,
+)
+
+STRATEGIES = {
+    'random': random_mask,
+    'saliency': saliency_mask,
+    'saliency, beta 0': lambda *args: saliency_mask(*args, beta=0.0),
+}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    tokens=st.integers(2, 150),
+    ratio=st.floats(0.001, 0.999),
+    strategy=st.sampled_from(list(STRATEGIES)),
+    seed=st.integers(0, 2**31),
+)
+def test_every_mask_is_a_partition(
+    tokens: int, ratio: float, strategy: str, seed: int
+) -> None:
+    score = torch.rand(3, tokens, generator=generator(seed))
+    mask = STRATEGIES[strategy](score, ratio, generator(seed))
+    assert 1 <= mask.keep.shape[1] < tokens
+    assert mask.masked.shape[1] == num_masked_tokens(tokens, ratio)
+    both = torch.cat([mask.keep, mask.masked], dim=1).sort(dim=1).values
+    assert (both == torch.arange(tokens)).all()
+
+
+@pytest.mark.parametrize(
+    ('tokens', 'ratio', 'count'),
+    [(64, 0.9, 58), (144, 0.9, 130), (64, 0.75, 48), (2, 0.99, 1), (64, 0.001, 1)],
+)
+def test_number_of_masked_tokens(tokens: int, ratio: float, count: int) -> None:
+    assert num_masked_tokens(tokens, ratio) == count
+
+
+@pytest.mark.parametrize('strategy', ['random', 'saliency, beta 0'])
+def test_beta_zero_is_uniform(strategy: str) -> None:
+    # All C(6, 3) = 20 masks equally often: chi-square with 19 degrees of freedom.
+    draws = 20_000
+    score = torch.rand(1, 6, generator=generator()).expand(draws, -1)
+    keep = STRATEGIES[strategy](score, 0.5, generator(7)).keep
+    code = (2**keep).sum(dim=1)
+    subsets = [sum(2**i for i in c) for c in itertools.combinations(range(6), 3)]
+    observed = torch.tensor([(code == s).sum().item() for s in subsets])
+    assert observed.sum() == draws
+    expected = draws / len(subsets)
+    chi_square = ((observed - expected) ** 2 / expected).sum()
+    assert chi_square < 43.82  # the 0.1 % point
+
+
+def test_a_larger_beta_is_not_uniform() -> None:
+    score = torch.arange(6.0).expand(20_000, -1)
+    keep = saliency_mask(score, 0.5, generator(7), beta=1.0).keep
+    seen = torch.bincount(keep.flatten(), minlength=6).float()
+    expected = torch.full((6,), 10_000.0)
+    assert ((seen - expected) ** 2 / expected).sum() > 43.82
+    assert (seen.diff() < 0).all()  # the more salient, the less often seen
+
+
+def expected_visibility_ratio(beta: float, ratio: float, tokens: int) -> float:
+    """The limit of many tokens: visible where beta * rank + Gumbel < a threshold.
+
+    P(visible | rank) = exp(-c exp(beta (rank - 1/2))), with c such that the mean over
+    ranks is the visible share.
+    """
+    rank = torch.arange(tokens, dtype=torch.float64) / (tokens - 1)
+    weight = (beta * (rank - 0.5)).exp()
+    low, high = 0.0, 100.0
+    for _ in range(200):
+        c = (low + high) / 2
+        low, high = (c, high) if (-c * weight).exp().mean() > 1 - ratio else (low, c)
+    visible = (-c * weight).exp()
+    return float(visible[rank < 0.1].mean() / visible[rank > 0.9].mean())
+
+
+@pytest.mark.parametrize('beta', [-1.0, 0.0, 0.5, 1.0])
+@pytest.mark.parametrize('ratio', [0.75, 0.9])
+def test_visibility_follows_beta(beta: float, ratio: float) -> None:
+    score = torch.rand(4000, 144, generator=generator())
+    mask = saliency_mask(score, ratio, generator(1), beta=beta)
+    metric = VisibilityRatio()
+    metric.update(score, mask.keep)
+    expected = expected_visibility_ratio(beta, ratio, 144)
+    assert metric.compute().item() == pytest.approx(expected, rel=0.1)
+    if beta > 0:
+        assert expected > 1.5
+
+
+def test_every_token_keeps_a_chance_to_be_seen() -> None:
+    score = torch.arange(64.0).expand(5000, -1)
+    keep = saliency_mask(score, 0.9, generator(), beta=1.0).keep
+    assert (torch.bincount(keep.flatten(), minlength=64) > 0).all()
+
+
+def test_only_order_matters_and_ties_are_random() -> None:
+    score = torch.rand(8, 30, generator=generator())
+    a = saliency_mask(score, 0.5, generator(3), beta=2.0)
+    b = saliency_mask(torch.exp(10 * score), 0.5, generator(3), beta=2.0)
+    assert torch.equal(a.keep, b.keep)
+    flat = saliency_mask(torch.zeros(5000, 10), 0.5, generator(3), beta=5.0).keep
+    seen = torch.bincount(flat.flatten(), minlength=10)
+    assert seen.min() > 0.9 * 2500
+
+
+@pytest.mark.parametrize('strategy', list(STRATEGIES))
+def test_reproducible_from_a_seed(strategy: str) -> None:
+    score = torch.rand(4, 64, generator=generator())
+    masks = [STRATEGIES[strategy](score, 0.9, generator(s)) for s in (5, 5, 6)]
+    assert torch.equal(masks[0].keep, masks[1].keep)
+    assert not torch.equal(masks[0].keep, masks[2].keep)
+
+
+@pytest.mark.parametrize('strategy', list(STRATEGIES))
+def test_invalid_tokens_are_masked_first(strategy: str) -> None:
+    score = torch.rand(200, 40, generator=generator())
+    valid = torch.rand(200, 40, generator=generator(1)) > 0.3
+    mask = STRATEGIES[strategy](score, 0.5, generator(2), valid)
+    for kept, ok in zip(mask.keep, valid, strict=True):
+        # No invalid token is visible while a valid one is masked.
+        if (~ok).sum() <= mask.masked.shape[1]:
+            assert ok[kept].all()
+    none = STRATEGIES[strategy](score, 0.5, generator(2), torch.zeros_like(valid))
+    assert none.keep.shape == mask.keep.shape
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    ratio=st.floats(0.01, 1),
+    invalid=st.floats(0, 1),
+    seed=st.integers(0, 2**31),
+)
+def test_predicted_are_masked_valid_and_uniformly_counted(
+    ratio: float, invalid: float, seed: int
+) -> None:
+    valid = torch.rand(5, 32, generator=generator(seed)) >= invalid
+    mask = random_mask(torch.zeros(5, 32), 0.75, generator(seed), valid)
+    index, counts = select_predicted(mask.masked, valid, ratio, generator(seed))
+    assert index.shape == counts.shape
+    assert index.shape[1] == max(round(ratio * 24), 1)
+    for i in range(5):
+        chosen = index[i].tolist()
+        assert len(set(chosen)) == len(chosen)
+        assert set(chosen) <= set(mask.masked[i].tolist())
+        assert valid[i, index[i][counts[i]]].all()
+        usable = int(valid[i, mask.masked[i]].sum())
+        expected = min(max(round(ratio * usable), 1), usable, len(chosen))
+        assert abs(int(counts[i].sum()) - expected) <= 1
+        assert bool(counts[i].any()) == (usable > 0)
+
+
+def test_predicted_share_is_uniform() -> None:
+    masked = torch.arange(20).expand(4000, -1)
+    index, counts = select_predicted(masked, None, 0.25, generator())
+    assert counts.all()
+    seen = torch.bincount(index.flatten(), minlength=20).float()
+    assert ((seen - 1000) ** 2 / 1000).sum() < 43.82
+
+
+def test_ranks() -> None:
+    score = torch.tensor([[0.3, 0.1, 0.2, 0.9]])
+    valid = torch.tensor([[True, True, True, False]])
+    torch.testing.assert_close(
+        saliency_ranks(score), torch.tensor([[2.0, 0.0, 1.0, 3.0]]) / 3
+    )
+    torch.testing.assert_close(
+        saliency_ranks(score, valid=valid), torch.tensor([[1.0, 0.0, 0.5, 1.0]])
+    )
+
+
+@pytest.mark.parametrize('ratio', [0.0, 1.0, -0.5, 1.5, float('nan')])
+@pytest.mark.parametrize('strategy', list(STRATEGIES))
+def test_ratio_outside_is_refused(strategy: str, ratio: float) -> None:
+    with pytest.raises(ValueError, match=r'mask_ratio: .* is not in \(0, 1\)'):
+        STRATEGIES[strategy](torch.rand(1, 8), ratio)
+
+
+def test_other_bad_input() -> None:
+    with pytest.raises(ValueError, match='num_tokens: 1 token cannot be split'):
+        random_mask(torch.rand(1, 1), 0.5)
+    masked: Tensor = torch.zeros(1, 4, dtype=torch.long)
+    with pytest.raises(ValueError, match=r'predict_ratio: 0 is not in \(0, 1\]'):
+        select_predicted(masked, ratio=0)

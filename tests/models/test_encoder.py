@@ -1,0 +1,166 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import pytest
+import timm
+import torch
+from torch import Tensor
+
+import torchgeo_sigmae.models.encoder as module
+from torchgeo_sigmae.models import (
+    SIGMAEViT,
+    build_encoder,
+    encode_visible,
+    gather_tokens,
+    patchify,
+)
+
+#: Ours, plain, with registers and no class position, without a class token, with a
+#: normalisation before the blocks, and a size whose positions must be interpolated.
+NAMES = (
+    'sigmae_vit_tiny_patch8',
+    'vit_tiny_patch16_224',
+    'vit_small_patch14_reg4_dinov2',
+    'vit_base_patch16_siglip_224',
+    'vit_base_patch32_clip_224',
+)
+
+
+def small(name: str, size: int) -> timm.models.VisionTransformer:
+    encoder = build_encoder(name, 4, size)
+    encoder.blocks = encoder.blocks[:2]
+    return encoder.eval()
+
+
+def visible(encoder, image: Tensor, keep: Tensor) -> Tensor:
+    patch = encoder.patch_embed.patch_size[0]
+    grid = image.shape[-2] // patch, image.shape[-1] // patch
+    return encode_visible(encoder, patchify(image, patch), keep, grid)[-1]
+
+
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('shape', [(4, 4), (6, 3)])
+@torch.no_grad()
+def test_all_visible_equals_timms_forward_features(
+    name: str, shape: tuple[int, int]
+) -> None:
+    patch = build_encoder(name, 4).patch_embed.patch_size[0]
+    encoder = small(name, 4 * patch)
+    image = torch.randn(2, 4, shape[0] * patch, shape[1] * patch)
+    tokens = shape[0] * shape[1]
+    keep = torch.stack([torch.randperm(tokens) for _ in range(2)])
+    expected = encoder.forward_features(image)
+    prefix = encoder.num_prefix_tokens
+    expected = torch.cat(
+        [expected[:, :prefix], gather_tokens(expected[:, prefix:], keep)], dim=1
+    )
+    torch.testing.assert_close(
+        visible(encoder, image, keep), expected, rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize('name', NAMES)
+@torch.no_grad()
+def test_masked_path_equals_the_full_path_on_visible_tokens(name: str) -> None:
+    patch = build_encoder(name, 4).patch_embed.patch_size[0]
+    encoder = small(name, 4 * patch)
+    image = torch.randn(2, 4, 4 * patch, 4 * patch)
+    keep = torch.stack([torch.randperm(16)[:5] for _ in range(2)])
+    # The oracle: timm embeds the whole image, then only visible tokens go on.
+    x = encoder._pos_embed(encoder.patch_embed(image))
+    prefix = encoder.num_prefix_tokens
+    x = torch.cat([x[:, :prefix], gather_tokens(x[:, prefix:], keep)], dim=1)
+    expected = encoder.norm(encoder.blocks(encoder.norm_pre(x)))
+    torch.testing.assert_close(
+        visible(encoder, image, keep), expected, rtol=1e-4, atol=1e-4
+    )
+    # What is hidden has no influence.
+    mask = torch.zeros(2, 16, 1, dtype=torch.bool).scatter(1, keep[..., None], True)
+    patches = torch.where(mask, patchify(image, patch), torch.nan)
+    found = encode_visible(encoder, patches, keep, (4, 4))[-1]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('width', ['tiny', 'small', 'base', 'large'])
+@pytest.mark.parametrize('patch', [8, 16])
+def test_registered_names(width: str, patch: int) -> None:
+    name = f'sigmae_vit_{width}_patch{patch}'
+    assert name in timm.list_models('sigmae_*')
+    assert name in module.__all__
+    reference = {'tiny': 192, 'small': 384, 'base': 768, 'large': 1024}
+    with torch.device('meta'):
+        model = timm.create_model(name, num_classes=7, in_chans=13)
+    assert isinstance(model, SIGMAEViT)
+    assert model.embed_dim == reference[width]
+    assert model.patch_embed.patch_size == (patch, patch)
+    assert model.patch_embed.proj.in_channels == 13
+    assert model.head.out_features == 7
+    assert model.default_cfg['first_conv'] == 'patch_embed.proj'
+
+
+def test_importing_twice_registers_once(recwarn) -> None:
+    before = timm.list_models('sigmae_*')
+    import torchgeo_sigmae  # noqa: F401
+
+    assert timm.list_models('sigmae_*') == before
+    assert not recwarn
+
+
+def test_the_probed_feature_is_the_fine_tuned_one() -> None:
+    model = timm.create_model(NAMES[0], num_classes=3, in_chans=4, img_size=32).eval()
+    image = torch.randn(2, 4, 32, 32)
+    pooled = model.forward_head(model.forward_features(image), pre_logits=True)
+    expected = model.forward_features(image)[:, 1:].mean(dim=1)
+    torch.testing.assert_close(pooled, expected)
+
+
+def test_positions_start_as_sines_and_cosines() -> None:
+    encoder = build_encoder(NAMES[0], 4, 32)
+    assert (encoder.pos_embed[:, 0] == 0).all()
+    squares = encoder.pos_embed[0, 1:].square().sum(dim=1)
+    torch.testing.assert_close(squares, torch.full((16,), 192 / 2.0))
+
+
+def test_positions_of_another_grid_are_resampled() -> None:
+    source = build_encoder(NAMES[0], 4, 64)
+    target = build_encoder(NAMES[0], 4, 32)
+    state = source.state_dict()
+    target.load_state_dict(dict(state))
+    assert target.pos_embed.shape == (1, 17, 192)
+    torch.testing.assert_close(target.pos_embed[:, 0], source.pos_embed[:, 0])
+    same = build_encoder(NAMES[0], 4, 64)
+    same.load_state_dict(dict(state))
+    assert torch.equal(same.pos_embed, source.pos_embed)
+    state['pos_embed'] = state['pos_embed'][:, :12]
+    with pytest.raises(ValueError, match='11 position embeddings do not form a square'):
+        target.load_state_dict(state)
+
+
+@pytest.mark.parametrize('strict', [True, False])
+def test_a_foreign_first_layer_is_refused(strict: bool) -> None:
+    state = build_encoder(NAMES[0], 4, 32).state_dict()
+    wrong = build_encoder(NAMES[0], 10, 32)
+    with pytest.raises(ValueError, match=r'\(192, 10, 8, 8\).*shape \(192, 4, 8, 8\)'):
+        wrong.load_state_dict(dict(state), strict=strict)
+    del state['patch_embed.proj.weight']
+    with pytest.raises(ValueError, match='the state dict has none'):
+        wrong.load_state_dict(state, strict=strict)
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('resnet50', "model: 'resnet50' is not a plain timm VisionTransformer"),
+        ('vit_small_r26_s32_224', 'is not a plain timm VisionTransformer'),
+        ('sigmae_vit_smal_patch8', r"Did you mean one of \['sigmae_vit_small_patch8'"),
+        ('?', "model: '\\?' is not a timm model. Use for example"),
+    ],
+)
+def test_other_models_are_refused(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_encoder(name, 4, 64)
+
+
+def test_size_must_be_a_multiple_of_the_patch() -> None:
+    with pytest.raises(ValueError, match=r'size: 60 is not a multiple .* 8 .*size=56'):
+        build_encoder('sigmae_vit_tiny_patch8', 4, 60)

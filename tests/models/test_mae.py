@@ -1,0 +1,122 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import pytest
+import torch
+
+from torchgeo_sigmae.masking import random_mask
+from torchgeo_sigmae.models import MaskedAutoencoder, build_encoder
+from torchgeo_sigmae.models.decoders import CrossDecoder, SelfDecoder
+
+
+def model(decoder: str, name: str = 'sigmae_vit_tiny_patch8') -> MaskedAutoencoder:
+    return MaskedAutoencoder(build_encoder(name, 4, 32), decoder, 32, 2, 4)
+
+
+def masked(batch: int = 2, tokens: int = 16):
+    generator = torch.Generator().manual_seed(0)
+    return random_mask(torch.zeros(batch, tokens), 0.75, generator)
+
+
+@pytest.mark.parametrize('decoder', ['cross', 'self'])
+@pytest.mark.parametrize(
+    'name',
+    ['sigmae_vit_tiny_patch8', 'vit_base_patch32_clip_224', 'vit_tiny_patch16_224'],
+)
+def test_gradients_reach_every_parameter(decoder: str, name: str) -> None:
+    mae = model(decoder, name) if 'sigmae' in name else None
+    if mae is None:
+        encoder = build_encoder(name, 4, 128)
+        encoder.blocks = encoder.blocks[:3]
+        mae = MaskedAutoencoder(encoder, decoder, 32, 2, 4)
+    size = mae.encoder.patch_embed.img_size[0]
+    image = torch.randn(2, 4, size, size)
+    mask = masked(2, mae.encoder.patch_embed.num_patches)
+    mae(image, mask.keep, mask.masked).square().mean().backward()
+    silent = [
+        key
+        for key, p in mae.named_parameters()
+        if p.grad is None or not p.grad.abs().sum() > 0
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize('decoder', ['cross', 'self'])
+@torch.no_grad()
+def test_order_of_tokens_does_not_matter(decoder: str) -> None:
+    mae = model(decoder).eval()
+    image, mask = torch.randn(2, 4, 32, 32), masked()
+    expected = mae(image, mask.keep, mask.masked)
+    found = mae(image, mask.keep.flip(1), mask.masked.flip(1)).flip(1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_cross_decoder_predicts_each_token_by_itself() -> None:
+    mae = model('cross').eval()
+    image, mask = torch.randn(2, 4, 32, 32), masked()
+    expected = mae(image, mask.keep, mask.masked)[:, :3]
+    found = mae(image, mask.keep, mask.masked[:, :3])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('decoder', ['cross', 'self'])
+@torch.no_grad()
+def test_positions_tell_hidden_tokens_apart(decoder: str) -> None:
+    mae = model(decoder).eval()
+    mask = masked()
+    out = mae(torch.randn(2, 4, 32, 32), mask.keep, mask.masked)
+    assert out.std(dim=1).mean() > 1e-3
+    # and hidden pixels have no influence on their own prediction
+    image = torch.randn(1, 4, 32, 32)
+    changed = image.clone()
+    keep, hidden = torch.tensor([[0, 1, 2, 3]]), torch.arange(4, 16)[None]
+    changed[:, :, 8:] += 5
+    torch.testing.assert_close(
+        mae(image, keep, hidden), mae(changed, keep, hidden), rtol=0, atol=0
+    )
+
+
+def test_mix_starts_as_the_last_depth() -> None:
+    decoder = CrossDecoder(16, 3, 8, 8, 2, 2)
+    features = [torch.randn(1, 5, 16) for _ in range(3)]
+    keep, predicted = torch.arange(4)[None], torch.arange(4, 9)[None]
+    expected = decoder(features, keep, predicted, (3, 3))
+    other = [torch.randn(1, 5, 16), torch.randn(1, 5, 16), features[2]]
+    torch.testing.assert_close(decoder(other, keep, predicted, (3, 3)), expected)
+    with torch.no_grad():
+        decoder.mix[:, 0] = 1
+    assert not torch.allclose(decoder(other, keep, predicted, (3, 3)), expected)
+
+
+@pytest.mark.parametrize('decoder', ['cross', 'self'])
+def test_inference_first_then_training(decoder: str) -> None:
+    mae, mask = model(decoder), masked()
+    image = torch.randn(2, 4, 32, 32)
+    with torch.inference_mode():
+        mae(image, mask.keep, mask.masked)
+    mae(image, mask.keep, mask.masked).sum().backward()
+
+
+@pytest.mark.parametrize('decoder', [CrossDecoder, SelfDecoder])
+@pytest.mark.parametrize(
+    ('sizes', 'message'),
+    [
+        ((30, 2, 2), 'decoder_dim: 30 must be a multiple of 4'),
+        ((32, 2, 5), 'decoder_num_heads=5. Use for example 20'),
+        ((32, 0, 4), 'decoder_depth: 0 must be at least 1'),
+    ],
+)
+def test_bad_decoder_sizes(decoder, sizes: tuple[int, int, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        decoder(16, 3, 8, *sizes)
+
+
+def test_bad_decoder_and_bad_input() -> None:
+    with pytest.raises(ValueError, match="decoder: 'linear' is unknown"):
+        model('linear')
+    mae, mask = model('cross'), masked()
+    with pytest.raises(ValueError, match='image: 3 channels, but the encoder takes 4'):
+        mae(torch.randn(2, 3, 32, 32), mask.keep, mask.masked)
+    with pytest.raises(ValueError, match='image: 32 x 30 pixels cannot be cut'):
+        mae(torch.randn(2, 4, 32, 30), mask.keep, mask.masked)

@@ -1,0 +1,98 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightly.models import utils
+
+from torchgeo_sigmae.models import (
+    gather_tokens,
+    masked_mse,
+    normalize_patches,
+    patchify,
+    scatter_tokens,
+    unpatchify,
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    batch=st.integers(1, 3),
+    channels=st.integers(1, 5),
+    h=st.integers(1, 4),
+    w=st.integers(1, 4),
+    patch=st.integers(1, 6),
+)
+def test_patchify_and_back(
+    batch: int, channels: int, h: int, w: int, patch: int
+) -> None:
+    image = torch.rand(batch, channels, h * patch, w * patch)
+    patches = patchify(image, patch)
+    assert patches.shape == (batch, h * w, channels * patch**2)
+    assert torch.equal(unpatchify(patches, patch, (h, w)), image)
+
+
+def test_layout_is_that_of_a_convolution_kernel() -> None:
+    conv = torch.nn.Conv2d(3, 7, 4, stride=4)
+    image = torch.rand(2, 3, 16, 12)
+    expected = conv(image).flatten(2).transpose(1, 2)
+    found = F.linear(patchify(image, 4), conv.weight.flatten(1), conv.bias)
+    torch.testing.assert_close(found, expected)
+
+
+def test_same_pixels_as_lightlys_patchify() -> None:
+    image = torch.rand(2, 3, 16, 16)
+    ours = patchify(image, 4).unflatten(-1, (3, 16)).transpose(-1, -2).flatten(2)
+    torch.testing.assert_close(ours, utils.patchify(image, 4))
+
+
+def test_normalize_patches_agrees_with_lightly() -> None:
+    patches = torch.randn(2, 5, 48) * 3 + 1
+    ours, mean, std = normalize_patches(patches)
+    torch.testing.assert_close(ours, utils.normalize_mean_var(patches))
+    torch.testing.assert_close(ours * std + mean, patches)
+    all_valid = torch.ones_like(patches, dtype=torch.bool)
+    torch.testing.assert_close(normalize_patches(patches, all_valid)[0], ours)
+
+
+def test_normalize_patches_sees_valid_pixels_only() -> None:
+    patches = torch.randn(2, 5, 48)
+    valid = torch.rand(2, 5, 48) > 0.4
+    ours, _, _ = normalize_patches(torch.where(valid, patches, 1e6), valid)
+    for i in range(2):
+        for j in range(5):
+            x = patches[i, j][valid[i, j]]
+            expected = (x - x.mean()) / (x.var() + 1e-6).sqrt()
+            torch.testing.assert_close(ours[i, j][valid[i, j]], expected)
+    empty = normalize_patches(patches, torch.zeros_like(valid))
+    assert all(x.isfinite().all() for x in empty)
+
+
+def test_gather_and_scatter() -> None:
+    tokens = torch.rand(2, 6, 3)
+    index = torch.tensor([[4, 1], [0, 5]])
+    picked = gather_tokens(tokens, index)
+    torch.testing.assert_close(picked[1, 1], tokens[1, 5])
+    back = scatter_tokens(torch.zeros_like(tokens), index, picked)
+    torch.testing.assert_close(back[0, 4], tokens[0, 4])
+    assert (back[0, 0] == 0).all()
+
+
+def test_masked_mse() -> None:
+    prediction = torch.tensor([1.0, 2.0, torch.nan], requires_grad=True)
+    target = torch.tensor([0.0, 0.0, 0.0])
+    loss = masked_mse(prediction, target, torch.tensor([True, True, False]))
+    assert loss.item() == 2.5
+    prediction = torch.rand(3, requires_grad=True)
+    nothing = masked_mse(prediction, target, torch.zeros(3, dtype=torch.bool))
+    nothing.backward()
+    assert nothing.item() == 0
+    assert torch.equal(prediction.grad, torch.zeros(3))
+
+
+def test_sizes_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(ValueError, match='60 x 64 pixels cannot be cut'):
+        patchify(torch.rand(1, 3, 60, 64), 8)

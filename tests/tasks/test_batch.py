@@ -1,0 +1,115 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import kornia.augmentation as K
+import pytest
+import torch
+from torch import nn
+
+from torchgeo_sigmae.bands import SENTINEL2, SENTINEL2_TEN_BANDS
+from torchgeo_sigmae.tasks.batch import (
+    VALID_KEY,
+    augment,
+    default_transform,
+    mark_valid_pixels,
+    seed_from,
+    seeded_generator,
+)
+from torchgeo_sigmae.tasks.statistics import resolve_statistics
+
+STATISTICS = resolve_statistics(
+    SENTINEL2_TEN_BANDS, None, list(range(10)), 2.0, 1e-4, 0.0, SENTINEL2
+)
+
+
+def test_missing_pixels_are_marked_and_taken_out() -> None:
+    image = torch.rand(2, 10, 8, 8) + 5
+    image[0, :, 0] = 0
+    image[1, 3, 1, 1] = torch.nan
+    image[1, 4, 2, 2] = -torch.inf
+    image[1, 5, 3, 3] = 0  # one dark band is no gap
+    batch = mark_valid_pixels({'image': image, 'label': 1}, STATISTICS, 0.0)
+    assert batch['label'] == 1
+    valid = batch[VALID_KEY]
+    assert valid.shape == (2, 1, 8, 8)
+    assert (valid[0, 0].sum(), valid[1].sum()) == (56, 62)
+    assert batch['image'].isfinite().all()
+    assert batch['image'][1, :, 1, 1].tolist() == list(range(10))
+    kept = valid.bool().expand_as(image)
+    assert torch.equal(batch['image'][kept], image[kept])
+
+
+def test_integers_and_other_layouts_are_refused() -> None:
+    integers = torch.ones(1, 10, 8, 8, dtype=torch.int16)
+    with pytest.raises(TypeError, match=r'image: .*int16. Pass image.float\(\)'):
+        mark_valid_pixels({'image': integers}, STATISTICS, 0.0)
+    with pytest.raises(ValueError, match='data_bands: the batch has 3 channels'):
+        mark_valid_pixels({'image': torch.ones(1, 3, 8, 8)}, STATISTICS, 0.0)
+
+
+@pytest.mark.parametrize(
+    'transform',
+    [
+        default_transform(16),
+        K.AugmentationSequential(
+            K.RandomRotation(45.0, p=1.0), K.RandomCrop((16, 16)), data_keys=None
+        ),
+        K.AugmentationSequential(
+            K.PadTo((40, 40)), K.RandomHorizontalFlip(), data_keys=['input']
+        ),
+    ],
+)
+def test_the_mask_moves_with_the_image_and_padding_is_invalid(transform) -> None:
+    valid = (torch.rand(4, 1, 4, 4) > 0.4).float()
+    valid = valid.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    image = valid.expand(-1, 10, -1, -1) * 7
+    out, moved = augment(transform, image, valid, seed=3)
+    assert moved.shape == (4, 1, *out.shape[-2:])
+    assert set(moved.unique().tolist()) <= {0.0, 1.0}
+    # Away from interpolated borders, valid means the image's own value.
+    agree = (out[:, :1] > 3.5) == (moved > 0.5)
+    assert agree.float().mean() > 0.97
+
+
+def test_augmentation_depends_on_the_seed_alone() -> None:
+    image, valid = torch.rand(3, 10, 32, 32), torch.ones(3, 1, 32, 32)
+    transform = default_transform(16)
+    torch.manual_seed(1)
+    a, _ = augment(transform, image, valid, 5)
+    after = torch.rand(3)
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(2)
+    b, _ = augment(transform, image, valid, 5)
+    c, _ = augment(transform, image, valid, 6)
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+    assert torch.equal(after, expected), 'the global generator was disturbed'
+
+
+def test_identity_leaves_everything() -> None:
+    image, valid = torch.rand(1, 10, 8, 8), torch.ones(1, 1, 8, 8)
+    out, moved = augment(nn.Identity(), image, valid, 0)
+    assert out is image
+    assert moved is valid
+
+
+def test_no_overshoot_into_negative_reflectance() -> None:
+    image = torch.zeros(8, 10, 32, 32)
+    image[..., 16:] = 1
+    out, _ = augment(default_transform(64), image, torch.ones(8, 1, 32, 32), 0)
+    assert out.min() >= 0
+    assert out.max() <= 1 + 1e-6
+
+
+def test_seeds_are_spread_and_stable() -> None:
+    seeds = {
+        seed_from(0, e, b, r) for e in range(9) for b in range(9) for r in range(4)
+    }
+    assert len(seeds) == 9 * 9 * 4
+    assert all(0 <= s < 2**63 for s in seeds)
+    draws = [
+        torch.rand(2, generator=seeded_generator(torch.device('cpu'), 1, 2)).tolist()
+        for _ in range(2)
+    ]
+    assert draws[0] == draws[1]

@@ -1,0 +1,107 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.optim import SGD
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
+
+from torchgeo_sigmae.models import MaskedAutoencoder, build_encoder
+from torchgeo_sigmae.tasks.optim import (
+    build_optimizer,
+    effective_batch_size,
+    total_steps,
+    warmup_cosine,
+)
+
+
+def trainer(**kwargs) -> SimpleNamespace:
+    loader = DataLoader(list(range(10)), batch_size=4)
+    defaults = {
+        'estimated_stepping_batches': 100,
+        'train_dataloader': loader,
+        'limit_train_batches': 1.0,
+        'accumulate_grad_batches': 1,
+        'world_size': 1,
+        'gradient_clip_val': None,
+        'precision': '32-true',
+    }
+    return SimpleNamespace(**{**defaults, **kwargs})
+
+
+def test_one_dimensional_parameters_do_not_decay() -> None:
+    model = MaskedAutoencoder(build_encoder('sigmae_vit_tiny_patch8', 4, 32))
+    optimizer = build_optimizer([model.encoder, model.decoder], 1e-3, 0.05)
+    names = {id(p): name for name, p in model.named_parameters()}
+    decays = {
+        names[id(p)]: group['weight_decay']
+        for group in optimizer.param_groups
+        for p in group['params']
+    }
+    assert set(decays) == set(names.values())
+    for name, parameter in model.named_parameters():
+        plain = parameter.ndim <= 1 or name.rsplit('.')[-1] in {
+            'pos_embed',
+            'cls_token',
+            'mask_token',
+            'mix',
+        }
+        assert decays[name] == (0 if plain else 0.05), name
+    assert optimizer.defaults['betas'] == (0.9, 0.95)
+    assert optimizer.defaults['fused']
+
+
+def test_clipping_in_mixed_precision_gives_up_the_fused_kernel() -> None:
+    module = [torch.nn.Linear(2, 2)]
+    mixed = trainer(gradient_clip_val=1.0, precision='bf16-mixed')
+    assert not build_optimizer(module, 1e-3, 0, mixed).defaults['fused']
+    plain = trainer(gradient_clip_val=1.0)
+    assert build_optimizer(module, 1e-3, 0, plain).defaults['fused']
+
+
+def test_warm_up_then_cosine() -> None:
+    optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = warmup_cosine(optimizer, 100, 10)
+    rates = []
+    for _ in range(101):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates[0] == pytest.approx(1 / 11)
+    assert rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5)
+    assert rates[100] == pytest.approx(0.0)
+    assert all(a < b for a, b in pairwise(rates[:11]))
+    assert all(a > b for a, b in pairwise(rates[10:]))
+
+
+def test_too_long_a_warm_up_is_capped_with_a_warning() -> None:
+    optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    with pytest.warns(UserWarning, match='warmup_epochs: the warm-up of 400 steps'):
+        scheduler = warmup_cosine(optimizer, 100, 400)
+    for _ in range(50):
+        optimizer.step()
+        scheduler.step()
+    assert scheduler.get_last_lr()[0] == 1.0
+
+
+def test_steps_and_effective_batch() -> None:
+    assert total_steps(trainer()) == 100
+    assert effective_batch_size(trainer()) == 4
+    assert effective_batch_size(trainer(accumulate_grad_batches=3, world_size=2)) == 24
+    sampler = BatchSampler(SequentialSampler(range(10)), 5, drop_last=True)
+    loader = DataLoader(list(range(10)), batch_sampler=sampler)
+    assert effective_batch_size(trainer(train_dataloader=loader)) == 5
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match='max_epochs: -1 with no max_steps'):
+        total_steps(trainer(estimated_stepping_batches=float('inf')))
+    with pytest.raises(ValueError, match=r'batch_size: 4 is larger .* \(10 samples\)'):
+        total_steps(trainer(estimated_stepping_batches=0))
+    with pytest.raises(ValueError, match='lr: the training loader does not tell'):
+        effective_batch_size(trainer(train_dataloader=iter([])))
+    assert total_steps(trainer(estimated_stepping_batches=0, limit_train_batches=0))

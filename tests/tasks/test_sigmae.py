@@ -1,0 +1,537 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""SIGMAETask on the embedded default, through Lightning's own Trainer."""
+
+from pathlib import Path
+from typing import Any
+
+import kornia.augmentation as K
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import nn
+from torch.utils.data import DataLoader
+from torchgeo.models import get_weight
+from torchvision.models._api import Weights, WeightsEnum
+
+from torchgeo_sigmae import (
+    PatchSaliency,
+    SIGMAETask,
+    SyntheticSentinel2,
+    SyntheticSentinel2DataModule,
+)
+from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
+from torchgeo_sigmae.masking import random_mask
+from torchgeo_sigmae.models import patchify
+from torchgeo_sigmae.tasks.batch import seeded_generator
+
+SMALL: dict[str, Any] = {
+    'model': 'sigmae_vit_tiny_patch8',
+    'size': 32,
+    'decoder_dim': 32,
+    'decoder_depth': 1,
+    'decoder_num_heads': 2,
+    'lr': 1e-3,
+}
+
+
+def make_task(**kwargs: Any) -> SIGMAETask:
+    task = SIGMAETask(**{**SMALL, **kwargs})
+    # Two blocks instead of twelve: the same code, a sixth of the time.
+    task.model.encoder.blocks = task.model.encoder.blocks[:2]
+    if hasattr(task.model.decoder, 'mix'):
+        mix = task.model.decoder.mix
+        task.model.decoder.mix = nn.Parameter(mix.detach()[:, -2:].clone())
+    return task
+
+
+def make_trainer(path: Path, **kwargs: Any) -> Trainer:
+    defaults: dict[str, Any] = {
+        'accelerator': 'cpu',
+        'max_epochs': 1,
+        'limit_train_batches': 2,
+        'logger': False,
+        'enable_checkpointing': False,
+        'enable_progress_bar': False,
+        'enable_model_summary': False,
+        'default_root_dir': path,
+    }
+    return Trainer(**{**defaults, **kwargs})
+
+
+class Watch(Callback):
+    """Record what the steps see."""
+
+    def __init__(self) -> None:
+        self.batches: list[dict[str, Any]] = []
+        self.losses: list[float] = []
+        self.ratios: list[float] = []
+        self.betas: list[float] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.batches.append(batch)
+        self.losses.append(float(outputs['loss']))
+        self.ratios.append(float(trainer.callback_metrics['mask_ratio']))
+        if 'saliency_beta' in trainer.callback_metrics:
+            self.betas.append(float(trainer.callback_metrics['saliency_beta']))
+
+
+def weights_of(task: LightningModule) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in task.model.state_dict().items()}
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        {},
+        {'masking': 'random', 'decoder': 'self', 'norm_pix_loss': True},
+        {'predict_ratio': 0.25, 'mask_ratio': (0.5, 0.9), 'curriculum': 'cosine'},
+        {'combine': 'rank', 'alpha': 0.0, 'indices': ('NDVI',)},
+        {'bands': ('B03', 'nir', 'red', 'swir1')},
+    ],
+)
+def test_fit_validate_test_predict(
+    settings: dict[str, Any], synthetic: SyntheticSentinel2DataModule, tmp_path: Path
+) -> None:
+    task = make_task(**settings)
+    before = weights_of(task)
+    trainer = make_trainer(tmp_path)
+    trainer.fit(task, synthetic)
+    assert not equal(before, weights_of(task))
+    metrics = trainer.callback_metrics
+    oracle = 'oracle_' if settings.get('norm_pix_loss') else ''
+    for name in ('loss', 'baseline_loss', f'{oracle}psnr', f'{oracle}spectral_angle'):
+        assert metrics[f'val_{name}'].isfinite(), name
+    assert f'val_{oracle}rmse_B08' in metrics
+    assert metrics['train_loss_epoch'].isfinite()
+    guided = settings.get('masking') != 'random'
+    assert ('visibility_ratio' in metrics) == guided
+    (tested,) = trainer.test(task, synthetic, verbose=False)
+    assert tested['test_loss'] > 0
+    loader = DataLoader(SyntheticSentinel2(synthetic.kwargs['root'], 'test'), 4)
+    synthetic.predict_dataset = loader.dataset
+    synthetic.predict_batch_size = 4
+    predictions = trainer.predict(task, synthetic)
+    assert len(predictions) == 8
+    assert predictions[0]['reconstruction'].shape == (4, len(task.bands), 64, 64)
+
+
+def test_validation_is_what_it_says(
+    synthetic: SyntheticSentinel2DataModule, tmp_path: Path
+) -> None:
+    task = make_task(mask_ratio=0.75)
+    values = make_trainer(tmp_path).validate(task, synthetic, verbose=False)[0]
+    synthetic.setup('validate')
+    raw = torch.stack([s['image'] for s in synthetic.val_dataset])
+    mean, std = synthetic.mean.view(-1, 1, 1), synthetic.std.view(-1, 1, 1)
+    patches = patchify((raw - mean) / std, 8).double()
+    # One batch of 32; the mask is a random one from a fixed seed.
+    generator = seeded_generator(torch.device('cpu'), 2, 0, 0, 0)
+    mask = random_mask(torch.zeros(32, 64), 0.75, generator)
+    error = baseline = 0.0
+    squares = torch.zeros(10, dtype=torch.float64)
+    with torch.no_grad():
+        out = task.model(((raw - mean) / std), mask.keep, mask.masked).double()
+    for i in range(32):
+        target = patches[i, mask.masked[i]].view(-1, 10, 64)
+        seen = patches[i, mask.keep[i]].view(-1, 10, 64).mean((0, 2))
+        difference = out[i].view(-1, 10, 64) - target
+        error += difference.square().mean().item() / 32
+        baseline += (seen[:, None] - target).square().mean().item() / 32
+        squares += difference.square().mean((0, 2)) / 32
+    assert values['val_loss'] == pytest.approx(error, rel=1e-4)
+    assert values['val_baseline_loss'] == pytest.approx(baseline, rel=1e-4)
+    rmse = (squares.sqrt() * synthetic.std.double() * 1e-4).tolist()
+    for band, expected in zip(task.bands, rmse, strict=True):
+        assert values[f'val_rmse_{band}'] == pytest.approx(expected, rel=1e-3)
+
+
+def test_training_learns(
+    synthetic: SyntheticSentinel2DataModule, tmp_path: Path
+) -> None:
+    task = make_task(mask_ratio=0.75, size=64)
+    trainer = make_trainer(tmp_path, limit_train_batches=1.0, max_epochs=3)
+    before = trainer.validate(task, synthetic, verbose=False)[0]['val_loss']
+    trainer.fit(task, synthetic)
+    assert float(trainer.callback_metrics['val_loss']) < 0.9 * before
+
+
+def test_reconstruction_keeps_what_is_visible(
+    synthetic: SyntheticSentinel2DataModule, tmp_path: Path
+) -> None:
+    task = make_task(mask_ratio=0.75)
+    make_trainer(tmp_path).validate(task, synthetic, verbose=False)
+    raw = torch.stack([synthetic.val_dataset[i]['image'] for i in range(3)])
+    raw[0, :, :, :20] = 0  # two columns of patches without data, one half without
+    out = task.reconstruct(raw)
+    assert out['mask'].float().mean((1, 2)).tolist() == [0.75] * 3
+    visible = ~out['mask'].unsqueeze(1).expand_as(raw) & out['image'].isfinite()
+    found, truth = out['reconstruction'][visible], (raw * 1e-4)[visible]
+    torch.testing.assert_close(found, truth, rtol=1e-4, atol=1e-6)
+    assert out['image'][0, :, :, :20].isnan().all()
+    assert out['mask'][0, :, :16].all(), 'patches without data are masked first'
+    assert out['reconstruction'][0, :, :, :16].isnan().all()
+    assert out['reconstruction'][0, :, :, 20:].isfinite().all()
+    expected = PatchSaliency(task.bands).saliency(raw)
+    torch.testing.assert_close(out['saliency'], expected, rtol=1e-3, atol=1e-4)
+    assert task.plot(out).axes
+    assert torch.equal(task.reconstruct(raw)['mask'], out['mask'])
+
+
+def test_curriculum_follows_the_trainers_steps(
+    synthetic: SyntheticSentinel2DataModule, tmp_path: Path
+) -> None:
+    watch = Watch()
+    task = make_task(mask_ratio=(0.5, 0.9), saliency_start=1.0, saliency_end=3.0)
+    trainer = make_trainer(
+        tmp_path,
+        max_epochs=2,
+        limit_train_batches=4,
+        accumulate_grad_batches=2,
+        callbacks=[watch],
+    )
+    trainer.fit(task, synthetic)
+    # Four optimiser steps, two batches each.
+    expected = [0.5, 0.5, 0.6, 0.6, 0.7, 0.7, 0.8, 0.8]
+    assert watch.ratios == pytest.approx(expected)
+    assert watch.betas == pytest.approx([1, 1, 1.5, 1.5, 2, 2, 2.5, 2.5])
+    assert task.progress == 1
+
+
+def test_masks_and_augmentation_depend_on_the_seed_alone(
+    synthetic: SyntheticSentinel2DataModule, tmp_path: Path
+) -> None:
+    runs = []
+    for global_seed, seed in ((1, 0), (2, 0), (1, 7)):
+        torch.manual_seed(0)
+        task, watch = make_task(seed=seed), Watch()
+        torch.manual_seed(global_seed)
+        # The order of the data is the loader's; the validation split is not shuffled.
+        loader = DataLoader(SyntheticSentinel2(synthetic.kwargs['root'], 'val'), 16)
+        task.hparams.update(mean=2000.0, std=2000.0)
+        make_trainer(tmp_path, callbacks=[watch]).fit(task, loader)
+        runs.append(watch.losses)
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+def test_precision_accumulation_and_clipping(
+    synthetic: SyntheticSentinel2DataModule, tmp_path: Path
+) -> None:
+    watch = Watch()
+    trainer = make_trainer(
+        tmp_path,
+        precision='bf16-mixed',
+        accumulate_grad_batches=2,
+        gradient_clip_val=1.0,
+        limit_train_batches=4,
+        callbacks=[watch],
+    )
+    task = make_task()
+    trainer.fit(task, synthetic)
+    assert trainer.global_step == 2
+    assert all(0 < loss < 10 for loss in watch.losses)
+    assert {p.dtype for p in task.parameters()} == {torch.float32}
+
+
+def test_torch_compile(synthetic: SyntheticSentinel2DataModule, tmp_path: Path) -> None:
+    plain, compiled = Watch(), Watch()
+    torch.manual_seed(0)
+    make_trainer(tmp_path, callbacks=[plain]).fit(make_task(), synthetic)
+    torch.manual_seed(0)
+    task = torch.compile(make_task(), backend='aot_eager')
+    make_trainer(tmp_path, callbacks=[compiled]).fit(task, synthetic)
+    assert compiled.losses == pytest.approx(plain.losses, rel=1e-3)
+
+
+def test_resume_at_the_end_of_an_epoch(synthetic_root: Path, tmp_path: Path) -> None:
+    def fit(epochs: int, resume: Path | None = None, **kwargs: Any):
+        torch.manual_seed(0)
+        task, watch = make_task(mask_ratio=(0.5, 0.9)), Watch()
+        # Twice the same samples in the same order: TorchGeo's loaders shuffle from the
+        # global generator, which a resumed run does not restore.
+        dataset = SyntheticSentinel2(synthetic_root, 'val')
+        task.hparams.update(mean=2000.0, std=2000.0)
+        trainer = make_trainer(
+            tmp_path,
+            max_epochs=epochs,
+            callbacks=[watch, *kwargs.pop('callbacks', ())],
+            **kwargs,
+        )
+        trainer.fit(task, DataLoader(dataset, 16), ckpt_path=resume)
+        return task, watch
+
+    keep = ModelCheckpoint(tmp_path, filename='{epoch}', save_top_k=-1)
+    whole, watched = fit(4, callbacks=[keep], enable_checkpointing=True)
+    resumed, rest = fit(4, resume=tmp_path / 'epoch=1.ckpt')
+    assert len(rest.losses) == 4
+    assert rest.losses == watched.losses[4:]
+    assert rest.ratios == watched.ratios[4:]
+    assert equal(weights_of(whole), weights_of(resumed))
+
+
+def test_a_lightning_checkpoint_restores_the_task(
+    synthetic: SyntheticSentinel2DataModule, tmp_path: Path
+) -> None:
+    task = SIGMAETask(**SMALL)
+    trainer = make_trainer(tmp_path, limit_train_batches=1)
+    trainer.fit(task, synthetic)
+    trainer.save_checkpoint(tmp_path / 'x.ckpt')
+    loaded = SIGMAETask.load_from_checkpoint(tmp_path / 'x.ckpt', weights_only=True)
+    assert equal(weights_of(task), weights_of(loaded))
+    assert loaded.statistics == task.statistics
+    assert loaded.hparams == task.hparams
+    loaded.export(tmp_path / 'from checkpoint.pth')
+
+
+def test_missing_data_trains_on_without_nan(
+    synthetic: SyntheticSentinel2DataModule, tmp_path: Path
+) -> None:
+    def damage(sample: dict[str, Any]) -> dict[str, Any]:
+        damage.count += 1
+        image = sample['image'].clone()
+        match damage.count % 4:
+            case 0:
+                image[:] = 0
+            case 1:
+                image[:] = torch.nan
+            case 2:
+                image[3, 10:30, :] = torch.inf
+                image[:, 40:] = 0
+        return {**sample, 'image': image}
+
+    damage.count = 0
+    synthetic.kwargs['transforms'] = damage
+    synthetic.train_batch_size = 16
+    watch, task = Watch(), make_task(predict_ratio=0.5)
+    trainer = make_trainer(tmp_path, callbacks=[watch], limit_train_batches=4)
+    trainer.fit(task, synthetic)
+    assert all(0 < loss < 10 for loss in watch.losses)
+    assert all(p.isfinite().all() for p in task.parameters())
+    assert trainer.callback_metrics['val_loss'].isfinite()
+
+
+@pytest.mark.parametrize('norm_pix_loss', [False, True])
+def test_nothing_but_nodata(
+    norm_pix_loss: bool, synthetic: SyntheticSentinel2DataModule, tmp_path: Path
+) -> None:
+    def blank(sample: dict[str, Any]) -> dict[str, Any]:
+        return {**sample, 'image': torch.zeros_like(sample['image'])}
+
+    synthetic.kwargs['transforms'] = blank
+    task, watch = make_task(norm_pix_loss=norm_pix_loss), Watch()
+    trainer = make_trainer(tmp_path, callbacks=[watch])
+    trainer.fit(task, synthetic)
+    assert watch.losses == [0, 0]
+    assert all(p.isfinite().all() for p in task.parameters())
+    assert 'val_loss' not in trainer.callback_metrics
+
+
+def test_hidden_values_do_not_leak(synthetic: SyntheticSentinel2DataModule) -> None:
+    """Invalid pixels change nothing: not saliency, not input, not loss."""
+    task = make_task(mean=2000.0, std=2000.0, masking='random', transform=nn.Identity())
+    trainer_free = task.on_before_batch_transfer
+    raw = torch.rand(4, 10, 32, 32) * 3000 + 100
+    gap = torch.rand(4, 1, 32, 32) < 0.2
+    outs = []
+    for filler in (0.0, torch.nan):
+        batch = trainer_free({'image': torch.where(gap, filler, raw)}, 0)
+        batch['image'] = task.statistics.normalize(batch['image'])
+        outs.append(task._prepare(batch))
+    for a, b in zip(*outs, strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(outs[0].image == 0, gap.expand(-1, 10, -1, -1))
+
+
+def test_time_is_folded_into_the_batch() -> None:
+    task = make_task(mean=0.0, std=1.0)
+    series = torch.rand(2, 3, 10, 32, 32)
+    tokens = task._prepare({'image': series})
+    assert tokens.image.shape == (6, 10, 32, 32)
+    torch.testing.assert_close(tokens.image[4], series[1, 1])
+
+
+def test_figures_reach_the_logger(
+    synthetic: SyntheticSentinel2DataModule, tmp_path: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = TensorBoardLogger(tmp_path, name='', version='run')
+    csv = CSVLogger(tmp_path, name='', version='csv')
+    trainer = make_trainer(tmp_path, logger=[logger, csv], log_every_n_steps=1)
+    trainer.fit(make_task(), synthetic)
+    logger.finalize('success')
+    events = EventAccumulator(str(tmp_path / 'run'), size_guidance={'images': 0})
+    events.Reload()
+    assert events.Tags()['images'] == ['reconstruction']
+    assert {'mask_ratio', 'saliency_beta', 'train_loss_step', 'val_psnr'} <= set(
+        events.Tags()['scalars']
+    )
+    assert (tmp_path / 'csv' / 'metrics.csv').exists()
+
+
+def test_the_result_is_said_in_plain_words(
+    synthetic: SyntheticSentinel2DataModule,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level('INFO'):
+        make_trainer(tmp_path).fit(make_task(), synthetic)
+    assert 'predicting the mean of the visible tokens gives' in caplog.text
+
+
+def test_forward_gives_the_feature_classification_sees() -> None:
+    task = make_task().eval()
+    image = torch.randn(2, 10, 32, 32)
+    expected = task.model.encoder.forward_features(image)[:, 1:].mean(1)
+    torch.testing.assert_close(task(image), expected)
+
+
+# ------------------------------------------------------------------------- weights=
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    task = SIGMAETask(**SMALL, mean=2000.0, std=1500.0)
+    task.export(tmp_path / 'encoder.pth')
+    return tmp_path / 'encoder.pth'
+
+
+def test_export_holds_what_must_be_known(exported: Path) -> None:
+    content = torch.load(exported, weights_only=True)
+    assert set(content) == {'hyper_parameters', 'state_dict'}
+    known = content['hyper_parameters']
+    assert known['model'] == SMALL['model']
+    assert known['bands'] == list(SENTINEL2_TEN_BANDS)
+    assert known['mean'] == [2000.0] * 10
+    assert known['std'] == [1500.0] * 10
+    assert known['norm_pix_loss'] is False
+    assert known['size'] == 32
+    assert all(key.startswith('model.') for key in content['state_dict'])
+    assert not any('decoder' in key for key in content['state_dict'])
+
+
+def test_export_without_knowing_the_normalisation_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='mean: not known'):
+        SIGMAETask(**SMALL).export(tmp_path / 'x.pth')
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_from_path_enum_and_string_are_equal(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hashlib
+
+    import torchgeo.models.api as api
+
+    state = {
+        key.removeprefix('model.'): value
+        for key, value in torch.load(exported)['state_dict'].items()
+    }
+    torch.save(state, tmp_path / 'plain.pth')
+    digest = hashlib.sha256((tmp_path / 'plain.pth').read_bytes()).hexdigest()[:8]
+    file = (tmp_path / 'plain.pth').rename(tmp_path / f'plain-{digest}.pth')
+
+    class Test_Weights(WeightsEnum):
+        ONE = Weights(
+            url=file.as_uri(),
+            transforms=nn.Identity(),
+            meta={'model': SMALL['model'], 'bands': ['b2', *SENTINEL2_TEN_BANDS[1:]]},
+        )
+
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    monkeypatch.setitem(api._model_weights, SMALL['model'], Test_Weights)
+    assert get_weight('Test_Weights.ONE') is Test_Weights.ONE
+    for weights in (str(exported), exported, Test_Weights.ONE, 'Test_Weights.ONE'):
+        task = SIGMAETask(**SMALL, weights=weights)
+        assert equal(dict(task.model.encoder.state_dict()), state)
+
+
+# ---------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'bands': ('B03', 'B04', 'B08')}, 'bands: NDBI needs B11'),
+        ({'bands': ('B03', 'B04', 'B08', 'B13')}, "bands: 'B13' is not a band"),
+        ({'in_channels': 13}, 'in_channels: 13 for 10 bands'),
+        ({'size': 60}, r'size: 60 is not a multiple .*size=56'),
+        ({'mask_ratio': 0.0}, r'mask_ratio: 0.0 is not in \(0, 1\)'),
+        ({'mask_ratio': 1.0}, r'mask_ratio: 1.0 is not in \(0, 1\)'),
+        ({'mask_ratio': (0.5, 1.5)}, r'mask_ratio: 1.5 is not in \(0, 1\)'),
+        ({'predict_ratio': 0.0}, r'predict_ratio: 0.0 is not in \(0, 1\]'),
+        ({'masking': 'blocks'}, "masking: 'blocks' is unknown"),
+        ({'curriculum': 'steps'}, "curriculum: 'steps' is unknown"),
+        ({'decoder': 'none'}, "decoder: 'none' is unknown"),
+        ({'indices': ('NDXI',)}, "indices: 'NDXI' is unknown"),
+        ({'sensor': 'modis'}, "sensor: 'modis' is unknown"),
+        ({'model': 'resnet18'}, "model: 'resnet18' is not a plain timm"),
+        ({'mean': [1.0, 2.0], 'std': 1.0}, 'mean: 2 values for the 10 channels'),
+    ],
+)
+def test_bad_arguments(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SIGMAETask(**{**SMALL, **settings})
+
+
+def test_weights_of_another_architecture(exported: Path) -> None:
+    with pytest.raises(ValueError, match=r"weights: .*'sigmae_vit_tiny_patch8'.*Pass"):
+        SIGMAETask(**{**SMALL, 'model': 'sigmae_vit_small_patch8'}, weights=exported)
+
+
+def test_a_transform_that_cannot_move_the_mask() -> None:
+    with pytest.raises(TypeError, match='transform: Sequential cannot move the mask'):
+        make_task(transform=nn.Sequential(K.RandomHorizontalFlip()))
+
+
+def test_a_datamodule_without_mean_and_std(
+    synthetic: SyntheticSentinel2DataModule, tmp_path: Path
+) -> None:
+    loader = DataLoader(SyntheticSentinel2(synthetic.kwargs['root'], 'val'), 16)
+    with pytest.raises(ValueError, match='mean: not known .*pass mean= and std='):
+        make_trainer(tmp_path).fit(make_task(), loader)
+
+
+def test_a_dataset_smaller_than_the_batch(synthetic_root: Path, tmp_path: Path) -> None:
+    datamodule = SyntheticSentinel2DataModule(root=synthetic_root, batch_size=1000)
+    with pytest.raises(ValueError, match=r'batch_size: 1000 is larger .*256 samples'):
+        make_trainer(tmp_path, limit_train_batches=1.0).fit(make_task(), datamodule)
+
+
+def test_integer_images(
+    synthetic: SyntheticSentinel2DataModule, tmp_path: Path
+) -> None:
+    synthetic.kwargs['transforms'] = lambda s: {'image': s['image'].int()}
+    with pytest.raises(TypeError, match=r'image: .*torch\.int32. Pass image.float\(\)'):
+        make_trainer(tmp_path).validate(make_task(), synthetic, verbose=False)
+
+
+def test_chips_the_patch_does_not_divide(
+    synthetic: SyntheticSentinel2DataModule, tmp_path: Path
+) -> None:
+    synthetic.kwargs['transforms'] = lambda s: {'image': s['image'][:, :60, :60]}
+    with pytest.raises(ValueError, match=r'image: 60 x 60 pixels cannot be cut'):
+        make_trainer(tmp_path).validate(make_task(), synthetic, verbose=False)
+
+
+def test_other_channels_than_named(
+    synthetic: SyntheticSentinel2DataModule, tmp_path: Path
+) -> None:
+    synthetic.kwargs['transforms'] = lambda s: {'image': s['image'][:4]}
+    with pytest.raises(ValueError, match='data_bands: the batch has 4 channels'):
+        make_trainer(tmp_path).validate(make_task(), synthetic, verbose=False)
+
+
+def test_a_run_without_end(
+    synthetic: SyntheticSentinel2DataModule, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match='max_epochs: -1'):
+        make_trainer(tmp_path, max_epochs=-1).fit(make_task(), synthetic)

@@ -1,0 +1,136 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule
+from torchgeo.datamodules import (
+    BigEarthNetDataModule,
+    EuroSATDataModule,
+    OSCDDataModule,
+)
+
+from torchgeo_sigmae import SyntheticSentinel2DataModule
+from torchgeo_sigmae.bands import (
+    BIGEARTHNET_BANDS,
+    EUROSAT_BANDS,
+    OSCD_BANDS,
+    SENTINEL2,
+    SENTINEL2_TEN_BANDS,
+)
+from torchgeo_sigmae.tasks.statistics import (
+    BatchStatistics,
+    datamodule_bands,
+    resolve_statistics,
+)
+
+TEN = SENTINEL2_TEN_BANDS
+
+
+def resolve(datamodule: object = None, **kwargs) -> BatchStatistics:
+    arguments = {
+        'bands': TEN,
+        'data_bands': None,
+        'mean': None,
+        'std': None,
+        'scale': 1e-4,
+        'offset': 0.0,
+    }
+    return resolve_statistics(
+        **{**arguments, **kwargs}, sensor=SENTINEL2, datamodule=datamodule
+    )
+
+
+@pytest.mark.parametrize(
+    ('datamodule', 'bands'),
+    [
+        (EuroSATDataModule(), EUROSAT_BANDS),
+        (EuroSATDataModule(bands=('B04', 'B8A')), ('B04', 'B8A')),
+        (OSCDDataModule(), OSCD_BANDS),
+        (OSCDDataModule(bands=('B04', 'B8A')), ('B04', 'B8A')),
+        (BigEarthNetDataModule(bands='s2'), BIGEARTHNET_BANDS),
+        (BigEarthNetDataModule(), ('VV', 'VH', *BIGEARTHNET_BANDS)),
+        (BigEarthNetDataModule(bands='s1'), ('VV', 'VH')),
+        (SyntheticSentinel2DataModule(), TEN),
+        (LightningDataModule(), None),
+        (None, None),
+    ],
+)
+def test_the_channel_order_of_torchgeos_datamodules(datamodule, bands) -> None:
+    assert datamodule_bands(datamodule) == bands
+
+
+def test_eurosat_bands_are_selected_by_name() -> None:
+    statistics = resolve(EuroSATDataModule())
+    assert statistics.channels == (1, 2, 3, 4, 5, 6, 7, 12, 10, 11)
+    image = torch.arange(13.0).view(1, 13, 1, 1)
+    assert statistics.select(image).flatten().tolist() == list(statistics.channels)
+    means = [EuroSATDataModule().mean[i].item() for i in statistics.channels]
+    assert statistics.model_mean == pytest.approx(means)
+
+
+def test_bigearthnets_twelve_bands_become_ten_and_min_range_is_undone() -> None:
+    datamodule = BigEarthNetDataModule(bands='s2')
+    statistics = resolve(datamodule)
+    assert len(statistics.channels) == 10
+    raw = torch.rand(2, 12, 4, 4) * 9000
+    batch = (raw - datamodule.mean.view(-1, 1, 1)) / datamodule.std.view(-1, 1, 1)
+    found = statistics.reflectance(statistics.select(batch))
+    torch.testing.assert_close(found, statistics.select(raw) * 1e-4)
+    torch.testing.assert_close(statistics.normalize(raw), batch)
+
+
+def test_radar_channels_are_left_alone() -> None:
+    statistics = resolve(BigEarthNetDataModule())
+    assert statistics.data_bands[:2] == ('VV', 'VH')
+    assert min(statistics.channels) >= 2
+
+
+def test_arguments_come_before_the_datamodule() -> None:
+    statistics = resolve(EuroSATDataModule(bands=TEN), mean=1.0, std=[2.0] * 10)
+    assert set(statistics.mean) == {1.0}
+    assert set(statistics.std) == {2.0}
+    assert resolve(mean=0, std=1).data_bands == TEN
+
+
+def test_reflectance_has_scale_and_offset_and_any_dimension() -> None:
+    statistics = resolve(mean=100.0, std=2.0, scale=1e-4, offset=-0.1)
+    x = torch.randn(5, 10)
+    torch.testing.assert_close(
+        statistics.reflectance(x, dim=-1), (x * 2 + 100) * 1e-4 - 0.1
+    )
+
+
+def test_plain_values_survive_a_checkpoint(tmp_path: Path) -> None:
+    statistics = resolve(EuroSATDataModule())
+    torch.save(statistics.as_dict(), tmp_path / 'x.pt')
+    values = torch.load(tmp_path / 'x.pt', weights_only=True)
+    assert BatchStatistics.from_dict(values) == statistics
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({}, r'mean: not known \(no datamodule tells none\).*mean=0, std=1'),
+        ({'mean': 0}, 'std: not known'),
+        ({'mean': [0.0, 1.0], 'std': 1}, 'mean: 2 values for the 10 channels'),
+        ({'mean': 0, 'std': [1.0] * 9 + [0.0]}, 'std: .* must be positive'),
+        ({'mean': 0, 'std': 1, 'data_bands': ['B04']}, 'B02, B03, .* not found in'),
+        (
+            {'datamodule': LightningDataModule()},
+            r'mean: not known \(LightningDataModule tells none\)',
+        ),
+        ({'datamodule': BigEarthNetDataModule(bands='s1')}, 'bands: B02, B03'),
+    ],
+)
+def test_nothing_is_guessed(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        resolve(**arguments)
+
+
+def test_a_batch_of_another_layout_is_refused() -> None:
+    statistics = resolve(mean=0, std=1)
+    with pytest.raises(ValueError, match='data_bands: the batch has 13 channels'):
+        statistics.check(torch.zeros(1, 13, 8, 8))

@@ -1,0 +1,241 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torchgeo.datasets import EuroSAT
+
+from torchgeo_sigmae.bands import EUROSAT_BANDS
+from torchgeo_sigmae.transforms import (
+    PatchSaliency,
+    patch_saliency,
+    patch_statistics,
+    patch_validity,
+    spectral_indices,
+    valid_pixels,
+)
+
+BANDS = ('B03', 'B04', 'B08', 'B11')
+
+
+def oracle_statistics(
+    image: Tensor, valid: Tensor, patch: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A plain float64 loop over patches, indices and pixels of one image."""
+    green, red, nir, swir = (image[i].double().numpy() for i in range(4))
+    h, w = image.shape[1] // patch, image.shape[2] // patch
+    richness, heterogeneity = np.zeros((h, w)), np.zeros((h, w))
+    for i in range(h):
+        for j in range(w):
+            values: list[list[float]] = [[], [], []]
+            for y in range(i * patch, (i + 1) * patch):
+                for x in range(j * patch, (j + 1) * patch):
+                    if not valid[y, x]:
+                        continue
+                    pairs = ((nir, red), (green, nir), (swir, nir))
+                    for k, (a, b) in enumerate(pairs):
+                        total = a[y, x] + b[y, x]
+                        index = 0.0
+                        if abs(total) >= 1e-6:
+                            index = (a[y, x] - b[y, x]) / total
+                        values[k].append(min(max(index, -1.0), 1.0))
+            if values[0]:
+                richness[i, j] = np.mean([np.mean(np.abs(v)) for v in values])
+                heterogeneity[i, j] = np.mean([np.std(v) for v in values])
+    return richness, heterogeneity
+
+
+def oracle_saliency(image: Tensor, valid: Tensor, patch: int, alpha: float) -> Tensor:
+    maps = []
+    cells = patch_validity(valid, patch).numpy()
+    for x in oracle_statistics(image, valid, patch):
+        spread = np.ptp(x[cells]) if cells.any() else 0.0
+        flat = spread < 1e-3
+        scaled = np.zeros_like(x) if flat else (x - x[cells].min()) / spread
+        maps.append(np.where(cells, scaled, 0.0))
+    return torch.from_numpy(alpha * maps[0] + (1 - alpha) * maps[1]).float()
+
+
+def chip(kind: str) -> tuple[Tensor, Tensor]:
+    """A reflectance chip ``(4, 32, 32)`` and its valid pixels."""
+    image = torch.rand(4, 32, 32) * 0.4 + 0.02
+    match kind:
+        case 'constant':
+            image = image[:, :1, :1].expand(-1, 32, 32).clone()
+        case 'striped':
+            image[:, :, 5:17] = 0
+        case 'water':  # dark, and exactly zero in the infrared
+            image = image * 0.02
+            image[2:] = 0
+        case 'subtle':  # a true std of about 1e-4
+            image = torch.tensor([0.1, 0.08, 0.3, 0.2]).view(4, 1, 1)
+            image = image * (1 + 2e-4 * torch.randn(4, 32, 32))
+        case 'holes':
+            image[1, ::3, ::5] = torch.nan
+            image[0, 1::7, ::2] = torch.inf
+            image[:, 8:16, 8:16] = torch.nan
+    return image, valid_pixels(image)
+
+
+KINDS = ('random', 'constant', 'striped', 'water', 'subtle', 'holes')
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_statistics_agree_with_float64_loop(kind: str) -> None:
+    image, valid = chip(kind)
+    clean = torch.where(valid, image, 0)
+    indices = spectral_indices(clean[None], BANDS)
+    richness, heterogeneity = patch_statistics(indices, 8, valid[None])
+    expected_r, expected_h = oracle_statistics(clean, valid, 8)
+    np.testing.assert_allclose(richness[0], expected_r, rtol=1e-3, atol=1e-6)
+    measurable = expected_h >= 1e-4
+    np.testing.assert_allclose(
+        heterogeneity[0].numpy()[measurable], expected_h[measurable], rtol=1e-3
+    )
+    assert heterogeneity.isfinite().all()
+    if kind == 'subtle':
+        assert measurable.any()
+        assert (expected_h < 1e-3).all()
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('alpha', [0.0, 0.5, 1.0])
+def test_saliency_agrees_with_float64_loop(kind: str, alpha: float) -> None:
+    image, valid = chip(kind)
+    found = patch_saliency(image, BANDS, 8, alpha=alpha, valid=valid)
+    assert found.isfinite().all()
+    expected = oracle_saliency(torch.where(valid, image, 0), valid, 8, alpha)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_constant_chips_have_no_ranking() -> None:
+    image, _ = chip('constant')
+    image = image * (1 + 1e-7 * torch.randn_like(image))  # rounding noise
+    for combine in ('minmax', 'rank', 'product'):
+        assert (patch_saliency(image, BANDS, 8, combine=combine) == 0).all()
+
+
+@settings(deadline=None, max_examples=30)
+@given(factor=st.floats(0.05, 20), seed=st.integers(0, 2**31))
+def test_invariant_to_a_common_reflectance_factor(factor: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.rand(4, 32, 32, generator=generator) * 0.5 + 0.01
+    torch.testing.assert_close(
+        patch_saliency(image * factor, BANDS, 8),
+        patch_saliency(image, BANDS, 8),
+        rtol=1e-3,
+        atol=1e-4,
+    )
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    seed=st.integers(0, 2**31), combine=st.sampled_from(['minmax', 'rank', 'product'])
+)
+def test_in_unit_range_and_equivariant_to_flips(seed: int, combine: str) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.rand(2, 4, 24, 16, generator=generator)
+    image[torch.rand(image.shape, generator=generator) < 0.01] = torch.nan
+    found = patch_saliency(image, BANDS, 8, combine=combine)
+    assert found.shape == (2, 3, 2)
+    assert ((found >= 0) & (found <= 1)).all()
+    flipped = patch_saliency(image.flip(-1), BANDS, 8, combine=combine)
+    torch.testing.assert_close(flipped, found.flip(-1), rtol=1e-4, atol=1e-5)
+
+
+def test_ranks_share_ties_and_skip_invalid_patches() -> None:
+    values = torch.tensor([0.1, 0.1, 0.2, 0.3]).repeat_interleave(8).expand(8, -1)
+    image = torch.stack([torch.ones(8, 32), torch.ones(8, 32), 1 + values, 1 - values])
+    found = patch_saliency(image, BANDS, 8, alpha=1.0, combine='rank')
+    torch.testing.assert_close(found[0], torch.tensor([0.5, 0.5, 2.0, 3.0]) / 3)
+    image[:, :, 24:] = 0
+    found = patch_saliency(
+        image, BANDS, 8, alpha=1.0, combine='rank', valid=valid_pixels(image)
+    )
+    torch.testing.assert_close(found[0], torch.tensor([0.25, 0.25, 1.0, 0.0]))
+
+
+def test_salient_patches_are_the_rich_and_the_mixed() -> None:
+    image = torch.full((4, 8, 24), 0.2)  # no index says anything
+    image[2, :, 8:16] = 0.6  # vegetation: rich
+    image[2, :, 16::2] = 0.6  # vegetation and soil: rich and mixed
+    grey, rich, mixed = patch_saliency(image, BANDS, 8, alpha=0.5)[0]
+    assert grey == 0
+    assert mixed > grey
+    assert rich > grey
+    only_h = patch_saliency(image, BANDS, 8, alpha=0.0)[0]
+    torch.testing.assert_close(only_h, torch.tensor([0.0, 0.0, 1.0]))
+
+
+def test_float32_whatever_the_autocast_state() -> None:
+    image, _ = chip('random')
+    expected = patch_saliency(image, BANDS, 8)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = patch_saliency(image, BANDS, 8)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_everything_invalid_is_zero() -> None:
+    image = torch.full((4, 16, 16), torch.nan)
+    assert (patch_saliency(image, BANDS, 8) == 0).all()
+
+
+def test_transform_on_samples_and_batches() -> None:
+    transform = PatchSaliency(['b3', 'red', 'nir', 'swir1'], patch_size=8)
+    image, _ = chip('striped')
+    single = transform({'image': image * 1e4, 'label': 3})
+    assert single['label'] == 3
+    batch = transform({'image': torch.stack([image, image]) * 1e4})
+    torch.testing.assert_close(batch['saliency'][1], single['saliency'])
+    # The stripe is nodata: the patches it fills whole are not salient.
+    assert single['saliency'].shape == (4, 4)
+    assert (single['saliency'][:, 1] == 0).all()
+    assert 'NDVI' in repr(transform)
+
+
+def test_nodata_none_keeps_zeros() -> None:
+    image = torch.zeros(4, 8, 8)
+    assert not valid_pixels(image).any()
+    assert valid_pixels(image, nodata=None).all()
+    assert not valid_pixels(image - 1, nodata=-1).any()
+
+
+def test_as_a_transform_of_torchgeos_own_dataset(eurosat_root) -> None:
+    transform = PatchSaliency(EUROSAT_BANDS, patch_size=8)
+    dataset = EuroSAT(eurosat_root, split='val', transforms=transform)
+    raw = EuroSAT(eurosat_root, split='val')
+    for i in range(3):
+        sample = dataset[i]
+        image = raw[i]['image'][[2, 3, 7, 10]]
+        expected = oracle_saliency(image, valid_pixels(image), 8, 0.5)
+        assert sample['saliency'].shape == (8, 8)
+        torch.testing.assert_close(sample['saliency'], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'alpha': 1.5}, r'alpha: 1.5 is not in \[0, 1\]'),
+        ({'alpha': math.nan}, r'alpha: nan is not in'),
+        ({'combine': 'sum'}, "combine: 'sum' is unknown"),
+        ({'bands': ('B03', 'B04', 'B08')}, r'bands: NDBI needs B11'),
+        ({'bands': ('B03', 'B04', 'B08', 'B99')}, "bands: 'B99' is not a band"),
+    ],
+)
+def test_bad_settings_fail_at_once(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PatchSaliency(**{'bands': BANDS, **change})
+
+
+def test_sizes_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(ValueError, match=r'image: 30 x 32 pixels .* 8 x 8.*24 x 32'):
+        patch_saliency(torch.rand(4, 30, 32), BANDS, 8)
+    with pytest.raises(TypeError, match=r'torch\.uint8'):
+        patch_saliency(torch.ones(4, 32, 32, dtype=torch.uint8), BANDS, 8)
