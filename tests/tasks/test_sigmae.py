@@ -496,7 +496,7 @@ def test_a_datamodule_without_mean_and_std(
     synthetic: SyntheticSentinel2DataModule, tmp_path: Path
 ) -> None:
     loader = DataLoader(SyntheticSentinel2(synthetic.kwargs['root'], 'val'), 16)
-    with pytest.raises(ValueError, match='mean: not known .*pass mean= and std='):
+    with pytest.raises(ValueError, match=r'mean: not known .*pass mean= and std='):
         make_trainer(tmp_path).fit(make_task(), loader)
 
 

@@ -1,0 +1,55 @@
+# Everything here makes its own virtual environment: a fresh machine needs only python3
+# (3.11 or newer) and make. Another interpreter: make test PYTHON=python3.13
+
+PYTHON ?= python3
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+VENV := .venv-$(VERSION)
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+METADATA := setup.cfg pyproject.toml torchgeo_sigmae/_version.py
+DEMO_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types docs clean
+
+help:
+	@echo 'make demo   pretrain on the embedded default, with a picture at the end'
+	@echo 'make test   the whole test suite'
+	@echo 'make lint   ruff      make types   mypy      make docs   the documentation'
+	@echo 'PYTHON=...  the interpreter to use (now $(PYTHON), Python $(VERSION))'
+
+$(VENV)/python:
+	@echo 'Making $(VENV) ...'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# One stamp per set of extras: a set is installed again when the metadata changes.
+$(VENV)/%.stamp: $(VENV)/python $(METADATA)
+	@echo 'Installing torchgeo-sigmae[$*] into $(VENV) (a few minutes the first time) ...'
+	$(PIP) install --editable '.[$*]'
+	@touch $@
+
+$(VENV)/plain.stamp: $(VENV)/python $(METADATA)
+	@echo 'Installing torchgeo-sigmae into $(VENV) (a few minutes the first time) ...'
+	$(PIP) install --editable .
+	@touch $@
+
+demo: $(VENV)/plain.stamp
+	$(BIN)/torchgeo-sigmae demo --output outputs/demo $(DEMO_ARGS)
+
+test: $(VENV)/tests.stamp
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/style.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/style.stamp
+	$(BIN)/mypy
+
+docs: $(VENV)/docs.stamp
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	@echo 'Open docs/_build/html/index.html'
+
+clean:
+	rm -rf .venv-* build dist *.egg-info docs/_build docs/api/generated outputs

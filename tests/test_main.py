@@ -1,0 +1,111 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The command line, the example configurations and the demo."""
+
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import torchgeo_sigmae
+from torchgeo_sigmae.__main__ import main
+from torchgeo_sigmae.demo import run_demo
+from torchgeo_sigmae.models import read_encoder
+
+EXAMPLES = Path(__file__).parents[1] / 'examples'
+FAST = [
+    '--trainer.max_epochs=1',
+    '--trainer.limit_train_batches=2',
+    '--trainer.check_val_every_n_epoch=1',
+    '--trainer.accelerator=cpu',
+    '--trainer.enable_progress_bar=false',
+    '--trainer.enable_model_summary=false',
+]
+
+
+def test_pretraining_from_the_example_config(
+    eurosat_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(
+        [
+            'fit',
+            f'--config={EXAMPLES / "pretrain_eurosat.yaml"}',
+            f'--data.dict_kwargs.root={eurosat_root}',
+            f'--trainer.default_root_dir={tmp_path}',
+            *FAST,
+        ]
+    )
+    (checkpoint,) = tmp_path.rglob('*.ckpt')
+    hparams = read_encoder(checkpoint).hyper_parameters
+    assert hparams['bands'] == list(torchgeo_sigmae.bands.SENTINEL2_TEN_BANDS)
+
+
+def test_finetuning_from_the_example_config(
+    eurosat_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    task = torchgeo_sigmae.SIGMAETask(
+        model='sigmae_vit_tiny_patch8', size=64, mean=0.0, std=1.0
+    )
+    task.export(tmp_path / 'encoder.pth')
+    main(
+        [
+            'fit',
+            f'--config={EXAMPLES / "classify_eurosat.yaml"}',
+            f'--data.dict_kwargs.root={eurosat_root}',
+            f'--model.init_args.weights={tmp_path / "encoder.pth"}',
+            f'--trainer.default_root_dir={tmp_path}',
+            *FAST,
+        ]
+    )
+    assert list(tmp_path.rglob('*.ckpt'))
+
+
+def test_every_example_says_what_it_does_and_how_long_it_takes() -> None:
+    for path in EXAMPLES.glob('*.yaml'):
+        text = path.read_text()
+        assert 'Needs:' in text, path
+        assert 'Takes:' in text, path
+        assert yaml.safe_load(text)['model']['class_path']
+
+
+def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = run_demo(tmp_path / 'demo', steps=4)
+    assert picture.read_bytes()[:4] == b'\x89PNG'
+    torch.load(tmp_path / 'demo' / 'last.ckpt', weights_only=True)
+    assert read_encoder(tmp_path / 'demo' / 'encoder.pth').hyper_parameters['model']
+    out = capsys.readouterr().out
+    assert 'Validation loss before' in out
+    assert 'TorchGeo' in out.splitlines()[-1]
+
+
+def test_demo_from_the_command_line(tmp_path: Path) -> None:
+    main(['demo', '--output', str(tmp_path / 'x'), '--steps', '2'])
+    assert (tmp_path / 'x' / 'reconstruction.png').exists()
+
+
+def test_console_script_is_the_module() -> None:
+    (script,) = entry_points(group='console_scripts', name='torchgeo-sigmae')
+    assert script.load() is main
+
+
+def test_import_is_quiet_and_complete() -> None:
+    """Importing gives no warning of ours, and every public name is there."""
+    code = (
+        'import warnings\n'
+        'with warnings.catch_warnings(record=True) as seen:\n'
+        '    warnings.simplefilter("always")\n'
+        '    import torchgeo_sigmae\n'
+        'ours = [w for w in seen if "torchgeo_sigmae" in str(w.filename)]\n'
+        'assert not ours, ours\n'
+        'for name in torchgeo_sigmae.__all__:\n'
+        '    getattr(torchgeo_sigmae, name)\n'
+    )
+    subprocess.run([sys.executable, '-c', code], check=True)
+    assert sorted(torchgeo_sigmae.__all__) == list(torchgeo_sigmae.__all__)
