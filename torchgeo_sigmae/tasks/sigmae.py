@@ -3,6 +3,7 @@
 
 """SIGMAE task: masked-autoencoder pretraining guided by spectral indices."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,11 @@ class SIGMAETask(BaseTask):
         Raises:
             ValueError: If neither the arguments nor the datamodule tell mean and std.
         """
+        # Lightning warns that this task, not the datamodule, sees the raw batch first.
+        # That is the intention.
+        warnings.filterwarnings(
+            'ignore', 'You have overridden .on_before_batch_transfer'
+        )
         datamodule = getattr(self.trainer, 'datamodule', None)
         if datamodule is not None or self._statistics is None:
             self._statistics = self._resolve_statistics(datamodule)
