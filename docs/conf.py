@@ -27,6 +27,7 @@ autodoc_typehints = 'description'
 autodoc_typehints_description_target = 'documented'
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 myst_enable_extensions = ['dollarmath']
 myst_heading_anchors = 3
 # Names of these packages end in private modules that Sphinx cannot point to.

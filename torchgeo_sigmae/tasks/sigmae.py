@@ -378,7 +378,8 @@ class SIGMAETask(BaseTask):
             ``'saliency'`` ``(B, H / p, W / p)`` in [0, 1]. With ``norm_pix_loss`` the
             reconstruction borrows the hidden patch's own mean and standard deviation.
         """
-        return self._reconstruct(batch, batch_idx)
+        prediction: dict[str, Tensor] = self._reconstruct(batch, batch_idx)
+        return prediction
 
     # ------------------------------------------------------------------------ hooks
 
@@ -505,7 +506,7 @@ class SIGMAETask(BaseTask):
         batch['image'] = self.statistics.normalize(batch['image'])
         training = self.training
         self.eval()
-        prediction = self._reconstruct(batch, 0)
+        prediction: dict[str, Tensor] = self._reconstruct(batch, 0)
         self.train(training)
         return prediction
 

@@ -343,4 +343,5 @@ def _rank_scale(x: Tensor, patches: Tensor) -> Tensor:
     count = ok.sum(dim=-1, keepdim=True)
     rank = (first + last) / 2 / (count - 1).clamp(min=1)
     usable = ok & (_minmax_scale(x, patches) > 0).flatten(-2).any(dim=-1, keepdim=True)
-    return torch.where(usable, rank, 0).unflatten(-1, x.shape[-2:])
+    ranked: Tensor = torch.where(usable, rank, 0).unflatten(-1, x.shape[-2:])
+    return ranked
