@@ -64,7 +64,7 @@ def run_demo(output: Path, steps: int) -> Path:
     trainer.fit(task, datamodule)
     after = trainer.validate(task, datamodule, verbose=False)[0]
 
-    trainer.save_checkpoint(output / 'last.ckpt')
+    trainer.save_checkpoint(output / 'last.ckpt', weights_only=False)
     task.export(output / 'encoder.pth')
     picture = output / 'reconstruction.png'
     chips = SyntheticSentinel2(output / 'data', 'test')
