@@ -5,6 +5,7 @@
 
 import os
 import platform
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,7 +22,13 @@ _DATA = Path(
 )
 
 
-def _real_data(folder: str) -> Path:
+@pytest.fixture(scope='session')
+def real_data() -> Callable[[str], Path]:
+    """Find a folder of the real data; whoever asks for it is counted."""
+    return _find
+
+
+def _find(folder: str) -> Path:
     path = _DATA / folder
     if not path.is_dir():
         reason = f'no real data at {path}; set SIGMAE_DATA to the folder that holds it'
@@ -32,13 +39,13 @@ def _real_data(folder: str) -> Path:
 
 
 @pytest.fixture(scope='session')
-def eurosat_root() -> Path:
-    return _real_data('eurosat')
+def eurosat_root(real_data: Callable[[str], Path]) -> Path:
+    return real_data('eurosat')
 
 
 @pytest.fixture(scope='session')
-def bigearthnet_root() -> Path:
-    return _real_data('bigearthnet')
+def bigearthnet_root(real_data: Callable[[str], Path]) -> Path:
+    return real_data('bigearthnet')
 
 
 @pytest.fixture(scope='session')
@@ -63,9 +70,7 @@ def _seed() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test that asks for real data."""
     for item in items:
-        if {'eurosat_root', 'bigearthnet_root'} & set(
-            getattr(item, 'fixturenames', ())
-        ):
+        if 'real_data' in getattr(item, 'fixturenames', ()):
             item.add_marker('real_data')
 
 

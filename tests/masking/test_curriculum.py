@@ -85,6 +85,8 @@ def test_visibility_ignores_invalid_tokens() -> None:
         ({'masking': 'block'}, "masking: 'block' is unknown. Use one of random"),
         ({'shape': 'step'}, "curriculum: 'step' is unknown"),
         ({'mask_ratio': 1.0}, r'mask_ratio: 1.0 is not in \(0, 1\)'),
+        ({'mask_ratio': (0.1, 0.2, 0.3)}, r'neither a number nor a pair'),
+        ({'beta': (0.0, float('nan'))}, 'saliency_start, saliency_end: .* finite'),
         ({'mask_ratio': (0.5, 1.2)}, r'mask_ratio: 1.2 is not in \(0, 1\)'),
     ],
 )

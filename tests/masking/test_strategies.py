@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchgeo_sigmae.masking import (
     VisibilityRatio,
+    fixed_mask,
     num_masked_tokens,
     random_mask,
     saliency_mask,
@@ -77,6 +78,28 @@ def test_a_larger_beta_is_not_uniform() -> None:
     expected = torch.full((6,), 10_000.0)
     assert ((seen - expected) ** 2 / expected).sum() > 43.82
     assert (seen.diff() < 0).all()  # the more salient, the less often seen
+
+
+def test_fixed_masks_depend_on_the_place_alone() -> None:
+    place = torch.arange(20)
+    whole = fixed_mask(place, 64, 0.75)
+    parts = torch.cat([fixed_mask(p, 64, 0.75).keep for p in place.split(3)])
+    assert torch.equal(whole.keep, parts)
+    assert torch.equal(fixed_mask(place[5:6].int(), 64, 0.75).keep[0], whole.keep[5])
+    valid = torch.rand(20, 64, generator=generator()) > 0.2
+    masked = fixed_mask(place, 64, 0.75, valid)
+    assert valid.gather(1, masked.keep).all()
+
+
+def test_fixed_masks_are_uniform() -> None:
+    # All C(6, 3) = 20 masks equally often, over places; neighbours are unrelated.
+    keep = fixed_mask(torch.arange(20_000), 6, 0.5).keep
+    code = (2**keep).sum(dim=1)
+    subsets = [sum(2**i for i in c) for c in itertools.combinations(range(6), 3)]
+    observed = torch.tensor([(code == s).sum().item() for s in subsets])
+    assert ((observed - 1000.0) ** 2 / 1000).sum() < 43.82
+    same = (code[1:] == code[:-1]).float().mean()
+    assert abs(same - 0.05) < 0.005
 
 
 def expected_visibility_ratio(beta: float, ratio: float, tokens: int) -> float:

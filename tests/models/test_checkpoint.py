@@ -14,7 +14,11 @@ from torchgeo_sigmae.models import (
     read_encoder,
     save_encoder,
 )
-from torchgeo_sigmae.models.checkpoint import atomic_save
+from torchgeo_sigmae.models.checkpoint import (
+    atomic_save,
+    from_checkpoint_keys,
+    to_checkpoint_keys,
+)
 
 NAME = 'sigmae_vit_tiny_patch8'
 BANDS = ('B03', 'B04', 'B08', 'B11')
@@ -126,6 +130,23 @@ def test_weights_of_other_bands_are_refused(path: Path) -> None:
     other = ('B02', 'B04', 'B08', 'B11')
     with pytest.raises(ValueError, match=r'made for the bands .*Pass bands=\['):
         load_encoder_weights(encoder(), path, other)
+
+
+def test_plain_timm_weights_of_another_size_are_resampled(tmp_path: Path) -> None:
+    source, target = (
+        build_encoder('vit_tiny_patch16_224', 4, size) for size in (64, 128)
+    )
+    save_encoder(source, tmp_path / 'x.pth', {'model': 'vit_tiny_patch16_224'})
+    load_encoder_weights(target, tmp_path / 'x.pth')
+    assert target.pos_embed.shape == (1, 65, 192)
+    assert torch.equal(target.pos_embed[:, 0], source.pos_embed[:, 0])
+
+
+def test_checkpoint_keys_round_trip() -> None:
+    own = {'model.encoder.a.model.encoder.b': 1, 'model.decoder.c': 2, 'other.d': 3}
+    kept = to_checkpoint_keys(own)
+    assert kept == {'model.a.model.encoder.b': 1, 'decoder.c': 2, 'other.d': 3}
+    assert from_checkpoint_keys(kept) == own
 
 
 def test_weights_of_another_size_are_resampled(path: Path) -> None:

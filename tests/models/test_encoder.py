@@ -153,6 +153,7 @@ def test_a_foreign_first_layer_is_refused(strict: bool) -> None:
         ('resnet50', "model: 'resnet50' is not a plain timm VisionTransformer"),
         ('vit_small_r26_s32_224', 'is not a plain timm VisionTransformer'),
         ('sigmae_vit_smal_patch8', r"Did you mean one of \['sigmae_vit_small_patch8'"),
+        ('deit_tiny_distilled_patch16_224', 'is not a plain timm VisionTransformer'),
         ('?', "model: '\\?' is not a timm model. Use for example"),
     ],
 )
@@ -162,5 +163,9 @@ def test_other_models_are_refused(name: str, message: str) -> None:
 
 
 def test_size_must_be_a_multiple_of_the_patch() -> None:
+    with pytest.raises(ValueError, match=r'size: 8 is a single patch .*size=16'):
+        build_encoder('sigmae_vit_tiny_patch8', 4, 8)
+    with pytest.raises(ValueError, match='size: 0 must be a positive number'):
+        build_encoder('sigmae_vit_tiny_patch8', 4, 0)
     with pytest.raises(ValueError, match=r'size: 60 is not a multiple .* 8 .*size=56'):
         build_encoder('sigmae_vit_tiny_patch8', 4, 60)

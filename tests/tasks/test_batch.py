@@ -22,21 +22,67 @@ STATISTICS = resolve_statistics(
 )
 
 
-def test_missing_pixels_are_marked_and_taken_out() -> None:
+def damaged() -> torch.Tensor:
     image = torch.rand(2, 10, 8, 8) + 5
     image[0, :, 0] = 0
     image[1, 3, 1, 1] = torch.nan
     image[1, 4, 2, 2] = -torch.inf
     image[1, 5, 3, 3] = 0  # one dark band is no gap
+    return image
+
+
+def test_missing_pixels_are_marked() -> None:
+    image = damaged()
     batch = mark_valid_pixels({'image': image, 'label': 1}, STATISTICS, 0.0)
     assert batch['label'] == 1
     valid = batch[VALID_KEY]
     assert valid.shape == (2, 1, 8, 8)
     assert (valid[0, 0].sum(), valid[1].sum()) == (56, 62)
-    assert batch['image'].isfinite().all()
-    assert batch['image'][1, :, 1, 1].tolist() == list(range(10))
     kept = valid.bool().expand_as(image)
     assert torch.equal(batch['image'][kept], image[kept])
+    assert batch['image'][~kept].isnan().all()
+
+
+def test_missing_pixels_of_normalised_batches_are_found() -> None:
+    raw = damaged()
+    batch = {'image': STATISTICS.normalize(raw)}
+    found = mark_valid_pixels(batch, STATISTICS, 0.0, normalized=True)[VALID_KEY]
+    expected = mark_valid_pixels({'image': raw}, STATISTICS, 0.0)[VALID_KEY]
+    assert torch.equal(found, expected)
+    kept = mark_valid_pixels(batch, STATISTICS, None, normalized=True)[VALID_KEY]
+    assert kept[0].all()
+
+
+def test_missing_pixels_of_time_series() -> None:
+    image = damaged().unsqueeze(1).repeat(1, 3, 1, 1, 1)
+    batch = mark_valid_pixels({'image': image}, STATISTICS, 0.0)
+    assert VALID_KEY not in batch, 'kornia would mistake it for a mask per sample'
+    assert batch['image'][0, :, :, 0].isnan().all()
+    assert batch['image'].isnan().all(dim=2).sum() == 3 * (8 + 2)
+
+
+@pytest.mark.parametrize(
+    'transform',
+    [
+        default_transform(48),
+        default_transform(16),
+        K.AugmentationSequential(K.RandomRotation(45.0, p=1.0), data_keys=['input']),
+        K.AugmentationSequential(
+            K.RandomResizedCrop((64, 64), scale=(0.2, 0.3), resample='bicubic'),
+            data_keys=['input'],
+        ),
+    ],
+)
+def test_what_stays_valid_is_not_contaminated(transform) -> None:
+    image = torch.full((8, 10, 32, 32), 5.0)
+    image[:, :, :, 10:13] = 0
+    image[:, :, 20:22] = 0
+    batch = mark_valid_pixels({'image': image}, STATISTICS, 0.0)
+    out, moved = augment(transform, batch['image'], batch[VALID_KEY], seed=1)
+    valid = (moved[:, 0] > 0.5) & out.isfinite().all(dim=1)
+    assert 0.2 < valid.float().mean() < 0.95
+    survivors = out.permute(1, 0, 2, 3)[:, valid]
+    torch.testing.assert_close(survivors, torch.full_like(survivors, 5.0))
 
 
 def test_integers_and_other_layouts_are_refused() -> None:
@@ -60,15 +106,22 @@ def test_integers_and_other_layouts_are_refused() -> None:
     ],
 )
 def test_the_mask_moves_with_the_image_and_padding_is_invalid(transform) -> None:
-    valid = (torch.rand(4, 1, 4, 4) > 0.4).float()
+    valid = (torch.rand(4, 1, 4, 4) > 0.2).float()
     valid = valid.repeat_interleave(8, 2).repeat_interleave(8, 3)
-    image = valid.expand(-1, 10, -1, -1) * 7
+    image = torch.where(valid > 0, 7.0, torch.nan).expand(-1, 10, -1, -1)
     out, moved = augment(transform, image, valid, seed=3)
     assert moved.shape == (4, 1, *out.shape[-2:])
     assert set(moved.unique().tolist()) <= {0.0, 1.0}
-    # Away from interpolated borders, valid means the image's own value.
-    agree = (out[:, :1] > 3.5) == (moved > 0.5)
-    assert agree.float().mean() > 0.97
+    # What is valid shows the image's own value: neither gap nor padding.
+    shown = out[:, :1][(moved > 0.5) & out[:, :1].isfinite()]
+    torch.testing.assert_close(shown, torch.full_like(shown, 7.0))
+    assert (moved > 0.5).float().mean() > 0.1
+
+
+def test_full_masks_stay_full() -> None:
+    image, valid = torch.rand(2, 10, 32, 32), torch.ones(2, 1, 32, 32)
+    _, moved = augment(default_transform(48), image, valid, seed=0)
+    assert (moved == 1).all()
 
 
 def test_augmentation_depends_on_the_seed_alone() -> None:

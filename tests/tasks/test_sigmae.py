@@ -24,9 +24,8 @@ from torchgeo_sigmae import (
     SyntheticSentinel2DataModule,
 )
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
-from torchgeo_sigmae.masking import random_mask
+from torchgeo_sigmae.masking import fixed_mask
 from torchgeo_sigmae.models import patchify
-from torchgeo_sigmae.tasks.batch import seeded_generator
 
 SMALL: dict[str, Any] = {
     'model': 'sigmae_vit_tiny_patch8',
@@ -36,6 +35,10 @@ SMALL: dict[str, Any] = {
     'decoder_num_heads': 2,
     'lr': 1e-3,
 }
+
+
+#: For plain loaders of raw chips, which the task is to normalise.
+RAW: dict[str, Any] = {'mean': 3000.0, 'std': 2000.0, 'normalize': True}
 
 
 def make_task(**kwargs: Any) -> SIGMAETask:
@@ -132,9 +135,7 @@ def test_validation_is_what_it_says(
     raw = torch.stack([s['image'] for s in synthetic.val_dataset])
     mean, std = synthetic.mean.view(-1, 1, 1), synthetic.std.view(-1, 1, 1)
     patches = patchify((raw - mean) / std, 8).double()
-    # One batch of 32; the mask is a random one from a fixed seed.
-    generator = seeded_generator(torch.device('cpu'), 2, 0, 0, 0)
-    mask = random_mask(torch.zeros(32, 64), 0.75, generator)
+    mask = fixed_mask(torch.arange(32), 64, 0.75)
     error = baseline = 0.0
     squares = torch.zeros(10, dtype=torch.float64)
     with torch.no_grad():
@@ -211,11 +212,10 @@ def test_masks_and_augmentation_depend_on_the_seed_alone(
     runs = []
     for global_seed, seed in ((1, 0), (2, 0), (1, 7)):
         torch.manual_seed(0)
-        task, watch = make_task(seed=seed), Watch()
+        task, watch = make_task(seed=seed, **RAW), Watch()
         torch.manual_seed(global_seed)
         # The order of the data is the loader's; the validation split is not shuffled.
         loader = DataLoader(SyntheticSentinel2(synthetic.kwargs['root'], 'val'), 16)
-        task.hparams.update(mean=2000.0, std=2000.0)
         make_trainer(tmp_path, callbacks=[watch]).fit(task, loader)
         runs.append(watch.losses)
     assert runs[0] == runs[1]
@@ -246,19 +246,21 @@ def test_torch_compile(synthetic: SyntheticSentinel2DataModule, tmp_path: Path) 
     torch.manual_seed(0)
     make_trainer(tmp_path, callbacks=[plain]).fit(make_task(), synthetic)
     torch.manual_seed(0)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     task = torch.compile(make_task(), backend='aot_eager')
     make_trainer(tmp_path, callbacks=[compiled]).fit(task, synthetic)
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] > 0
     assert compiled.losses == pytest.approx(plain.losses, rel=1e-3)
 
 
 def test_resume_at_the_end_of_an_epoch(synthetic_root: Path, tmp_path: Path) -> None:
     def fit(epochs: int, resume: Path | None = None, **kwargs: Any):
         torch.manual_seed(0)
-        task, watch = make_task(mask_ratio=(0.5, 0.9)), Watch()
+        task, watch = make_task(mask_ratio=(0.5, 0.9), **RAW), Watch()
         # Twice the same samples in the same order: TorchGeo's loaders shuffle from the
         # global generator, which a resumed run does not restore.
         dataset = SyntheticSentinel2(synthetic_root, 'val')
-        task.hparams.update(mean=2000.0, std=2000.0)
         trainer = make_trainer(
             tmp_path,
             max_epochs=epochs,
@@ -334,28 +336,136 @@ def test_nothing_but_nodata(
     assert 'val_loss' not in trainer.callback_metrics
 
 
-def test_hidden_values_do_not_leak(synthetic: SyntheticSentinel2DataModule) -> None:
-    """Invalid pixels change nothing: not saliency, not input, not loss."""
-    task = make_task(mean=2000.0, std=2000.0, masking='random', transform=nn.Identity())
-    trainer_free = task.on_before_batch_transfer
+def test_invalid_pixels_change_nothing() -> None:
+    """Not saliency, not input, not target: whatever stands in a gap."""
+    task = make_task(**RAW, transform=nn.Identity())
     raw = torch.rand(4, 10, 32, 32) * 3000 + 100
     gap = torch.rand(4, 1, 32, 32) < 0.2
-    outs = []
-    for filler in (0.0, torch.nan):
-        batch = trainer_free({'image': torch.where(gap, filler, raw)}, 0)
-        batch['image'] = task.statistics.normalize(batch['image'])
-        outs.append(task._prepare(batch))
-    for a, b in zip(*outs, strict=True):
-        assert torch.equal(a, b)
+    outs = [
+        task._prepare(
+            task.on_before_batch_transfer({'image': torch.where(gap, filler, raw)}, 0)
+        )
+        for filler in (0.0, torch.nan, torch.inf)
+    ]
+    for other in outs[1:]:
+        for a, b in zip(outs[0], other, strict=True):
+            assert torch.equal(a, b)
     assert torch.equal(outs[0].image == 0, gap.expand(-1, 10, -1, -1))
 
 
-def test_time_is_folded_into_the_batch() -> None:
-    task = make_task(mean=0.0, std=1.0)
-    series = torch.rand(2, 3, 10, 32, 32)
-    tokens = task._prepare({'image': series})
+def test_time_is_folded_into_the_batch_and_keeps_its_gaps() -> None:
+    task = make_task(**RAW)
+    series = torch.rand(2, 3, 10, 32, 32) * 3000 + 100
+    series[1, 1, :, :16] = 0
+    tokens = task._prepare(task.on_before_batch_transfer({'image': series}, 0))
     assert tokens.image.shape == (6, 10, 32, 32)
-    torch.testing.assert_close(tokens.image[4], series[1, 1])
+    expected = (series[1, 2] - 3000) / 2000
+    torch.testing.assert_close(tokens.image[5], expected)
+    assert tokens.valid.sum(dim=1).tolist() == [16, 16, 16, 16, 8, 16]
+
+
+@pytest.mark.parametrize('normalize', [True, False])
+def test_plain_loaders_of_raw_and_of_normalised_chips(
+    normalize: bool, synthetic_root: Path, tmp_path: Path
+) -> None:
+    def transform(sample: dict[str, Any]) -> dict[str, Any]:
+        image = sample['image'].clone()
+        image[:, :9] = 0  # nodata, which is not 0 any more once normalised
+        return {'image': image if normalize else (image - 3000) / 2000}
+
+    dataset = SyntheticSentinel2(synthetic_root, 'val', transforms=transform)
+    task = make_task(mean=3000.0, std=2000.0, normalize=normalize)
+    trainer = make_trainer(tmp_path)
+    trainer.fit(task, DataLoader(dataset, 16), DataLoader(dataset, 16))
+    assert trainer.callback_metrics['val_rmse'] < 1
+    out = trainer.predict(task, DataLoader(dataset, 16))[0]
+    assert out['image'][:, :, :9].isnan().all()
+    raw = SyntheticSentinel2(synthetic_root, 'val')[3]['image'][:, 9:]
+    torch.testing.assert_close(out['image'][3, :, 9:], raw * 1e-4)
+
+
+def test_raw_chips_after_training_with_a_datamodule_are_not_mistaken(
+    synthetic: SyntheticSentinel2DataModule, tmp_path: Path
+) -> None:
+    task, trainer = make_task(), make_trainer(tmp_path)
+    trainer.fit(task, synthetic)
+    loader = DataLoader(SyntheticSentinel2(synthetic.kwargs['root'], 'test'), 16)
+    with pytest.raises(ValueError, match='normalize: not known whether batches come'):
+        trainer.predict(task, loader)
+    task.hparams['normalize'] = True
+    (first, _) = trainer.predict(task, loader)
+    assert 0 < first['image'].mean() < 1
+    with pytest.raises(ValueError, match='normalize: True, but SyntheticSentinel2Data'):
+        trainer.validate(task, synthetic, verbose=False)
+
+
+@pytest.mark.parametrize('batch_size', [5, 32])
+def test_validation_masks_do_not_depend_on_batch_or_seed(
+    batch_size: int, synthetic_root: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    task = make_task(seed=batch_size)
+    datamodule = SyntheticSentinel2DataModule(
+        root=synthetic_root, batch_size=batch_size
+    )
+    values = make_trainer(tmp_path).validate(task, datamodule, verbose=False)[0]
+    torch.manual_seed(0)
+    reference = make_trainer(tmp_path).validate(
+        make_task(seed=1),
+        SyntheticSentinel2DataModule(root=synthetic_root, batch_size=16),
+        verbose=False,
+    )[0]
+    for name in ('val_loss', 'val_baseline_loss', 'val_psnr'):
+        assert values[name] == pytest.approx(reference[name], rel=1e-4)
+
+
+def test_resume_through_torchgeos_datamodule(
+    synthetic_root: Path, tmp_path: Path
+) -> None:
+    def fit(epochs: int, resume: Path | None = None) -> tuple[Trainer, Watch]:
+        watch = Watch()
+        trainer = make_trainer(tmp_path, max_epochs=epochs, callbacks=[watch])
+        datamodule = SyntheticSentinel2DataModule(root=synthetic_root, batch_size=32)
+        task = make_task(mask_ratio=(0.5, 0.9))
+        trainer.fit(task, datamodule, ckpt_path=resume, weights_only=None)
+        return trainer, watch
+
+    first, _ = fit(1)
+    first.save_checkpoint(tmp_path / 'end.ckpt', weights_only=False)
+    second, watch = fit(2, tmp_path / 'end.ckpt')
+    assert second.global_step == 4
+    assert watch.ratios == pytest.approx([0.7, 0.8])
+
+
+def test_a_checkpoint_from_the_middle_of_an_epoch_warns(
+    synthetic_root: Path, tmp_path: Path
+) -> None:
+    keep = ModelCheckpoint(tmp_path, filename='{step}', every_n_train_steps=1)
+    dataset = SyntheticSentinel2(synthetic_root, 'val')
+    trainer = make_trainer(tmp_path, callbacks=[keep], enable_checkpointing=True)
+    trainer.fit_loop.epoch_loop.max_steps = 1
+    trainer.fit(make_task(**RAW), DataLoader(dataset, 16))
+    with pytest.warns(UserWarning, match='written in the middle of an epoch'):
+        make_trainer(tmp_path).fit(
+            make_task(**RAW),
+            DataLoader(dataset, 16),
+            ckpt_path=tmp_path / 'step=1.ckpt',
+        )
+
+
+@pytest.mark.parametrize(
+    ('loss', 'baseline', 'said'),
+    [(0.5, 1.0, '50% lower'), (1.5, 1.0, '50% HIGHER'), (0.5, 0.0, '0% lower')],
+)
+def test_the_comparison_reads_right(
+    loss: float, baseline: float, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = make_task()
+    metrics = {'val_loss': loss, 'val_baseline_loss': baseline}
+    task._trainer = type('T', (), {'callback_metrics': metrics})()
+    with caplog.at_level('INFO'):
+        task.on_fit_end()
+    assert said in caplog.text
 
 
 def test_figures_reach_the_logger(
@@ -472,6 +582,11 @@ def test_weights_from_path_enum_and_string_are_equal(
         ({'curriculum': 'steps'}, "curriculum: 'steps' is unknown"),
         ({'decoder': 'none'}, "decoder: 'none' is unknown"),
         ({'indices': ('NDXI',)}, "indices: 'NDXI' is unknown"),
+        ({'weights': True}, "weights: True would mean timm's own weights"),
+        ({'mask_ratio': (0.1, 0.2, 0.3)}, 'neither a number nor a pair'),
+        ({'indices': ()}, 'indices: none given'),
+        ({'saliency_end': float('nan')}, 'must be finite'),
+        ({'size': 8}, 'size: 8 is a single patch'),
         ({'sensor': 'modis'}, "sensor: 'modis' is unknown"),
         ({'model': 'resnet18'}, "model: 'resnet18' is not a plain timm"),
         ({'mean': [1.0, 2.0], 'std': 1.0}, 'mean: 2 values for the 10 channels'),

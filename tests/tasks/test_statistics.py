@@ -3,6 +3,7 @@
 
 from pathlib import Path
 
+import kornia.augmentation as K
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule
@@ -23,6 +24,7 @@ from torchgeo_sigmae.bands import (
 from torchgeo_sigmae.tasks.statistics import (
     BatchStatistics,
     datamodule_bands,
+    datamodule_normalization,
     resolve_statistics,
 )
 
@@ -116,7 +118,7 @@ def test_plain_values_survive_a_checkpoint(tmp_path: Path) -> None:
         ({}, r'mean: not known \(no datamodule tells none\).*mean=0, std=1'),
         ({'mean': 0}, 'std: not known'),
         ({'mean': [0.0, 1.0], 'std': 1}, 'mean: 2 values for the 10 channels'),
-        ({'mean': 0, 'std': [1.0] * 9 + [0.0]}, 'std: .* must be positive'),
+        ({'mean': 0, 'std': [1.0] * 9 + [0.0]}, 'std: .* must be finite, and'),
         ({'mean': 0, 'std': 1, 'data_bands': ['B04']}, 'B02, B03, .* not found in'),
         (
             {'datamodule': LightningDataModule()},
@@ -128,6 +130,35 @@ def test_plain_values_survive_a_checkpoint(tmp_path: Path) -> None:
 def test_nothing_is_guessed(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         resolve(**arguments)
+
+
+def test_torchgeos_attributes_prove_nothing() -> None:
+    """The base class has mean 0 and std 255, whether it normalises or not."""
+    datamodule = EuroSATDataModule()
+    datamodule.aug = K.AugmentationSequential(
+        K.RandomHorizontalFlip(), data_keys=None, keepdim=True
+    )
+    assert datamodule_normalization(datamodule) is None
+    with pytest.raises(ValueError, match=r'mean: not known .EuroSATDataModule'):
+        resolve(datamodule)
+    datamodule.train_aug = EuroSATDataModule().aug
+    mean, _ = datamodule_normalization(datamodule)
+    assert torch.equal(mean, EuroSATDataModule().mean)
+    datamodule.val_aug = OSCDDataModule().aug
+    with pytest.raises(ValueError, match='normalises differently in training'):
+        resolve(datamodule)
+
+
+def test_negative_std_of_channels_the_model_does_not_see() -> None:
+    bands = ('VV', *TEN)
+    statistics = resolve(data_bands=bands, mean=0, std=[-25.0] + [1e4] * 10)
+    assert statistics.model_std == [1e4] * 10
+
+
+def test_what_an_earlier_run_told_is_kept() -> None:
+    known = resolve(EuroSATDataModule())
+    assert resolve(LightningDataModule(), known=known) is known
+    assert resolve(known=known, mean=0, std=1).mean == (0.0,) * 10
 
 
 def test_a_batch_of_another_layout_is_refused() -> None:

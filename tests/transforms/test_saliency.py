@@ -224,6 +224,7 @@ def test_as_a_transform_of_torchgeos_own_dataset(eurosat_root) -> None:
     [
         ({'alpha': 1.5}, r'alpha: 1.5 is not in \[0, 1\]'),
         ({'alpha': math.nan}, r'alpha: nan is not in'),
+        ({'indices': ()}, r'indices: none given. Pass at least one'),
         ({'combine': 'sum'}, "combine: 'sum' is unknown"),
         ({'bands': ('B03', 'B04', 'B08')}, r'bands: NDBI needs B11'),
         ({'bands': ('B03', 'B04', 'B08', 'B99')}, "bands: 'B99' is not a band"),

@@ -231,7 +231,7 @@ def _write_chip(path: Path, split: str, index: int) -> None:
     column, row = divmod(index, 64)
     east = 500_000 + 640 * column
     north = 5_400_000 + 10_000 * (1 + list(_SPLITS).index(split)) - 640 * row
-    part = path.with_suffix('.part.tif')
+    part = path.with_suffix(f'.{os.getpid()}.part.tif')
     with rasterio.open(
         part,
         'w',

@@ -12,6 +12,7 @@ from .curriculum import (
 )
 from .strategies import (
     TokenMask,
+    fixed_mask,
     num_masked_tokens,
     random_mask,
     saliency_mask,
@@ -25,6 +26,7 @@ __all__ = (
     'Curriculum',
     'TokenMask',
     'VisibilityRatio',
+    'fixed_mask',
     'num_masked_tokens',
     'random_mask',
     'saliency_mask',

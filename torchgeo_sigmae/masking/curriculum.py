@@ -90,6 +90,16 @@ class Curriculum:
                 f'masking: {self.masking!r} is unknown. '
                 f'Use one of {", ".join(MASKINGS)}.'
             )
+        if not isinstance(self.mask_ratio, int | float) and len(self.mask_ratio) != 2:
+            raise ValueError(
+                f'mask_ratio: {self.mask_ratio} is neither a number nor a pair '
+                '(start, end).'
+            )
+        if not all(math.isfinite(beta) for beta in self.beta):
+            raise ValueError(
+                f'saliency_start, saliency_end: {self.beta} must be finite; 0 is '
+                'random masking.'
+            )
         for progress in (0.0, 1.0):
             check_mask_ratio(self.ratio_at(progress))
 

@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 
 __all__ = (
     'TokenMask',
+    'fixed_mask',
     'num_masked_tokens',
     'random_mask',
     'saliency_mask',
@@ -136,6 +137,32 @@ def saliency_mask(
     return _mask_highest(keys, ratio, valid)
 
 
+def fixed_mask(
+    index: Tensor, num_tokens: int, ratio: float, valid: Tensor | None = None
+) -> TokenMask:
+    """Mask tokens uniformly, by a sample's place in its dataset alone.
+
+    The ground on which runs are compared: the same sample gets the same mask whatever
+    the seed, the batch size, the number of processes or the machine.
+
+    Args:
+        index: Places of the samples in their dataset, integers ``(B,)``.
+        num_tokens: Number of tokens N.
+        ratio: Mask ratio in (0, 1).
+        valid: Tokens that hold data, boolean ``(B, N)``; None if all do.
+
+    Returns:
+        Visible and masked token indices.
+
+    Raises:
+        ValueError: If *ratio* is not in (0, 1), or N is under 2.
+    """
+    token = torch.arange(num_tokens, device=index.device)
+    bits = _splitmix64((index.long().unsqueeze(-1) << 20) + token)
+    # 24 bits are what float32 tells apart.
+    return _mask_highest(_shift(bits, 40).float() / 2**24, ratio, valid)
+
+
 def saliency_ranks(
     score: Tensor, generator: Generator | None = None, valid: Tensor | None = None
 ) -> Tensor:
@@ -212,6 +239,23 @@ def _mask_highest(keys: Tensor, ratio: float, valid: Tensor | None) -> TokenMask
         keys = keys + torch.where(valid, 0.0, 1e4)
     order = keys.argsort(dim=-1, descending=True)
     return TokenMask(keep=order[:, count:], masked=order[:, :count])
+
+
+def _splitmix64(x: Tensor) -> Tensor:
+    """Turn counters into random bits.
+
+    SplitMix64 (Steele, Lea and Flood, 2014, doi:10.1145/2660193.2660195). int64
+    arithmetic wraps as the algorithm wants; its constants are written signed.
+    """
+    x = (x + 1) * -7046029254386353131
+    x = (x ^ _shift(x, 30)) * -4658895280553007687
+    x = (x ^ _shift(x, 27)) * -7723592293110705685
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Shift int64 to the right as if it were unsigned."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _uniform(like: Tensor, generator: Generator | None) -> Tensor:

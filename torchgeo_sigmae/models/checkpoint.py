@@ -18,21 +18,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.models import VisionTransformer
 from torch import Tensor, nn
 from torchgeo.models import get_weight
 from torchvision.models._api import WeightsEnum
 
 from ..bands import SENTINEL2, Sensor, get_sensor
+from .encoder import resample_positions
 
 __all__ = (
     'EncoderCheckpoint',
     'atomic_save',
+    'from_checkpoint_keys',
     'load_encoder_weights',
     'read_encoder',
     'save_encoder',
+    'to_checkpoint_keys',
 )
 
 _PREFIX = 'model.'
+
+#: Parts of our task by their names in its state dict and in a checkpoint. The encoder
+#: is kept under ``model.<timm key>``, so that TorchGeo's ``extract_backbone`` finds it.
+_PARTS = (('model.encoder.', _PREFIX), ('model.decoder.', 'decoder.'))
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,41 @@ def save_encoder(
     atomic_save(content, path)
 
 
+def to_checkpoint_keys(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Name a task's tensors as they are kept in a training checkpoint.
+
+    Args:
+        state_dict: The task's state dict.
+
+    Returns:
+        The same tensors, the encoder's under ``model.<timm key>``.
+    """
+    return _rename(state_dict, _PARTS)
+
+
+def from_checkpoint_keys(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo :func:`to_checkpoint_keys`.
+
+    Args:
+        state_dict: The state dict of a training checkpoint.
+
+    Returns:
+        The same tensors under the task's own names.
+    """
+    return _rename(state_dict, tuple((kept, own) for own, kept in _PARTS))
+
+
+def _rename(
+    state_dict: Mapping[str, Any], parts: tuple[tuple[str, str], ...]
+) -> dict[str, Any]:
+    """Replace the first matching prefix of every key."""
+    renamed = {}
+    for key, value in state_dict.items():
+        old, new = next((p for p in parts if key.startswith(p[0])), ('', ''))
+        renamed[new + key.removeprefix(old)] = value
+    return renamed
+
+
 def read_encoder(path: str | Path) -> EncoderCheckpoint:
     """Read an encoder file, or the encoder of a training checkpoint of ours.
 
@@ -145,7 +188,7 @@ def read_encoder(path: str | Path) -> EncoderCheckpoint:
 
 
 def load_encoder_weights(
-    encoder: nn.Module,
+    encoder: VisionTransformer,
     weights: WeightsEnum | str | Path,
     bands: tuple[str, ...] | None = None,
     sensor: str | Sensor = SENTINEL2,
@@ -187,6 +230,9 @@ def load_encoder_weights(
                 f'but the model sees {list(bands)}. Pass bands={list(made_for)}.'
             )
     _check_architecture(encoder, state_dict, str(weights), str(meta.get('model', '?')))
+    if state_dict.get('pos_embed') is not None:
+        positions = resample_positions(encoder, state_dict['pos_embed'])
+        state_dict = {**state_dict, 'pos_embed': positions}
     encoder.load_state_dict(state_dict)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .tokens import gather_tokens
 
 # A list, because timm's register_model appends to it.
-__all__ = ['SIGMAEViT', 'build_encoder', 'encode_visible']
+__all__ = ['SIGMAEViT', 'build_encoder', 'encode_visible', 'resample_positions']
 
 #: Default image side by patch size: 12 x 12 and 14 x 14 tokens.
 _IMAGE_SIZE = {8: 96, 16: 224}
@@ -91,11 +91,23 @@ def _adapt_state_dict(
         )
     key = f'{prefix}pos_embed'
     if key in state_dict:
-        state_dict[key] = _resample_positions(model, state_dict[key])
+        state_dict[key] = resample_positions(model, state_dict[key])
 
 
-def _resample_positions(model: SIGMAEViT, positions: Tensor) -> Tensor:
-    """Bring the position embeddings of a checkpoint to the model's grid."""
+def resample_positions(model: VisionTransformer, positions: Tensor) -> Tensor:
+    """Bring the position embeddings of a checkpoint to a model's grid.
+
+    Args:
+        model: The model that is to load them.
+        positions: Position embeddings of a square grid, prefix tokens first,
+            ``(1, prefix + n * n, D)``.
+
+    Returns:
+        Position embeddings of the model's own grid.
+
+    Raises:
+        ValueError: If the grid is not square.
+    """
     prefix = 0 if model.no_embed_class else model.num_prefix_tokens
     count = positions.shape[1] - prefix
     side = math.isqrt(max(count, 0))
@@ -236,6 +248,8 @@ def build_encoder(
             else f'model: {model!r} is not a timm model. Use for example '
             "'sigmae_vit_small_patch8'; timm.list_models('*vit*') lists more."
         )
+    if size is not None and size < 1:
+        raise ValueError(f'size: {size} must be a positive number of pixels.')
     image = {} if size is None else {'img_size': size}
     try:
         encoder = timm.create_model(
@@ -247,17 +261,21 @@ def build_encoder(
             fc_norm=False,
             **image,
         )
-    except TypeError as error:
+    except (TypeError, AssertionError) as error:
         raise ValueError(_not_a_vit(model)) from error
-    if not isinstance(encoder, VisionTransformer) or (
-        type(encoder.patch_embed) is not PatchEmbed
-    ):
+    plain = type(encoder) in (VisionTransformer, SIGMAEViT)
+    if not plain or type(encoder.patch_embed) is not PatchEmbed:
         raise ValueError(_not_a_vit(model))
     patch = encoder.patch_embed.patch_size
     if size is not None and (patch[0] != patch[1] or size % patch[0]):
         raise ValueError(
             f'size: {size} is not a multiple of the patch size {patch[0]} of {model}. '
             f'Use for example size={max(size // patch[0], 1) * patch[0]}.'
+        )
+    if encoder.patch_embed.num_patches < 2:
+        raise ValueError(
+            f'size: {size} is a single patch of {model}, which cannot be split into '
+            f'visible and masked. Use at least size={2 * patch[0]}.'
         )
     return encoder
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from kornia import augmentation as K
 from torch import Generator, Tensor, nn
 
@@ -49,20 +50,27 @@ def default_transform(size: int) -> K.AugmentationSequential:
 
 
 def mark_valid_pixels(
-    batch: dict[str, Any], statistics: BatchStatistics, nodata: float | None
+    batch: dict[str, Any],
+    statistics: BatchStatistics,
+    nodata: float | None,
+    normalized: bool = False,
 ) -> dict[str, Any]:
-    """Add the valid-pixel mask to a raw batch and take missing values out of it.
+    """Mark missing pixels before anything is augmented.
 
-    Invalid pixels are set to each band's mean, so that an interpolation at their border
-    mixes in nothing extreme.
+    Missing pixels become NaN in every band: whatever an interpolation mixes them into
+    becomes NaN as well and is missing too. A mask goes along for what NaN cannot tell,
+    padding.
 
     Args:
-        batch: A batch with ``'image'`` ``(B, C, H, W)`` as the loader delivers it.
+        batch: A batch with ``'image'`` ``(B, C, H, W)`` or ``(B, T, C, H, W)`` as the
+            loader delivers it.
         statistics: What the batch holds.
-        nodata: Pixels whose bands all equal this value are missing; None to keep them.
+        nodata: Pixels whose raw bands all equal this value are missing; None to keep
+            them.
+        normalized: Whether the loader delivers normalised values.
 
     Returns:
-        A copy of the batch with :data:`VALID_KEY`.
+        A copy of the batch, with :data:`VALID_KEY` unless it has a time axis.
 
     Raises:
         TypeError: If the image holds integers.
@@ -71,10 +79,15 @@ def mark_valid_pixels(
     image = batch['image']
     require_float(image, 'image')
     statistics.check(image)
-    valid = valid_pixels(image, nodata).unsqueeze(-3)
-    fill = torch.tensor(statistics.mean, dtype=image.dtype, device=image.device)
-    image = torch.where(valid, image, fill.view(-1, 1, 1))
-    return {**batch, 'image': image, VALID_KEY: valid.to(image.dtype)}
+    valid = valid_pixels(image, None if normalized else nodata)
+    if normalized and nodata is not None:
+        absent = statistics.normalize(torch.full_like(image[..., :1, :1], nodata))
+        valid &= ((image - absent).abs() > 1e-4).any(dim=-3)
+    valid = valid.unsqueeze(-3)
+    marked = {**batch, 'image': torch.where(valid, image, torch.nan)}
+    if image.ndim == 4:
+        marked[VALID_KEY] = valid.to(image.dtype)
+    return marked
 
 
 def augment(
@@ -84,12 +97,13 @@ def augment(
 
     Args:
         transform: A kornia ``AugmentationSequential``, or ``nn.Identity``.
-        image: Images ``(B, C, H, W)``.
+        image: Images ``(B, C, H, W)``, NaN at missing pixels.
         valid: Valid pixels, float ``(B, 1, H, W)``.
         seed: Seed of the random parameters; the global generator is left as it was.
 
     Returns:
-        The augmented images and masks.
+        The augmented images, NaN wherever a missing pixel had any weight, and the
+        augmented masks, without the pixels next to padding.
     """
     if isinstance(transform, nn.Identity):
         return image, valid
@@ -97,7 +111,20 @@ def augment(
     with torch.random.fork_rng(devices), torch.no_grad():
         torch.manual_seed(seed)
         image, valid = transform(image, valid, data_keys=['input', 'mask'])
-    return image, valid
+    return image, _shrink(valid)
+
+
+def _shrink(valid: Tensor) -> Tensor:
+    """Take one pixel off the border of masks ``(B, 1, H, W)`` that are not full.
+
+    kornia interpolates images but not masks: next to padding, an image pixel that
+    counts as valid can be half zero. The padding may lie outside the frame.
+    """
+    invalid = 1 - valid
+    grown = invalid.amax(dim=(1, 2, 3), keepdim=True)
+    grown = grown.repeat(1, 1, invalid.shape[2] + 2, invalid.shape[3] + 2)
+    grown[:, :, 1:-1, 1:-1] = invalid
+    return 1 - F.max_pool2d(grown, kernel_size=3, stride=1)
 
 
 def seed_from(*key: int) -> int:

@@ -3,7 +3,6 @@
 
 """SIGMAE task: masked-autoencoder pretraining guided by spectral indices."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,14 @@ from typing import Any
 import torch
 from kornia import augmentation as K
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchvision.models._api import WeightsEnum
 
-from .._compat import TORCHGEO_VERSION, BaseTask
+from .._compat import TORCHGEO_VERSION
 from ..bands import SENTINEL2_TEN_BANDS, get_sensor, normalize_bands
 from ..evaluation import ReconstructionMetrics
-from ..masking import Curriculum, VisibilityRatio, random_mask, select_predicted
+from ..masking import Curriculum, VisibilityRatio, fixed_mask, select_predicted
 from ..models import (
     MaskedAutoencoder,
     build_encoder,
@@ -29,8 +27,9 @@ from ..models import (
     save_encoder,
 )
 from ..plotting import plot_reconstruction
-from ..transforms import PatchSaliency, valid_pixels
+from ..transforms import PatchSaliency
 from ..transforms.indices import DEFAULT_INDICES, require_float
+from .base import PretrainingTask
 from .batch import (
     VALID_KEY,
     augment,
@@ -38,13 +37,6 @@ from .batch import (
     mark_valid_pixels,
     seed_from,
     seeded_generator,
-)
-from .optim import (
-    DEFAULT_WARMUP,
-    build_optimizer,
-    effective_batch_size,
-    total_steps,
-    warmup_cosine,
 )
 from .reconstruction import (
     TokenBatch,
@@ -55,15 +47,14 @@ from .reconstruction import (
     spectra,
     target_patches,
 )
-from .statistics import BatchStatistics, resolve_statistics
 
 __all__ = ('SIGMAETask',)
 
 #: First element of every seed key, so that no two stages share randomness.
-_STAGES = {'train': 0, 'augment': 1, 'val': 2, 'test': 3, 'predict': 4}
+_STAGES = {'train': 0, 'augment': 1, 'predict': 2}
 
 
-class SIGMAETask(BaseTask):
+class SIGMAETask(PretrainingTask):
     """SIGMAE: masked autoencoding guided by spectral indices.
 
     Drop-in sibling of TorchGeo's ``MAE`` task: shared arguments keep their names, and
@@ -78,7 +69,6 @@ class SIGMAETask(BaseTask):
     """
 
     ignore = ('transform', 'weights')
-    monitor = 'val_loss'
 
     def __init__(
         self,
@@ -106,6 +96,7 @@ class SIGMAETask(BaseTask):
         norm_pix_loss: bool = False,
         mean: float | Sequence[float] | None = None,
         std: float | Sequence[float] | None = None,
+        normalize: bool | None = None,
         scale: float = 1e-4,
         offset: float = 0.0,
         nodata: float | None = 0.0,
@@ -150,9 +141,12 @@ class SIGMAETask(BaseTask):
             decoder_num_heads: Number of attention heads in the decoder.
             norm_pix_loss: Normalise every target patch by its own mean and variance.
                 Unlike TorchGeo's, off by default: predictions then stay in reflectance.
-            mean: What was subtracted from the batch, one value or one per channel;
+            mean: What is subtracted from the raw batch, one value or one per channel;
                 None to ask the datamodule. Never guessed.
-            std: What the batch was divided by, likewise.
+            std: What the raw batch is divided by, likewise.
+            normalize: Who does that where no TorchGeo datamodule does: True if batches
+                come raw and the task is to normalise them, False if they come
+                normalised. Never guessed.
             scale: Reflectance per raw unit.
             offset: Reflectance at raw 0.
             nodata: Raw pixels whose bands all equal this value are missing and take no
@@ -181,8 +175,7 @@ class SIGMAETask(BaseTask):
                 'pixels along with the image. Wrap it in '
                 'kornia.augmentation.AugmentationSequential, or pass nn.Identity().'
             )
-        self._statistics: BatchStatistics | None = None
-        self._steps: int | None = None
+        self._evaluated = 0
         if mean is not None and std is not None:
             self._statistics = self._resolve_statistics()
 
@@ -208,6 +201,12 @@ class SIGMAETask(BaseTask):
             raise ValueError(
                 f'predict_ratio: {hparams["predict_ratio"]} is not in (0, 1]. '
                 '1 predicts every masked token.'
+            )
+        if self.weights is True:
+            raise ValueError(
+                "weights: True would mean timm's own weights, which are for "
+                'three bands. Pass the path of an exported encoder, a weight enum or '
+                'its string, or None.'
             )
         encoder = build_encoder(hparams['model'], len(self.bands), hparams['size'])
         if self.weights:
@@ -236,52 +235,6 @@ class SIGMAETask(BaseTask):
         self.test_metrics = ReconstructionMetrics(self.bands, 'test_', oracle)
         self.visibility_ratio = VisibilityRatio()
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Initialize the optimizer and learning rate scheduler.
-
-        Returns:
-            Optimizer and learning rate scheduler.
-        """
-        self._steps = total_steps(self.trainer)
-        lr = self.hparams['lr']
-        if lr is None:
-            batch = effective_batch_size(self.trainer)
-            lr = self.hparams['base_lr'] * batch / 256
-        warmup = DEFAULT_WARMUP * self._steps
-        if self.hparams['warmup_epochs'] is not None:
-            batches = self.trainer.num_training_batches
-            epoch = batches / self.trainer.accumulate_grad_batches
-            warmup = self.hparams['warmup_epochs'] * epoch
-        optimizer = build_optimizer(
-            [self.model.encoder, self.model.decoder],
-            lr,
-            self.hparams['weight_decay'],
-            self.trainer,
-        )
-        scheduler = warmup_cosine(optimizer, self._steps, round(warmup))
-        return {
-            'optimizer': optimizer,
-            'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},
-        }
-
-    def setup(self, stage: str) -> None:
-        """Find out what the datamodule's batches hold.
-
-        Args:
-            stage: Either 'fit', 'validate', 'test', or 'predict'.
-
-        Raises:
-            ValueError: If neither the arguments nor the datamodule tell mean and std.
-        """
-        # Lightning warns that this task, not the datamodule, sees the raw batch first.
-        # That is the intention.
-        warnings.filterwarnings(
-            'ignore', 'You have overridden .on_before_batch_transfer'
-        )
-        datamodule = getattr(self.trainer, 'datamodule', None)
-        if datamodule is not None or self._statistics is None:
-            self._statistics = self._resolve_statistics(datamodule)
-
     # ------------------------------------------------------------------------ steps
 
     def forward(self, image: Tensor) -> Tensor:
@@ -295,22 +248,6 @@ class SIGMAETask(BaseTask):
         """
         features: Tensor = self.model.encoder(image)
         return features
-
-    def on_before_batch_transfer(
-        self, batch: dict[str, Any], dataloader_idx: int
-    ) -> dict[str, Any]:
-        """Mark the valid pixels while the batch is still raw.
-
-        Args:
-            batch: The output of your DataLoader.
-            dataloader_idx: Index of the current dataloader.
-
-        Returns:
-            The batch with a valid-pixel mask.
-        """
-        if batch['image'].ndim != 4:
-            return batch
-        return mark_valid_pixels(batch, self.statistics, self.hparams['nodata'])
 
     def training_step(
         self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
@@ -339,14 +276,15 @@ class SIGMAETask(BaseTask):
     ) -> None:
         """Compute validation loss and reflectance metrics under a fixed random mask.
 
-        A random mask is the only ground on which strategies can be compared.
+        The mask depends on the place of a sample in the validation data alone: the only
+        ground on which strategies, seeds and batch sizes can be compared.
 
         Args:
             batch: The output of your DataLoader.
             batch_idx: Integer displaying index of this batch.
             dataloader_idx: Index of the current dataloader.
         """
-        self._evaluate(batch, batch_idx, 'val')
+        self._evaluate(batch, self.val_metrics)
         if batch_idx == 0 and not self.trainer.sanity_checking:
             self._log_figure(batch)
 
@@ -360,7 +298,7 @@ class SIGMAETask(BaseTask):
             batch_idx: Integer displaying index of this batch.
             dataloader_idx: Index of the current dataloader.
         """
-        self._evaluate(batch, batch_idx, 'test')
+        self._evaluate(batch, self.test_metrics)
 
     def predict_step(
         self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
@@ -383,6 +321,14 @@ class SIGMAETask(BaseTask):
 
     # ------------------------------------------------------------------------ hooks
 
+    def on_validation_epoch_start(self) -> None:
+        """Count evaluated samples from the first."""
+        self._evaluated = 0
+
+    def on_test_epoch_start(self) -> None:
+        """Count evaluated samples from the first."""
+        self._evaluated = 0
+
     def on_validation_epoch_end(self) -> None:
         """Log what the validation steps measured."""
         self._log_metrics(self.val_metrics)
@@ -397,62 +343,14 @@ class SIGMAETask(BaseTask):
         if 'val_loss' in metrics and 'val_baseline_loss' in metrics:
             loss = float(metrics['val_loss'])
             baseline = float(metrics['val_baseline_loss'])
+            change = loss / baseline - 1 if baseline else 0.0
             rank_zero_info(
                 f'Validation loss {loss:.4f}; predicting the mean of the visible '
-                f'tokens gives {baseline:.4f} under the same masks '
-                f'({1 - loss / baseline:.0%} lower).'
+                f'tokens gives {baseline:.4f} under the same masks. That is '
+                f'{abs(change):.0%} {"lower" if change <= 0 else "HIGHER"}.'
             )
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is needed to use the weights, under names TorchGeo can read.
-
-        The encoder goes under ``model.<timm key>``, so that a training checkpoint can
-        be passed to ``weights=`` of TorchGeo's tasks like an exported encoder.
-
-        Args:
-            checkpoint: The checkpoint about to be saved.
-        """
-        checkpoint['state_dict'] = {
-            key.replace('model.encoder.', 'model.', 1)
-            if key.startswith('model.encoder.')
-            else key.replace('model.decoder.', 'decoder.', 1): value
-            for key, value in checkpoint['state_dict'].items()
-        }
-        if self._statistics is not None:
-            checkpoint['statistics'] = self._statistics.as_dict()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Undo :meth:`on_save_checkpoint`.
-
-        Args:
-            checkpoint: The checkpoint that was loaded.
-        """
-        checkpoint['state_dict'] = {
-            key.replace('model.', 'model.encoder.', 1)
-            if key.startswith('model.')
-            else key.replace('decoder.', 'model.decoder.', 1): value
-            for key, value in checkpoint['state_dict'].items()
-        }
-        if 'statistics' in checkpoint and self._statistics is None:
-            self._statistics = BatchStatistics.from_dict(checkpoint['statistics'])
-
     # ----------------------------------------------------------------------- public
-
-    @property
-    def statistics(self) -> BatchStatistics:
-        """What batches hold: from the arguments, the datamodule or the checkpoint.
-
-        Raises:
-            ValueError: If that is not known yet.
-        """
-        if self._statistics is None:
-            self._statistics = self._resolve_statistics()
-        return self._statistics
-
-    @property
-    def progress(self) -> float:
-        """Share of the training that is done, in [0, 1], from the optimiser's steps."""
-        return min(float(self.global_step) / self._steps, 1.0) if self._steps else 0.0
 
     def export(self, path: str | Path) -> None:
         """Write the encoder to a file that ``weights=`` of TorchGeo's tasks takes.
@@ -504,10 +402,7 @@ class SIGMAETask(BaseTask):
             {'image': image.to(self.device)}, self.statistics, self.hparams['nodata']
         )
         batch['image'] = self.statistics.normalize(batch['image'])
-        training = self.training
-        self.eval()
         prediction: dict[str, Tensor] = self._reconstruct(batch, 0)
-        self.train(training)
         return prediction
 
     def plot(self, prediction: dict[str, Tensor]) -> Figure:
@@ -530,20 +425,6 @@ class SIGMAETask(BaseTask):
         )
 
     # ---------------------------------------------------------------------- private
-
-    def _resolve_statistics(self, datamodule: object = None) -> BatchStatistics:
-        """Find out what batches hold."""
-        hparams = self.hparams
-        return resolve_statistics(
-            self.bands,
-            hparams['data_bands'],
-            hparams['mean'],
-            hparams['std'],
-            hparams['scale'],
-            hparams['offset'],
-            self.sensor,
-            datamodule,
-        )
 
     # Random numbers, logging and kornia are no business of torch.compile, which is left
     # with the model and the loss.
@@ -586,24 +467,24 @@ class SIGMAETask(BaseTask):
             image = image.flatten(0, 1)
         valid = batch.get(VALID_KEY)
         if valid is None:
-            valid = valid_pixels(image, nodata=None).unsqueeze(1).to(image.dtype)
-            image = torch.where(valid.bool(), image, 0)
+            valid = torch.ones_like(image[:, :1])
         if seed is not None:
             image, valid = augment(self.transform, image, valid, seed)
+        # Missing pixels are NaN in the image; the mask adds padding.
         pixels = valid[:, 0] > 0.5
         return make_tokens(image, pixels, self.statistics, self.patch_saliency)
 
     @torch.compiler.disable
-    def _evaluate(self, batch: dict[str, Any], batch_idx: int, stage: str) -> None:
+    def _evaluate(self, batch: dict[str, Any], metrics: ReconstructionMetrics) -> None:
         """Add a batch to the metrics of a stage."""
-        metrics = self.val_metrics if stage == 'val' else self.test_metrics
         norm_pix = self.hparams['norm_pix_loss']
-        key = (_STAGES[stage], self.hparams['seed'], batch_idx, self.global_rank)
-        # Drawn on the CPU, so that the masks are the same on every machine.
-        generator = seeded_generator(torch.device('cpu'), *key)
         tokens = self._prepare(batch)
-        ratio = self.curriculum.ratio_at(1.0)
-        mask = random_mask(tokens.saliency, ratio, generator, tokens.valid)
+        samples, count = tokens.saliency.shape
+        # Lightning deals the samples of unshuffled data to the processes in turn.
+        place = self._evaluated + torch.arange(samples, device=tokens.image.device)
+        place = place * self.trainer.world_size + self.global_rank
+        self._evaluated += samples
+        mask = fixed_mask(place, count, self.curriculum.ratio_at(1.0), tokens.valid)
         prediction = self.model(tokens.image, mask.keep, mask.masked, tokens.patches)
         baseline = baseline_prediction(tokens, mask, len(self.bands), norm_pix)
         target = target_patches(tokens, mask.masked, norm_pix)

@@ -9,16 +9,26 @@ undone. It never guesses.
 """
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from kornia import augmentation as K
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+from torchgeo.datamodules import BaseDataModule
 
 from ..bands import BIGEARTHNET_BANDS, Sensor, band_indices, normalize_bands
 
-__all__ = ('BatchStatistics', 'datamodule_bands', 'resolve_statistics')
+__all__ = (
+    'BatchStatistics',
+    'attached_datamodule',
+    'datamodule_bands',
+    'datamodule_normalization',
+    'resolve_statistics',
+)
 
 
 @dataclass(frozen=True)
@@ -169,6 +179,58 @@ def datamodule_bands(datamodule: object) -> tuple[str, ...] | None:
     return None
 
 
+def attached_datamodule(trainer: Trainer) -> object:
+    """Find the datamodule of the current run.
+
+    Args:
+        trainer: The trainer.
+
+    Returns:
+        The datamodule, or None. ``trainer.datamodule`` may still be that of an earlier
+        run.
+    """
+    connector = getattr(trainer, '_data_connector', None)
+    selector = getattr(connector, '_datahook_selector', None)
+    if selector is None:
+        return getattr(trainer, 'datamodule', None)
+    return selector.datamodule
+
+
+def datamodule_normalization(datamodule: object) -> tuple[Any, Any] | None:
+    """Find the mean and std a TorchGeo datamodule applies after the batch transfer.
+
+    Its ``mean`` and ``std`` attributes prove nothing (the base class has 0 and 255), so
+    the ``Normalize`` in its augmentations is read.
+
+    Args:
+        datamodule: Any datamodule.
+
+    Returns:
+        Mean and std, or None if it applies none.
+
+    Raises:
+        ValueError: If its augmentations normalise differently.
+    """
+    if not isinstance(datamodule, BaseDataModule):
+        return None
+    found = [
+        (module.flags['mean'], module.flags['std'])
+        for name in ('aug', 'train_aug', 'val_aug', 'test_aug', 'predict_aug')
+        if isinstance(aug := getattr(datamodule, name, None), nn.Module)
+        for module in aug.modules()
+        if isinstance(module, K.Normalize)
+    ]
+    if not found:
+        return None
+    for mean, std in found[1:]:
+        if not (torch.equal(mean, found[0][0]) and torch.equal(std, found[0][1])):
+            raise ValueError(
+                f'mean, std: {type(datamodule).__name__} normalises differently in '
+                'training and evaluation. Pass mean= and std= for the batches you use.'
+            )
+    return found[0]
+
+
 def resolve_statistics(
     bands: Sequence[str],
     data_bands: Sequence[str] | None,
@@ -178,8 +240,9 @@ def resolve_statistics(
     offset: float,
     sensor: Sensor,
     datamodule: object = None,
+    known: BatchStatistics | None = None,
 ) -> BatchStatistics:
-    """Find out what batches hold, from arguments first and the datamodule second.
+    """Find out what batches hold: from arguments, the datamodule, or an earlier run.
 
     Args:
         bands: Bands the model sees.
@@ -191,6 +254,7 @@ def resolve_statistics(
         offset: Reflectance at raw 0.
         sensor: The sensor the band names belong to.
         datamodule: The datamodule in use, if any.
+        known: What an earlier run or a checkpoint told, if any.
 
     Returns:
         The statistics.
@@ -203,20 +267,30 @@ def resolve_statistics(
         data_bands = datamodule_bands(datamodule) or bands
     names = sensor.spell(data_bands)
     channels = tuple(band_indices(normalize_bands(bands, sensor), names, sensor))
-    mean = getattr(datamodule, 'mean', None) if mean is None else mean
-    std = getattr(datamodule, 'std', None) if std is None else std
+    if isinstance(datamodule, BaseDataModule):
+        told = datamodule_normalization(datamodule) or (None, None)
+    else:
+        told = getattr(datamodule, 'mean', None), getattr(datamodule, 'std', None)
+    mean = told[0] if mean is None else mean
+    std = told[1] if std is None else std
+    if mean is None and std is None and known is not None:
+        return known
     return BatchStatistics(
         data_bands=names,
         channels=channels,
-        mean=_per_band(mean, 'mean', names, datamodule),
-        std=_per_band(std, 'std', names, datamodule),
+        mean=_per_band(mean, 'mean', names, channels, datamodule),
+        std=_per_band(std, 'std', names, channels, datamodule),
         scale=scale,
         offset=offset,
     )
 
 
 def _per_band(
-    value: Any, argument: str, names: tuple[str, ...], datamodule: object
+    value: Any,
+    argument: str,
+    names: tuple[str, ...],
+    channels: tuple[int, ...],
+    datamodule: object,
 ) -> tuple[float, ...]:
     """Bring a mean or std to one value per channel, or say why that cannot be done."""
     if value is None:
@@ -234,6 +308,7 @@ def _per_band(
             f'{argument}: {len(flat)} values for the {len(names)} channels '
             f'{list(names)} of a batch. Pass one value, or one per channel.'
         )
-    if argument == 'std' and not all(v > 0 for v in flat):
-        raise ValueError(f'std: {flat} must be positive.')
+    used = [flat[i] for i in channels]
+    if not all(map(math.isfinite, used)) or (argument == 'std' and 0 in used):
+        raise ValueError(f'{argument}: {used} must be finite, and std not 0.')
     return tuple(flat)

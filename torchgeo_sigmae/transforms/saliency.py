@@ -232,6 +232,11 @@ class PatchSaliency(nn.Module):
         self.alpha = alpha
         self.combine = combine
         self.nodata = nodata
+        if not self.indices:
+            raise ValueError(
+                'indices: none given. Pass at least one, for example '
+                f'{list(DEFAULT_INDICES)}.'
+            )
         for index in self.indices:
             index_channels(index, self.bands, self.sensor)
 

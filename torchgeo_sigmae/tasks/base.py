@@ -1,0 +1,199 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What every pretraining run needs, whatever it masks: data, optimiser, checkpoints."""
+
+import warnings
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+
+from .._compat import BaseTask
+from ..bands import Sensor
+from ..models import MaskedAutoencoder
+from ..models.checkpoint import from_checkpoint_keys, to_checkpoint_keys
+from .batch import mark_valid_pixels
+from .optim import (
+    DEFAULT_WARMUP,
+    build_optimizer,
+    effective_batch_size,
+    total_steps,
+    warmup_cosine,
+)
+from .statistics import (
+    BatchStatistics,
+    attached_datamodule,
+    datamodule_normalization,
+    resolve_statistics,
+)
+
+__all__ = ('PretrainingTask',)
+
+
+class PretrainingTask(BaseTask):
+    """Base class of pretraining tasks.
+
+    Knows what a batch holds and marks its missing pixels; owns optimiser and schedule;
+    keeps in checkpoints what must be known to use the weights.
+    """
+
+    monitor = 'val_loss'
+
+    model: MaskedAutoencoder
+    bands: tuple[str, ...]
+    sensor: Sensor
+
+    _statistics: BatchStatistics | None = None
+    _datamodule_normalizes = False
+    _steps: int | None = None
+
+    # ------------------------------------------------------------------------- data
+
+    @property
+    def statistics(self) -> BatchStatistics:
+        """What batches hold: from the arguments, the datamodule or the checkpoint.
+
+        Raises:
+            ValueError: If that is not known yet.
+        """
+        if self._statistics is None:
+            self._statistics = self._resolve_statistics()
+        return self._statistics
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, in [0, 1], from the optimiser's steps."""
+        return min(float(self.global_step) / self._steps, 1.0) if self._steps else 0.0
+
+    def setup(self, stage: str) -> None:
+        """Find out what the datamodule's batches hold.
+
+        Args:
+            stage: Either 'fit', 'validate', 'test', or 'predict'.
+
+        Raises:
+            ValueError: If neither the arguments nor the datamodule tell mean and std,
+                or whether batches come raw.
+        """
+        datamodule = attached_datamodule(self.trainer)
+        self._statistics = self._resolve_statistics(datamodule)
+        self._datamodule_normalizes = datamodule_normalization(datamodule) is not None
+        normalize = self.hparams['normalize']
+        if self._datamodule_normalizes and normalize:
+            raise ValueError(
+                f'normalize: True, but {type(datamodule).__name__} normalises its '
+                'batches already. Leave normalize out.'
+            )
+        if not self._datamodule_normalizes and normalize is None:
+            raise ValueError(
+                'normalize: not known whether batches come raw or normalised, since no '
+                'TorchGeo datamodule that normalises them is attached. Pass '
+                'normalize=True if they come raw, normalize=False if (raw - mean) / '
+                'std was applied already, or attach the datamodule.'
+            )
+        # Lightning warns that this task, not the datamodule, sees the raw batch first.
+        # That is the intention.
+        warnings.filterwarnings(
+            'ignore', 'You have overridden .on_before_batch_transfer'
+        )
+
+    def on_before_batch_transfer(
+        self, batch: dict[str, Any], dataloader_idx: int
+    ) -> dict[str, Any]:
+        """Mark the missing pixels before anything is augmented; normalise if asked to.
+
+        Args:
+            batch: The output of your DataLoader.
+            dataloader_idx: Index of the current dataloader.
+
+        Returns:
+            The batch, its missing pixels NaN.
+        """
+        normalize = self.hparams['normalize']
+        raw = self._datamodule_normalizes or normalize is True
+        batch = mark_valid_pixels(
+            batch, self.statistics, self.hparams['nodata'], normalized=not raw
+        )
+        if normalize:
+            batch['image'] = self.statistics.normalize(batch['image'])
+        return batch
+
+    def _resolve_statistics(self, datamodule: object = None) -> BatchStatistics:
+        """Find out what batches hold."""
+        hparams = self.hparams
+        return resolve_statistics(
+            self.bands,
+            hparams['data_bands'],
+            hparams['mean'],
+            hparams['std'],
+            hparams['scale'],
+            hparams['offset'],
+            self.sensor,
+            datamodule,
+            self._statistics,
+        )
+
+    # -------------------------------------------------------------------- optimiser
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Initialize the optimizer and learning rate scheduler.
+
+        Returns:
+            Optimizer and learning rate scheduler.
+        """
+        self._steps = total_steps(self.trainer)
+        lr = self.hparams['lr']
+        if lr is None:
+            batch = effective_batch_size(self.trainer)
+            lr = self.hparams['base_lr'] * batch / 256
+        warmup = DEFAULT_WARMUP * self._steps
+        if self.hparams['warmup_epochs'] is not None:
+            batches = self.trainer.num_training_batches
+            epoch = batches / self.trainer.accumulate_grad_batches
+            warmup = self.hparams['warmup_epochs'] * epoch
+        optimizer = build_optimizer(
+            [self.model.encoder, self.model.decoder],
+            lr,
+            self.hparams['weight_decay'],
+            self.trainer,
+        )
+        scheduler = warmup_cosine(optimizer, self._steps, round(warmup))
+        return {
+            'optimizer': optimizer,
+            'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},
+        }
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is needed to use the weights, under names TorchGeo can read.
+
+        The encoder goes under ``model.<timm key>``, so that a training checkpoint can
+        be passed to ``weights=`` of TorchGeo's tasks like an exported encoder.
+
+        Args:
+            checkpoint: The checkpoint about to be saved.
+        """
+        checkpoint['state_dict'] = to_checkpoint_keys(checkpoint['state_dict'])
+        if self._statistics is not None:
+            checkpoint['statistics'] = self._statistics.as_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Undo :meth:`on_save_checkpoint`; warn where a run cannot resume exactly.
+
+        Args:
+            checkpoint: The checkpoint that was loaded.
+        """
+        checkpoint['state_dict'] = from_checkpoint_keys(checkpoint['state_dict'])
+        loop = checkpoint.get('loops', {}).get('fit_loop', {})
+        batches = loop.get('epoch_loop.batch_progress', {})
+        if batches.get('current', {}).get('ready') and not batches['is_last_batch']:
+            rank_zero_warn(
+                'This checkpoint was written in the middle of an epoch. Lightning '
+                'restarts the data of the epoch, so a resumed run does not see the '
+                'batches that were left. Resume from a checkpoint written at the end '
+                'of an epoch to continue as if uninterrupted.'
+            )
+        if 'statistics' in checkpoint and self._statistics is None:
+            self._statistics = BatchStatistics.from_dict(checkpoint['statistics'])
