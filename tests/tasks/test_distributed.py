@@ -8,6 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from lightning.pytorch import Trainer
+
+from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2DataModule
+
 SCRIPT = """
 import json, sys
 import torch
@@ -29,7 +34,12 @@ trainer = Trainer(
 datamodule = SyntheticSentinel2DataModule(root=root, batch_size=16)
 trainer.fit(task, datamodule)
 (optimizer,) = trainer.optimizers
+# Both processes get the same images; masks and augmentation must differ all the same.
+images = torch.rand(4, 10, 64, 64, generator=torch.Generator().manual_seed(0))
+task.log = lambda *args, **kwargs: None
+tokens, keep, _, _ = task._draw({'image': images}, 0)
 record = {
+    'drawn': [float(tokens.image.double().sum()), keep.flatten().tolist()],
     'metrics': {k: float(v) for k, v in trainer.callback_metrics.items()},
     'weights': float(sum(p.double().abs().sum() for p in task.parameters())),
     'initial_lr': optimizer.param_groups[0]['initial_lr'],
@@ -51,10 +61,22 @@ def test_ddp_on_two_processes(synthetic_root: Path, tmp_path: Path) -> None:
     )
     assert run.returncode == 0, run.stderr[-3000:]
     records = [json.loads((tmp_path / f'{rank}.json').read_text()) for rank in (0, 1)]
-    # The processes hold the same weights, and their metrics cover all chips of both.
+    # The processes hold the same weights and agree on the metrics.
     assert records[0]['weights'] == records[1]['weights']
     for name in ('val_loss', 'val_baseline_loss', 'val_psnr', 'visibility_ratio'):
         assert records[0]['metrics'][name] == records[1]['metrics'][name], name
+    # The metrics cover the chips of both, under the masks one process would draw: the
+    # baseline does not depend on the weights.
+    alone = Trainer(accelerator='cpu', logger=False, enable_progress_bar=False)
+    task = SIGMAETask(
+        'sigmae_vit_tiny_patch8', size=32, decoder_dim=32, decoder_num_heads=2
+    )
+    datamodule = SyntheticSentinel2DataModule(root=synthetic_root, batch_size=32)
+    expected = alone.validate(task, datamodule, verbose=False)[0]['val_baseline_loss']
+    found = records[0]['metrics']['val_baseline_loss']
+    assert found == pytest.approx(expected, rel=1e-5)
+    # What is random differs between the processes.
+    assert records[0]['drawn'][0] != records[1]['drawn'][0]
+    assert records[0]['drawn'][1] != records[1]['drawn'][1]
     # base_lr is scaled by the batch of both processes together.
     assert abs(records[0]['initial_lr'] - 1.5e-4 * 32 / 256) < 1e-12
-    assert 'unused' not in run.stderr
