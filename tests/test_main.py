@@ -90,6 +90,23 @@ def test_demo_from_the_command_line(tmp_path: Path) -> None:
     assert (tmp_path / 'x' / 'reconstruction.png').exists()
 
 
+def test_version_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    main(['--version'])
+    out = capsys.readouterr().out
+    assert out.startswith(f'torchgeo-sigmae {torchgeo_sigmae.__version__}, TorchGeo ')
+
+
+def test_torchgeos_own_help_from_the_shell() -> None:
+    run = subprocess.run(
+        [sys.executable, '-m', 'torchgeo_sigmae', '--help'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 'fit' in run.stdout
+    assert 'args parameter is intended' not in run.stderr
+
+
 def test_console_script_is_the_module() -> None:
     (script,) = entry_points(group='console_scripts', name='torchgeo-sigmae')
     assert script.load() is main

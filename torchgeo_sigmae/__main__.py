@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 from torchgeo.main import main as torchgeo_main
 
+from ._compat import TORCHGEO_VERSION
+from ._version import __version__
 from .demo import add_arguments as add_demo_arguments
 from .demo import run_demo
 
@@ -26,8 +28,12 @@ def main(args: Sequence[str] | None = None) -> None:
         args: Arguments; None for those of the process.
     """
     argv = list(sys.argv[1:] if args is None else args)
+    if argv == ['--version']:
+        print(f'torchgeo-sigmae {__version__}, TorchGeo {TORCHGEO_VERSION}')
+        return
     if argv[:1] != ['demo']:
-        torchgeo_main(argv)
+        # None, not argv: LightningCLI warns about arguments given twice.
+        torchgeo_main(None if args is None else argv)
         return
     parser = argparse.ArgumentParser(
         'torchgeo-sigmae demo',

@@ -570,7 +570,7 @@ def test_weights_from_path_enum_and_string_are_equal(
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        ({'bands': ('B03', 'B04', 'B08')}, 'bands: NDBI needs B11'),
+        ({'bands': ('B03', 'B04', 'B08')}, r'bands: NDBI needs B08 .nir., B11'),
         ({'bands': ('B03', 'B04', 'B08', 'B13')}, "bands: 'B13' is not a band"),
         ({'in_channels': 13}, 'in_channels: 13 for 10 bands'),
         ({'size': 60}, r'size: 60 is not a multiple .*size=56'),

@@ -200,6 +200,15 @@ def test_transform_on_samples_and_batches() -> None:
     assert 'NDVI' in repr(transform)
 
 
+def test_takes_any_index_and_the_scale_it_needs() -> None:
+    image, _ = chip('random')
+    bands = ('B02', 'B04', 'B08', 'B11')
+    transform = PatchSaliency(bands, indices=('EVI', 'NDMI'), scale=1e-4)
+    found = transform({'image': image * 1e4})['saliency']
+    expected = patch_saliency(image, bands, 8, indices=('EVI', 'NDMI'))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
 def test_nodata_none_keeps_zeros() -> None:
     image = torch.zeros(4, 8, 8)
     assert not valid_pixels(image).any()
@@ -226,7 +235,7 @@ def test_as_a_transform_of_torchgeos_own_dataset(eurosat_root) -> None:
         ({'alpha': math.nan}, r'alpha: nan is not in'),
         ({'indices': ()}, r'indices: none given. Pass at least one'),
         ({'combine': 'sum'}, "combine: 'sum' is unknown"),
-        ({'bands': ('B03', 'B04', 'B08')}, r'bands: NDBI needs B11'),
+        ({'bands': ('B03', 'B04', 'B08')}, r'bands: NDBI needs B08 \(nir\), B11'),
         ({'bands': ('B03', 'B04', 'B08', 'B99')}, "bands: 'B99' is not a band"),
     ],
 )

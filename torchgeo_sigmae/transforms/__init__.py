@@ -3,12 +3,13 @@
 
 """Transforms: spectral indices and patch saliency."""
 
+from .formula import Formula
 from .indices import (
     DEFAULT_INDICES,
     INDICES,
+    AppendSpectralIndices,
     SpectralIndex,
     get_index,
-    normalized_difference,
     spectral_indices,
 )
 from .saliency import (
@@ -22,10 +23,11 @@ from .saliency import (
 __all__ = (
     'DEFAULT_INDICES',
     'INDICES',
+    'AppendSpectralIndices',
+    'Formula',
     'PatchSaliency',
     'SpectralIndex',
     'get_index',
-    'normalized_difference',
     'patch_saliency',
     'patch_statistics',
     'patch_validity',

@@ -3,111 +3,131 @@
 
 """Spectral indices by name, computed from named bands.
 
-Convention: reflectance (or anything proportional to it) in, values clamped to the
-index's range out; an index that is undefined at a pixel is 0 there.
+Convention: reflectance in (for normalised differences anything proportional to it),
+values clamped to the index's range out; an index that is undefined at a pixel is 0
+there.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from kornia.augmentation import IntensityAugmentationBase2D
 from torch import Tensor
 
 from ..bands import SENTINEL2, Sensor, band_indices, get_sensor
+from .formula import Formula
 
 __all__ = (
     'DEFAULT_INDICES',
     'INDICES',
+    'AppendSpectralIndices',
     'SpectralIndex',
     'get_index',
-    'normalized_difference',
     'spectral_indices',
 )
-
-#: Denominators smaller than this in magnitude leave an index undefined, hence 0.
-SAFE_DENOMINATOR = 1e-6
-
-
-def normalized_difference(a: Tensor, b: Tensor) -> Tensor:
-    r"""Normalised difference of two bands.
-
-    .. math::
-
-       I = \frac{a - b}{a + b}
-
-    Args:
-        a: First band, any shape, floating point.
-        b: Second band, same shape.
-
-    Returns:
-        The index, clamped to [-1, 1]; 0 where :math:`|a + b| < 10^{-6}`.
-    """
-    total = a + b
-    undefined = total.abs() < SAFE_DENOMINATOR
-    index = (a - b) / torch.where(undefined, torch.ones_like(total), total)
-    return torch.where(undefined, torch.zeros_like(total), index).clamp(-1, 1)
 
 
 @dataclass(frozen=True)
 class SpectralIndex:
-    r"""A normalised-difference index over common band names.
-
-    .. math::
-
-       I = \frac{positive - negative}{positive + negative} \in [-1, 1]
+    """A spectral index over common band names.
 
     Attributes:
         name: Acronym, for example ``'NDVI'``.
-        positive: Common name of the band that raises the index.
-        negative: Common name of the band that lowers it.
+        formula: Arithmetic over common band names (:attr:`Sensor.bands`), for example
+            ``'(nir - red) / (nir + red)'``, for reflectance in [0, 1].
         reference: Where it was published.
+        value_range: Smallest and largest value; results are clamped to it.
+        bands: Common names of the bands it needs, found in the formula.
     """
 
     name: str
-    positive: str
-    negative: str
+    formula: str
     reference: str
+    value_range: tuple[float, float] = (-1.0, 1.0)
+    bands: tuple[str, ...] = field(init=False)
+    _formula: Formula = field(init=False, repr=False, compare=False)
 
-    @property
-    def bands(self) -> tuple[str, str]:
-        """Common names of the bands the index needs."""
-        return self.positive, self.negative
+    def __post_init__(self) -> None:
+        """Parse the formula, once.
 
-    def __call__(self, positive: Tensor, negative: Tensor) -> Tensor:
+        Raises:
+            ValueError: If it is anything but arithmetic over names.
+        """
+        parsed = Formula(self.formula)
+        object.__setattr__(self, '_formula', parsed)
+        object.__setattr__(self, 'bands', parsed.names)
+
+    def __call__(self, bands: Mapping[str, Tensor], clamp: bool = True) -> Tensor:
         """Compute the index.
 
         Args:
-            positive: The band :attr:`positive`, any shape.
-            negative: The band :attr:`negative`, same shape.
+            bands: Reflectance by common band name, all of one shape.
+            clamp: Whether to clamp to :attr:`value_range`.
 
         Returns:
-            The index in [-1, 1], same shape.
+            The index, in the same shape; 0 where it is undefined.
         """
-        return normalized_difference(positive, negative)
+        value = self._formula(bands)
+        return value.clamp(*self.value_range) if clamp else value
+
+
+def _normalized_difference(name: str, a: str, b: str, reference: str) -> SpectralIndex:
+    """Define an index of the form (a - b) / (a + b)."""
+    return SpectralIndex(name, f'({a} - {b}) / ({a} + {b})', reference)
 
 
 #: The built-in indices by name.
 INDICES: dict[str, SpectralIndex] = {
     index.name: index
     for index in (
-        SpectralIndex(
-            'NDVI',
-            'nir',
-            'red',
-            'Rouse et al., 1974, Monitoring vegetation systems in the Great Plains '
-            'with ERTS, NASA SP-351',
+        _normalized_difference('NDVI', 'nir', 'red', 'Rouse et al., 1974, NASA SP-351'),
+        _normalized_difference(
+            'NDWI', 'green', 'nir', 'McFeeters, 1996, doi:10.1080/01431169608948714'
         ),
-        SpectralIndex(
-            'NDWI',
-            'green',
-            'nir',
-            'McFeeters, 1996, doi:10.1080/01431169608948714',
+        _normalized_difference(
+            'MNDWI', 'green', 'swir1', 'Xu, 2006, doi:10.1080/01431160600589179'
         ),
-        SpectralIndex(
-            'NDBI',
+        _normalized_difference(
+            'NDBI', 'swir1', 'nir', 'Zha et al., 2003, doi:10.1080/01431160304987'
+        ),
+        _normalized_difference(
+            'NDMI',
+            'nir',
             'swir1',
+            'Wilson and Sader, 2002, doi:10.1016/S0034-4257(01)00318-2',
+        ),
+        _normalized_difference(
+            'NBR', 'nir', 'swir2', 'Key and Benson, 2006, USDA RMRS-GTR-164'
+        ),
+        _normalized_difference(
+            'NDSI',
+            'green',
+            'swir1',
+            'Riggs et al., 1994, doi:10.1109/IGARSS.1994.399618',
+        ),
+        _normalized_difference(
+            'NDRE',
             'nir',
-            'Zha, Gao and Ni, 2003, doi:10.1080/01431160304987',
+            'rededge1',
+            'Gitelson and Merzlyak, 1994, doi:10.1016/1011-1344(93)06963-4',
+        ),
+        SpectralIndex(
+            'EVI',
+            '2.5 * (nir - red) / (nir + 6 * red - 7.5 * blue + 1)',
+            'Liu and Huete, 1995, doi:10.1109/TGRS.1995.8746027',
+        ),
+        SpectralIndex(
+            'SAVI',
+            '1.5 * (nir - red) / (nir + red + 0.5)',
+            'Huete, 1988, doi:10.1016/0034-4257(88)90106-X',
+        ),
+        SpectralIndex(
+            'BSI',
+            '((swir1 + red) - (nir + blue)) / ((swir1 + red) + (nir + blue))',
+            'Rikimaru et al., 2002, Tropical Ecology 43(1), 39-47',
         ),
     )
 }
@@ -115,28 +135,83 @@ INDICES: dict[str, SpectralIndex] = {
 #: The three indices SIGMAE builds its saliency on.
 DEFAULT_INDICES: tuple[str, ...] = ('NDVI', 'NDWI', 'NDBI')
 
+#: spyndex's band letters as common names.
+_SPYNDEX_BANDS = {
+    'A': 'coastal',
+    'B': 'blue',
+    'G': 'green',
+    'R': 'red',
+    'RE1': 'rededge1',
+    'RE2': 'rededge2',
+    'RE3': 'rededge3',
+    'N': 'nir',
+    'N2': 'nir08',
+    'WV': 'nir09',
+    'S1': 'swir1',
+    'S2': 'swir2',
+}
+
 
 def get_index(index: str | SpectralIndex) -> SpectralIndex:
     """Look up a spectral index.
 
     Args:
-        index: Name of a built-in index in any case, or a :class:`SpectralIndex`.
+        index: Name of a built-in index in any case, the name of an index of the spyndex
+            catalogue where that package is installed, or a :class:`SpectralIndex`.
 
     Returns:
-        The index.
+        The index. One of spyndex has its default constants and no range.
 
     Raises:
-        ValueError: If the name is unknown.
+        ValueError: If the name is unknown, or the index needs more than the optical
+            bands we know; the message names what is missing.
     """
     if isinstance(index, SpectralIndex):
         return index
-    try:
+    if index.upper() in INDICES:
         return INDICES[index.upper()]
-    except KeyError:
+    try:
+        import spyndex
+    except ImportError:
+        spyndex = None
+    if spyndex is None or index not in spyndex.indices:
+        more = (
+            'No such index is in the spyndex catalogue either.'
+            if spyndex is not None
+            else "pip install 'torchgeo-sigmae[spyndex]' adds its whole catalogue."
+        )
         raise ValueError(
             f'indices: {index!r} is unknown. Use one of {", ".join(INDICES)}, or pass '
-            'a torchgeo_sigmae.transforms.SpectralIndex of your own.'
-        ) from None
+            f'a torchgeo_sigmae.transforms.SpectralIndex of your own. {more}'
+        )
+    return _from_spyndex(spyndex, index)
+
+
+def _from_spyndex(spyndex: Any, name: str) -> SpectralIndex:
+    """Translate an index of spyndex: letters to common names, constants to numbers."""
+    entry = spyndex.indices[name]
+    formula = Formula(entry.formula)
+    constants = {
+        symbol: spyndex.constants[symbol].default
+        for symbol in formula.names
+        if symbol in spyndex.constants
+    }
+    missing = [
+        symbol
+        for symbol in formula.names
+        if symbol not in _SPYNDEX_BANDS and constants.get(symbol) is None
+    ]
+    if missing:
+        raise ValueError(
+            f'indices: {name} of spyndex needs {", ".join(missing)}, which are no '
+            'optical bands we know. Use another index.'
+        )
+    replacements = {
+        **{symbol: f'({float(value)!r})' for symbol, value in constants.items()},
+        **_SPYNDEX_BANDS,
+    }
+    text = formula.substitute(replacements)
+    return SpectralIndex(name, text, entry.reference, (-math.inf, math.inf))
 
 
 def spectral_indices(
@@ -148,14 +223,14 @@ def spectral_indices(
     """Compute several indices at once, in float32.
 
     Args:
-        image: Reflectance or digital numbers proportional to it, ``(..., C, H, W)``,
-            floating point. A common factor cancels out; an offset does not.
+        image: Reflectance ``(..., C, H, W)``, floating point. In normalised
+            differences a common factor cancels out; an offset does not.
         bands: Names of the C channels, in order.
         indices: Indices to compute.
         sensor: The sensor the band names belong to.
 
     Returns:
-        The K indices, ``(..., K, H, W)``, each in [-1, 1], float32.
+        The K indices, ``(..., K, H, W)``, each in its range, float32.
 
     Raises:
         TypeError: If *image* holds integers.
@@ -172,8 +247,84 @@ def spectral_indices(
     layers = []
     for index in map(get_index, indices):
         positions = index_channels(index, bands, sensor)
-        layers.append(index(*(channels[i] for i in positions)))
+        named = zip(index.bands, positions, strict=True)
+        layers.append(index({name: channels[i] for name, i in named}))
     return torch.stack(layers, dim=-3)
+
+
+class AppendSpectralIndices(IntensityAugmentationBase2D):
+    """Append spectral indices to an image as further channels.
+
+    Like TorchGeo's ``AppendNDVI`` and the rest, with names instead of positions and
+    reflectance instead of whatever the image holds: EVI and SAVI have constants that
+    mean nothing for digital numbers.
+
+    Convention: input ``(C, H, W)`` or ``(B, C, H, W)`` of raw values, output with K
+    channels more, the indices, each in its range.
+
+    Example:
+        >>> import torch
+        >>> transform = AppendSpectralIndices(('NDVI', 'EVI'), ('B02', 'B04', 'B08'))
+        >>> transform(torch.rand(3, 64, 64) * 10000).shape
+        torch.Size([5, 64, 64])
+    """
+
+    def __init__(
+        self,
+        indices: Sequence[str | SpectralIndex],
+        bands: Sequence[str],
+        scale: float = 1e-4,
+        offset: float = 0.0,
+        sensor: str | Sensor = SENTINEL2,
+    ) -> None:
+        """Initialize a new AppendSpectralIndices instance.
+
+        Args:
+            indices: Names of indices, or indices of one's own.
+            bands: Names of the image's channels, in order and any spelling.
+            scale: Reflectance per unit of the image; 1e-4 for Sentinel-2 digital
+                numbers, 1 for reflectance.
+            offset: Reflectance at 0.
+            sensor: The sensor the band names belong to.
+
+        Raises:
+            ValueError: If an index is unknown or a band it needs is missing.
+        """
+        super().__init__(p=1, keepdim=True)
+        resolved = tuple(get_index(index) for index in indices)
+        for index in resolved:
+            index_channels(index, bands, sensor)
+        self.flags = {
+            'indices': resolved,
+            'bands': tuple(bands),
+            'scale': scale,
+            'offset': offset,
+            'sensor': get_sensor(sensor),
+        }
+
+    def apply_transform(
+        self,
+        input: Tensor,
+        params: dict[str, Tensor],
+        flags: dict[str, Any],
+        transform: Tensor | None = None,
+    ) -> Tensor:
+        """Apply the transform.
+
+        Args:
+            input: Images ``(B, C, H, W)``.
+            params: Generated parameters; there are none.
+            flags: Static parameters.
+            transform: The geometric transformation; there is none.
+
+        Returns:
+            Images ``(B, C + K, H, W)``.
+        """
+        reflectance = input * flags['scale'] + flags['offset']
+        layers = spectral_indices(
+            reflectance, flags['bands'], flags['indices'], flags['sensor']
+        )
+        return torch.cat([input, layers.to(input.dtype)], dim=-3)
 
 
 def index_channels(

@@ -205,6 +205,8 @@ class PatchSaliency(nn.Module):
         combine: str = 'minmax',
         nodata: float | None = 0.0,
         sensor: str | Sensor = SENTINEL2,
+        scale: float = 1.0,
+        offset: float = 0.0,
     ) -> None:
         """Initialize a new PatchSaliency instance.
 
@@ -218,6 +220,9 @@ class PatchSaliency(nn.Module):
             nodata: Pixels whose bands all equal this value are left out; None to keep
                 them.
             sensor: The sensor the band names belong to.
+            scale: Reflectance per unit of the image. Normalised differences do not need
+                it; EVI and SAVI do.
+            offset: Reflectance at 0.
 
         Raises:
             ValueError: If a band or index is missing or unknown, or *alpha* or
@@ -232,6 +237,8 @@ class PatchSaliency(nn.Module):
         self.alpha = alpha
         self.combine = combine
         self.nodata = nodata
+        self.scale = scale
+        self.offset = offset
         if not self.indices:
             raise ValueError(
                 'indices: none given. Pass at least one, for example '
@@ -254,7 +261,7 @@ class PatchSaliency(nn.Module):
         if valid is None:
             valid = valid_pixels(image, self.nodata)
         return patch_saliency(
-            image,
+            image * self.scale + self.offset,
             self.bands,
             self.patch_size,
             self.indices,
