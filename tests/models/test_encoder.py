@@ -6,7 +6,7 @@ import timm
 import torch
 from torch import Tensor
 
-import torchgeo_sigmae.models.encoder as module
+import torchgeo_sigmae.models.registry as module
 from torchgeo_sigmae.models import (
     SIGMAEViT,
     build_encoder,

@@ -3,6 +3,7 @@
 
 """Models. Importing this package registers our encoders with timm."""
 
+from . import registry
 from .checkpoint import (
     EncoderCheckpoint,
     load_encoder_weights,
@@ -35,6 +36,7 @@ __all__ = (
     'normalize_patches',
     'patchify',
     'read_encoder',
+    'registry',
     'save_encoder',
     'scatter_tokens',
     'unpatchify',

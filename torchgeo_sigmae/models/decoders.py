@@ -12,7 +12,41 @@ from torch import Tensor, nn
 __all__ = ('CrossDecoder', 'SelfDecoder')
 
 
-class CrossDecoder(nn.Module):
+class _Decoder(nn.Module):
+    """What both decoders share: a mask token, a final norm, and a head to pixels."""
+
+    def __init__(self, out_dim: int, dim: int, depth: int, num_heads: int) -> None:
+        super().__init__()
+        if dim % 4 or dim % num_heads:
+            raise ValueError(
+                f'decoder_dim: {dim} must be a multiple of 4 (2-D sine-cosine '
+                f'positions) and of decoder_num_heads={num_heads}. Use for example '
+                f'{max(dim // (4 * num_heads), 1) * 4 * num_heads}.'
+            )
+        if depth < 1:
+            raise ValueError(f'decoder_depth: {depth} must be at least 1.')
+        self.dim = dim
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, out_dim)
+
+    def init_weights(self) -> None:
+        """Initialise as MAE does: Xavier linear layers, a small random mask token."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """2-D sine-cosine position table ``(N, dim)``."""
+        table: Tensor = build_sincos2d_pos_embed(
+            list(grid), self.dim, device=self.mask_token.device
+        )
+        return table
+
+
+class CrossDecoder(_Decoder):
     """Predicted tokens attend to encoded visible tokens, not to each other.
 
     After CrossMAE (Fu et al., arXiv:2401.14391), written from the paper: only the
@@ -42,17 +76,12 @@ class CrossDecoder(nn.Module):
         Raises:
             ValueError: If *dim* is no multiple of 4 and *num_heads*, or *depth* < 1.
         """
-        super().__init__()
-        _check_decoder(dim, depth, num_heads)
-        self.dim = dim
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        super().__init__(out_dim, dim, depth, num_heads)
         self.mix = nn.Parameter(torch.zeros(depth, encoder_depth))
         self.blocks = nn.ModuleList(
             _CrossBlock(dim, encoder_dim, num_heads) for _ in range(depth)
         )
-        self.norm = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, out_dim)
-        _init_weights(self)
+        self.init_weights()
         with torch.no_grad():
             self.mix[:, -1] = 1
 
@@ -75,8 +104,7 @@ class CrossDecoder(nn.Module):
         Returns:
             Predictions ``(B, P, C * p * p)``.
         """
-        positions = _positions(grid, self.dim, predicted.device)
-        x = self.mask_token + positions[predicted]
+        x = self.mask_token + self.positions(grid)[predicted]
         contexts = torch.einsum('kl,lbvd->kbvd', self.mix, torch.stack(features))
         for block, context in zip(self.blocks, contexts, strict=True):
             x = block(x, context)
@@ -84,7 +112,7 @@ class CrossDecoder(nn.Module):
         return out
 
 
-class SelfDecoder(nn.Module):
+class SelfDecoder(_Decoder):
     """MAE's decoder (arXiv:2111.06377): self-attention over visible and predicted.
 
     Tokens are not put back in image order: their positions are added one by one, and
@@ -114,17 +142,12 @@ class SelfDecoder(nn.Module):
         Raises:
             ValueError: If *dim* is no multiple of 4 and *num_heads*, or *depth* < 1.
         """
-        super().__init__()
-        _check_decoder(dim, depth, num_heads)
-        self.dim = dim
+        super().__init__(out_dim, dim, depth, num_heads)
         self.embed = nn.Linear(encoder_dim, dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.blocks = nn.Sequential(
             *(Block(dim, num_heads, qkv_bias=True) for _ in range(depth))
         )
-        self.norm = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, out_dim)
-        _init_weights(self)
+        self.init_weights()
 
     def forward(
         self,
@@ -144,7 +167,7 @@ class SelfDecoder(nn.Module):
         Returns:
             Predictions ``(B, P, C * p * p)``.
         """
-        positions = _positions(grid, self.dim, predicted.device)
+        positions = self.positions(grid)
         x = self.embed(features[-1])
         prefix, visible = x[:, : -keep.shape[1]], x[:, -keep.shape[1] :]
         hidden = self.mask_token + positions[predicted]
@@ -179,30 +202,3 @@ class _CrossBlock(nn.Module):
         x = x + self.proj(attended.transpose(1, 2).flatten(2))
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
-
-
-def _check_decoder(dim: int, depth: int, num_heads: int) -> None:
-    """Refuse decoder sizes that cannot be built."""
-    if dim % 4 or dim % num_heads:
-        raise ValueError(
-            f'decoder_dim: {dim} must be a multiple of 4 (2-D sine-cosine positions) '
-            f'and of decoder_num_heads={num_heads}. Use for example '
-            f'{max(dim // (4 * num_heads), 1) * 4 * num_heads}.'
-        )
-    if depth < 1:
-        raise ValueError(f'decoder_depth: {depth} must be at least 1.')
-
-
-def _init_weights(decoder: nn.Module) -> None:
-    """Initialise as MAE does: Xavier linear layers, small noise in the mask token."""
-    for module in decoder.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-    nn.init.normal_(decoder.get_parameter('mask_token'), std=0.02)
-
-
-def _positions(grid: tuple[int, int], dim: int, device: torch.device) -> Tensor:
-    """2-D sine-cosine position table ``(N, dim)``."""
-    table: Tensor = build_sincos2d_pos_embed(list(grid), dim, device=device)
-    return table
