@@ -42,6 +42,11 @@ def test_pretraining_from_the_example_config(
         ]
     )
     (checkpoint,) = tmp_path.rglob('*.ckpt')
+    picture = tmp_path / 'a folder' / 'picture.png'
+    script = EXAMPLES / 'reconstruct_eurosat.py'
+    arguments = map(str, (script, checkpoint, eurosat_root, picture))
+    subprocess.run([sys.executable, *arguments], check=True)
+    assert picture.read_bytes()[:4] == b'\x89PNG'
     hparams = read_encoder(checkpoint).hyper_parameters
     assert hparams['bands'] == list(torchgeo_sigmae.bands.SENTINEL2_TEN_BANDS)
 
@@ -68,10 +73,12 @@ def test_finetuning_from_the_example_config(
 
 
 def test_every_example_says_what_it_does_and_how_long_it_takes() -> None:
-    for path in EXAMPLES.glob('*.yaml'):
+    for path in EXAMPLES.iterdir():
         text = path.read_text()
         assert 'Needs:' in text, path
         assert 'Takes:' in text, path
+    for path in EXAMPLES.glob('*.yaml'):
+        text = path.read_text()
         assert yaml.safe_load(text)['model']['class_path']
 
 
@@ -126,3 +133,24 @@ def test_import_is_quiet_and_complete() -> None:
     )
     subprocess.run([sys.executable, '-c', code], check=True)
     assert sorted(torchgeo_sigmae.__all__) == list(torchgeo_sigmae.__all__)
+
+
+def test_the_readmes_ten_lines(
+    eurosat_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run as printed, on what is here: fewer chips, and an epoch of two batches."""
+    readme = (EXAMPLES.parent / 'README.md').read_text()
+    code = readme.split('```python\n')[1].split('```')[0]
+    for printed, here in (
+        ("'data/eurosat'", repr(str(eurosat_root))),
+        ('batch_size=256', 'batch_size=16'),
+        ('max_epochs=200', 'max_epochs=1, limit_train_batches=2, logger=False'),
+        ('small', 'tiny'),
+    ):
+        assert printed in code, printed
+        code = code.replace(printed, here)
+    monkeypatch.chdir(tmp_path)
+    # The newest TorchGeo warns that ClassificationTask has a new name.
+    script = 'import warnings; warnings.simplefilter("ignore")\n' + code
+    subprocess.run([sys.executable, '-c', script], check=True, timeout=300)
+    assert read_encoder(tmp_path / 'encoder.pth').hyper_parameters['size'] == 64

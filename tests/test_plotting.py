@@ -18,7 +18,7 @@ def test_colours_are_red_green_blue() -> None:
 
 def _figure(nodata: bool = False, oracle: bool = False, images: int = 2):
     image = torch.rand(images, 10, 32, 32)
-    image[:, 2] *= 0.1  # little red
+    image[:, 2, 16:] *= 0.1  # little red in the lower half
     reconstruction = image.clone()
     mask = torch.zeros(images, 32, 32, dtype=torch.bool)
     mask[:, :16] = True
@@ -44,7 +44,10 @@ def test_what_is_drawn() -> None:
         'Reconstruction',
     ]
     shown = figure.axes[0].images[0].get_array()
-    assert shown[..., 0].mean() < shown[..., 1].mean()
+    lower = np.asarray(shown)[16:]
+    assert lower[..., 0].mean() < 0.5 * lower[..., 1].mean()
+    # Every colour uses the whole range, whatever its brightness.
+    assert all(shown[..., i].min() == 0 and shown[..., i].max() == 1 for i in range(3))
     visible = np.asarray(figure.axes[2].images[0].get_array())
     assert np.allclose(visible[:16], 0.35)
     assert np.allclose(visible[16:], np.asarray(shown)[16:])

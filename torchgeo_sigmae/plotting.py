@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -61,8 +61,8 @@ def plot_reconstruction(
         max_images: Number of images to draw at most.
 
     Returns:
-        A figure, one row an image. Colours are stretched from the 2nd to the 98th
-        percentile of the image, alike for image and reconstruction.
+        A figure, one row an image. Every colour is stretched from the 2nd to the
+        98th percentile of the image, alike for image and reconstruction.
     """
     rows = min(len(image), max_images)
     channels = rgb_channels(bands, sensor)
@@ -107,18 +107,20 @@ def plot_reconstruction(
     return figure
 
 
-def _stretch(image: np.ndarray) -> tuple[float, float]:
-    """2nd and 98th percentile of the finite values, never empty."""
-    finite = image[np.isfinite(image)]
-    if not finite.size:
-        return 0.0, 1.0
-    low, high = np.percentile(finite, (2, 98))
-    return float(low), float(max(high, low + 1e-4))
+def _stretch(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """2nd and 98th percentile of every band of ``(3, H, W)``, as ``(3, 1, 1)``.
+
+    Band by band, because the atmosphere brightens blue; never an empty range.
+    """
+    finite = np.where(np.isfinite(image), image, np.nan).reshape(len(image), -1)
+    if np.isnan(finite).all():
+        finite = np.zeros_like(finite)
+    low, high = np.nanpercentile(finite, (2, 98), axis=1)[..., None, None]
+    return low, np.maximum(high, low + 1e-2)
 
 
-def _colours(image: np.ndarray, low: float, high: float) -> np.ndarray:
+def _colours(image: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Stretch ``(3, H, W)`` to colours ``(H, W, 3)``; pixels without data stand out."""
     colours = np.clip((image - low) / (high - low), 0, 1).transpose(1, 2, 0)
     missing = ~np.isfinite(image).all(axis=0)
-    nodata = ListedColormap([_NODATA_COLOUR])(0)[:3]
-    return np.where(missing[..., None], nodata, np.nan_to_num(colours))
+    return np.where(missing[..., None], to_rgb(_NODATA_COLOUR), np.nan_to_num(colours))
