@@ -209,6 +209,18 @@ def test_takes_any_index_and_the_scale_it_needs() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 2**31), nodata=st.sampled_from([None, 0.0, -9999.0]))
+def test_valid_pixels_is_what_it_says(seed: int, nodata: float | None) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    odd = torch.tensor([0.0, -9999.0, torch.nan, torch.inf, -torch.inf, 0.3])
+    image = odd[torch.randint(0, 6, (2, 3, 8, 8), generator=generator)]
+    expected = image.isfinite().all(dim=1)
+    if nodata is not None:
+        expected &= ~(image == nodata).all(dim=1)
+    assert torch.equal(valid_pixels(image, nodata), expected)
+
+
 def test_nodata_none_keeps_zeros() -> None:
     image = torch.zeros(4, 8, 8)
     assert not valid_pixels(image).any()

@@ -84,7 +84,9 @@ def mark_valid_pixels(
         absent = statistics.normalize(torch.full_like(image[..., :1, :1], nodata))
         valid &= ((image - absent).abs() > 1e-4).any(dim=-3)
     valid = valid.unsqueeze(-3)
-    marked = {**batch, 'image': torch.where(valid, image, torch.nan)}
+    marked = dict(batch)
+    if not valid.all():
+        marked['image'] = torch.where(valid, image, torch.nan)
     if image.ndim == 4:
         marked[VALID_KEY] = valid.to(image.dtype)
     return marked

@@ -50,9 +50,12 @@ def valid_pixels(image: Tensor, nodata: float | None = 0.0) -> Tensor:
         Boolean mask ``(..., H, W)``: False at nodata, and where any band is NaN or
         infinite.
     """
-    valid = image.isfinite().all(dim=-3)
+    # NaN and infinity survive minimum and maximum, and only equal bands have the same:
+    # two reductions instead of a mask as large as the image.
+    low, high = image.amin(dim=-3), image.amax(dim=-3)
+    valid = low.isfinite() & high.isfinite()
     if nodata is not None:
-        valid &= ~(image == nodata).all(dim=-3)
+        valid &= ~((low == nodata) & (high == nodata))
     return valid
 
 
