@@ -25,6 +25,7 @@ from torchgeo_sigmae.tasks.statistics import (
     BatchStatistics,
     datamodule_bands,
     datamodule_normalization,
+    normalizes,
     resolve_statistics,
 )
 
@@ -147,6 +148,9 @@ def test_torchgeos_attributes_prove_nothing() -> None:
     datamodule.val_aug = OSCDDataModule().aug
     with pytest.raises(ValueError, match='normalises differently in training'):
         resolve(datamodule)
+    # What the message advises helps.
+    assert resolve(datamodule, mean=1.0, std=2.0).std == (2.0,) * 13
+    assert normalizes(datamodule)
 
 
 def test_negative_std_of_channels_the_model_does_not_see() -> None:

@@ -240,6 +240,16 @@ def test_as_a_transform_of_torchgeos_own_dataset(eurosat_root) -> None:
         torch.testing.assert_close(sample['saliency'], expected, rtol=1e-3, atol=1e-4)
 
 
+def test_richness_favours_vegetation_and_water(eurosat_root) -> None:
+    """The figure in docs/choices.md: |NDVI| and |NDWI| of EuroSAT patches correlate."""
+    dataset = EuroSAT(eurosat_root, split='train')
+    images = torch.stack([dataset[i]['image'] for i in range(len(dataset))])
+    indices = spectral_indices(images, EUROSAT_BANDS, ('NDVI', 'NDWI')).abs()
+    patches = torch.nn.functional.avg_pool2d(indices, 8).transpose(0, 1).flatten(1)
+    correlation = torch.corrcoef(patches)[0, 1].item()
+    assert correlation == pytest.approx(0.88, abs=0.01)
+
+
 @pytest.mark.parametrize(
     ('change', 'message'),
     [

@@ -74,6 +74,21 @@ def check_mask_ratio(ratio: float) -> None:
         )
 
 
+def check_predict_ratio(ratio: float) -> None:
+    """Refuse shares of predicted tokens outside (0, 1].
+
+    Args:
+        ratio: Share of the valid masked tokens to predict.
+
+    Raises:
+        ValueError: If *ratio* is not above 0 and at most 1.
+    """
+    if not 0 < ratio <= 1:
+        raise ValueError(
+            f'predict_ratio: {ratio} is not in (0, 1]. 1 predicts every masked token.'
+        )
+
+
 def random_mask(
     score: Tensor,
     ratio: float,
@@ -213,10 +228,7 @@ def select_predicted(
     Raises:
         ValueError: If *ratio* is not in (0, 1].
     """
-    if not 0 < ratio <= 1:
-        raise ValueError(
-            f'predict_ratio: {ratio} is not in (0, 1]. 1 predicts every masked token.'
-        )
+    check_predict_ratio(ratio)
     if valid is None:
         usable = torch.ones_like(masked, dtype=torch.bool)
     else:

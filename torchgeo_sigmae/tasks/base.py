@@ -24,7 +24,7 @@ from .optim import (
 from .statistics import (
     BatchStatistics,
     attached_datamodule,
-    datamodule_normalization,
+    normalizes,
     resolve_statistics,
 )
 
@@ -78,7 +78,7 @@ class PretrainingTask(BaseTask):
         """
         datamodule = attached_datamodule(self.trainer)
         self._statistics = self._resolve_statistics(datamodule)
-        self._datamodule_normalizes = datamodule_normalization(datamodule) is not None
+        self._datamodule_normalizes = normalizes(datamodule)
         normalize = self.hparams['normalize']
         if self._datamodule_normalizes and normalize:
             raise ValueError(

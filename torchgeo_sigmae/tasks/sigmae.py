@@ -18,6 +18,7 @@ from .._compat import TORCHGEO_VERSION
 from ..bands import SENTINEL2_TEN_BANDS, get_sensor, normalize_bands
 from ..evaluation import ReconstructionMetrics
 from ..masking import Curriculum, VisibilityRatio, fixed_mask, select_predicted
+from ..masking.strategies import check_predict_ratio
 from ..models import (
     MaskedAutoencoder,
     build_encoder,
@@ -28,7 +29,7 @@ from ..models import (
 )
 from ..plotting import plot_reconstruction
 from ..transforms import PatchSaliency
-from ..transforms.indices import DEFAULT_INDICES, require_float
+from ..transforms.indices import DEFAULT_INDICES
 from .base import PretrainingTask
 from .batch import (
     VALID_KEY,
@@ -197,11 +198,7 @@ class SIGMAETask(PretrainingTask):
             (hparams['saliency_start'], hparams['saliency_end']),
             hparams['curriculum'],
         )
-        if not 0 < hparams['predict_ratio'] <= 1:
-            raise ValueError(
-                f'predict_ratio: {hparams["predict_ratio"]} is not in (0, 1]. '
-                '1 predicts every masked token.'
-            )
+        check_predict_ratio(hparams['predict_ratio'])
         if self.weights is True:
             raise ValueError(
                 "weights: True would mean timm's own weights, which are for "
@@ -461,7 +458,6 @@ class SIGMAETask(PretrainingTask):
     def _prepare(self, batch: dict[str, Any], seed: int | None = None) -> TokenBatch:
         """Fold a time axis into the batch, augment (given a seed), make tokens."""
         image = batch['image']
-        require_float(image, 'image')
         self.statistics.check(image)
         if image.ndim == 5:
             image = image.flatten(0, 1)

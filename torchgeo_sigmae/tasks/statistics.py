@@ -27,6 +27,7 @@ __all__ = (
     'attached_datamodule',
     'datamodule_bands',
     'datamodule_normalization',
+    'normalizes',
     'resolve_statistics',
 )
 
@@ -211,24 +212,39 @@ def datamodule_normalization(datamodule: object) -> tuple[Any, Any] | None:
     Raises:
         ValueError: If its augmentations normalise differently.
     """
-    if not isinstance(datamodule, BaseDataModule):
-        return None
-    found = [
-        (module.flags['mean'], module.flags['std'])
-        for name in ('aug', 'train_aug', 'val_aug', 'test_aug', 'predict_aug')
-        if isinstance(aug := getattr(datamodule, name, None), nn.Module)
-        for module in aug.modules()
-        if isinstance(module, K.Normalize)
-    ]
-    if not found:
-        return None
+    found = _normalizations(datamodule)
     for mean, std in found[1:]:
         if not (torch.equal(mean, found[0][0]) and torch.equal(std, found[0][1])):
             raise ValueError(
                 f'mean, std: {type(datamodule).__name__} normalises differently in '
                 'training and evaluation. Pass mean= and std= for the batches you use.'
             )
-    return found[0]
+    return found[0] if found else None
+
+
+def normalizes(datamodule: object) -> bool:
+    """Tell whether a TorchGeo datamodule normalises its batches after the transfer.
+
+    Args:
+        datamodule: Any datamodule.
+
+    Returns:
+        Whether there is a ``Normalize`` in its augmentations.
+    """
+    return bool(_normalizations(datamodule))
+
+
+def _normalizations(datamodule: object) -> list[tuple[Any, Any]]:
+    """Mean and std of every ``Normalize`` in a TorchGeo datamodule's augmentations."""
+    if not isinstance(datamodule, BaseDataModule):
+        return []
+    return [
+        (module.flags['mean'], module.flags['std'])
+        for name in ('aug', 'train_aug', 'val_aug', 'test_aug', 'predict_aug')
+        if isinstance(aug := getattr(datamodule, name, None), nn.Module)
+        for module in aug.modules()
+        if isinstance(module, K.Normalize)
+    ]
 
 
 def resolve_statistics(
@@ -267,12 +283,13 @@ def resolve_statistics(
         data_bands = datamodule_bands(datamodule) or bands
     names = sensor.spell(data_bands)
     channels = tuple(band_indices(normalize_bands(bands, sensor), names, sensor))
-    if isinstance(datamodule, BaseDataModule):
-        told = datamodule_normalization(datamodule) or (None, None)
-    else:
-        told = getattr(datamodule, 'mean', None), getattr(datamodule, 'std', None)
-    mean = told[0] if mean is None else mean
-    std = told[1] if std is None else std
+    if mean is None or std is None:
+        if isinstance(datamodule, BaseDataModule):
+            told = datamodule_normalization(datamodule) or (None, None)
+        else:
+            told = getattr(datamodule, 'mean', None), getattr(datamodule, 'std', None)
+        mean = told[0] if mean is None else mean
+        std = told[1] if std is None else std
     if mean is None and std is None and known is not None:
         return known
     return BatchStatistics(

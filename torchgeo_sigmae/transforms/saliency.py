@@ -139,7 +139,7 @@ def patch_saliency(
 
     A map whose range within the image is under 1e-3 becomes 0, so that constant chips
     are ranked at random downstream and never by rounding noise. On EuroSAT patches
-    \|NDVI\| and \|NDWI\| correlate at 0.91, so R favours vegetation and water.
+    \|NDVI\| and \|NDWI\| correlate at 0.88, so R favours vegetation and water.
 
     Args:
         image: Reflectance or digital numbers proportional to it, ``(..., C, H, W)``,
@@ -263,8 +263,10 @@ class PatchSaliency(nn.Module):
         """
         if valid is None:
             valid = valid_pixels(image, self.nodata)
+        if (self.scale, self.offset) != (1.0, 0.0):
+            image = image * self.scale + self.offset
         return patch_saliency(
-            image * self.scale + self.offset,
+            image,
             self.bands,
             self.patch_size,
             self.indices,
