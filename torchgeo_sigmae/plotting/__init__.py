@@ -1,0 +1,23 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Figures of images, masks and runs; made without pyplot, so any thread may draw.
+
+Convention: images in, :class:`matplotlib.figure.Figure` out, to be saved with
+``figure.savefig(path)``. Pixels without data are magenta.
+"""
+
+from .canvas import rgb_channels
+from .curves import plot_log, read_log
+from .maps import plot_indices, plot_mask, plot_saliency
+from .reconstruction import plot_reconstruction
+
+__all__ = (
+    'plot_indices',
+    'plot_log',
+    'plot_mask',
+    'plot_reconstruction',
+    'plot_saliency',
+    'read_log',
+    'rgb_channels',
+)

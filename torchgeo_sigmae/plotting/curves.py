@@ -1,0 +1,221 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The course of a run, read from the files of Lightning's ``CSVLogger``."""
+
+import csv
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .canvas import empty_figure
+
+__all__ = ('plot_log', 'read_log')
+
+#: Values by name: optimiser steps and the values logged there.
+Log = dict[str, tuple[np.ndarray, np.ndarray]]
+
+#: Panels: labels and styles of what is drawn in each, by name in the log.
+_PANELS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
+    'Loss': {
+        'train_loss_step': ('training, per step', {'color': 'C0'}),
+        'train_loss': ('training', {'color': 'C0'}),
+        'train_loss_epoch': ('training, per epoch', {'color': 'C0'}),
+        'val_loss': ('validation', {'color': 'C1'}),
+        'val_baseline_loss': (
+            'mean of visible tokens',
+            {'color': 'C1', 'linestyle': '--'},
+        ),
+    },
+    'Curriculum': {
+        'mask_ratio': ('mask ratio', {'color': 'C2'}),
+        'saliency_beta': ('saliency beta', {'color': 'C3'}),
+        'visibility_ratio': ('visibility ratio (right axis)', {'color': 'C4'}),
+    },
+}
+
+#: A curve of fewer points gets markers: a single one would not show at all.
+_FEW = 30
+
+#: A legend of more curves, parameter groups with rates of their own, says nothing.
+_LEGEND = 5
+
+
+def read_log(path: str | os.PathLike[str]) -> Log:
+    """Read the metrics that Lightning's ``CSVLogger`` wrote.
+
+    Args:
+        path: A ``metrics.csv``, its folder, or a folder with the ``version_*`` folders
+            of one run: every restart of an interrupted run writes one of its own. They
+            are merged in the order of their numbers; where two have a value of the same
+            name at the same step, the later one counts.
+
+    Returns:
+        For every name with at least one value the optimiser steps, int64 ``(N,)``,
+        strictly increasing, and the values, float64 ``(N,)``, without NaN.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or none in the folder.
+        ValueError: If a file is not such a log, or the folder holds several runs.
+    """
+    values: dict[str, dict[int, float]] = {}
+    for file in _find_files(Path(path)):
+        _read_file(file, values)
+    log: Log = {}
+    for name, points in values.items():
+        steps = sorted(step for step, value in points.items() if value == value)
+        if steps:
+            log[name] = (np.array(steps), np.array([points[step] for step in steps]))
+    return log
+
+
+def plot_log(path: str | os.PathLike[str]) -> Figure:
+    """Draw losses, curriculum and learning rate along training.
+
+    Args:
+        path: As in :func:`read_log`.
+
+    Returns:
+        A figure, one panel below the other over a common axis of optimiser steps; a
+        panel without data is left out.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or none in the folder.
+        ValueError: If a file is not such a log, the folder holds several runs, or there
+            is nothing to draw.
+    """
+    log = read_log(path)
+    panels = {
+        title: {name: style for name, style in curves.items() if name in log}
+        for title, curves in {**_PANELS, 'Learning rate': _rates(log)}.items()
+    }
+    panels = {title: curves for title, curves in panels.items() if curves}
+    if not panels:
+        raise ValueError(
+            f'path: {path} holds no loss, curriculum or learning rate, only '
+            f'{sorted(log)}. Train with Trainer(logger=CSVLogger(...), '
+            'log_every_n_steps=...) and fewer steps between two rows than the run has.'
+        )
+    figure = empty_figure(7.2, 2.1 * len(panels) + 0.4)
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (title, curves) in zip(axes, panels.items(), strict=True):
+        axis.set_title(title, fontsize=10, loc='left')
+        axis.grid(alpha=0.25)
+        _draw_curves(axis, curves, log)
+    axes[-1].set_xlabel('optimiser step', fontsize=9)
+    return figure
+
+
+def _draw_curves(
+    axis: Any, curves: dict[str, tuple[str, dict[str, Any]]], log: Log
+) -> None:
+    """Draw the curves of a panel, and their legend above it, out of their way."""
+    lines = []
+    for name, (label, style) in curves.items():
+        steps, values = log[name]
+        target = axis
+        # A factor that grows with exp(beta) would flatten shares beside it.
+        if name == 'visibility_ratio':
+            target = axis.twinx()
+            target.set_yscale('log' if values.max() > 10 * values.min() else 'linear')
+        # Single batches scatter; beside their mean they are the background.
+        pale = (
+            name in {'train_loss', 'train_loss_step'} and 'train_loss_epoch' in curves
+        )
+        lines += target.plot(
+            steps,
+            values,
+            label=label,
+            marker='.' if len(steps) < _FEW else None,
+            alpha=0.35 if pale else 1,
+            **style,
+        )
+        # Plain numbers: a factor above the axis would stand in the title.
+        target.yaxis.set_major_formatter('{x:g}')
+        target.tick_params(labelsize=8)
+        target.spines['top'].set_visible(False)
+        target.spines['right'].set_visible(target is not axis)
+    if len(lines) <= _LEGEND:
+        axis.legend(
+            handles=lines,
+            ncols=len(lines),
+            loc='lower right',
+            bbox_to_anchor=(1, 1),
+            borderaxespad=0.2,
+            fontsize=8,
+            frameon=False,
+        )
+
+
+def _rates(log: Log) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Find the learning rates; parameter groups with the same rate share a curve."""
+    same: dict[bytes, list[str]] = {}
+    for name, (steps, values) in log.items():
+        # LearningRateMonitor also logs lr-AdamW-momentum and the like.
+        if name.startswith('lr-') and not name.endswith(('-momentum', '-weight_decay')):
+            same.setdefault(steps.tobytes() + values.tobytes(), []).append(name)
+    return {
+        names[0]: (f'{names[0]} and {len(names) - 1} more', {})
+        if len(names) > 1
+        else (names[0], {})
+        for names in same.values()
+    }
+
+
+def _find_files(path: Path) -> list[Path]:
+    """Find the metrics of one run, in the order of its restarts."""
+    if path.is_file():
+        return [path]
+    if (path / 'metrics.csv').is_file():
+        return [path / 'metrics.csv']
+    files = {
+        file: int(match[1])
+        for file in path.rglob('version_*/metrics.csv')
+        if (match := re.fullmatch(r'version_(\d+)', file.parent.name))
+    }
+    if not files:
+        raise FileNotFoundError(
+            f'path: no metrics.csv at {path} or in a folder version_* under it. '
+            'Train with Trainer(logger=CSVLogger(...)), and pass its root_dir.'
+        )
+    runs = sorted({str(file.parent.parent) for file in files})
+    if len(runs) > 1:
+        raise ValueError(
+            f'path: {path} holds the logs of several runs: {", ".join(runs)}. Pass one.'
+        )
+    return sorted(files, key=files.__getitem__)
+
+
+def _read_file(file: Path, values: dict[str, dict[int, float]]) -> None:
+    """Add the rows of a file to values by name and step, the latest winning."""
+    # A spreadsheet may have put a byte order mark in front; bytes that are no UTF-8
+    # are no numbers either, and reported as such.
+    with file.open(encoding='utf-8-sig', errors='replace', newline='') as lines:
+        rows = csv.DictReader(lines)
+        if 'step' not in (rows.fieldnames or ()):
+            raise ValueError(
+                f'path: {file} has no column named step, only '
+                f"{list(rows.fieldnames or ())}. Pass a metrics.csv of Lightning's "
+                'CSVLogger.'
+            )
+        for row in rows:
+            if row['step'] is None:
+                continue  # cut off when the process was killed
+            try:
+                step = float(row.pop('step'))
+                if not step.is_integer():
+                    raise ValueError(f'step {step} is no whole number')
+                if None in row:
+                    raise ValueError('more values than there are columns')
+                for name, text in row.items():
+                    if text:
+                        values.setdefault(name, {})[int(step)] = float(text)
+            except ValueError as error:
+                raise ValueError(
+                    f'path: {file}, line {rows.line_num}: {error}. Remove that line, '
+                    "or pass a metrics.csv of Lightning's CSVLogger."
+                ) from error
