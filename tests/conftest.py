@@ -10,9 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pytest
+import rasterio
 import torch
+from PIL import Image
+from rasterio.transform import from_origin
+from torchgeo.datasets import SSL4EOS12
 
+from torchgeo_sigmae.bands import OSCD_BANDS
 from torchgeo_sigmae.datasets import SyntheticSentinel2, SyntheticSentinel2DataModule
 
 mpl.use('Agg')
@@ -60,6 +66,107 @@ def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def synthetic(synthetic_root: Path) -> SyntheticSentinel2DataModule:
     return SyntheticSentinel2DataModule(root=synthetic_root, batch_size=32)
+
+
+@pytest.fixture(scope='session')
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], np.ndarray]:
+    """Smooth digital numbers (13, size, size) in OSCD's band order, from our chips."""
+    root = tmp_path_factory.mktemp('chips')
+    chips = SyntheticSentinel2(root, 'val', SyntheticSentinel2.all_bands)
+
+    def make(index: int, size: int) -> np.ndarray:
+        chip = chips[index]['image']
+        cirrus = 10 + chip[9:10] / 500
+        image = torch.cat([chip[:10], cirrus, chip[10:]])[None]
+        image = torch.nn.functional.interpolate(image, (size, size), mode='bilinear')
+        return image[0].round().numpy().astype('uint16')
+
+    return make
+
+
+@pytest.fixture(scope='session')
+def oscd_root(
+    scene: Callable[[int, int], np.ndarray], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """OSCD as its archives unpack: five training and two test regions of 80 px.
+
+    The second date is the first plus 20 DN, plus another 500 where the label says
+    change. Region 0 has no data on the first date in columns 36 to 43, which is in
+    every crop of 64 px.
+    """
+    root = tmp_path_factory.mktemp('oscd')
+    name = 'Onera Satellite Change Detection dataset - '
+    for index in range(7):
+        region = f'region{index}'
+        images = root / f'{name}Images' / region
+        split = 'Train' if index < 5 else 'Test'
+        label = root / f'{name}{split} Labels' / region / 'cm' / 'cm.png'
+        first = scene(index, 80)
+        change = np.zeros((80, 80), bool)
+        change[12 + 5 * index : 30 + 5 * index, 20:50] = True
+        second = first + 20 + 500 * change.astype('uint16')
+        if index == 0:
+            first[:, :, 36:44] = 0
+        for date, image in enumerate((first, second), start=1):
+            for band, array in zip(OSCD_BANDS, image, strict=True):
+                _write(images / f'imgs_{date}_rect' / f'T32TQM_{band}.tif', array)
+        (images / 'dates.txt').write_text('date_1: 20160914\ndate_2: 20180412\n')
+        label.parent.mkdir(parents=True)
+        Image.fromarray(change.astype('uint8') * 255).save(label)
+    return root
+
+
+@pytest.fixture(scope='session')
+def ssl4eo_files(
+    scene: Callable[[int, int], np.ndarray], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """SSL4EO-S12 as its archives unpack: three places on two dates.
+
+    264 px at 10 m, 132 at 20 m, 44 at 60 m. Place 0 has no data on the first date in
+    the northernmost 24 px.
+    """
+    root = tmp_path_factory.mktemp('ssl4eo')
+    sizes = {'B1': 44, 'B9': 44, 'B10': 44, 'B2': 264, 'B3': 264, 'B4': 264, 'B8': 264}
+    for split in ('s2c', 's2a'):
+        for place in range(3):
+            for date in range(2):
+                when = f'2020{3 * date + 3:02}07T101559'
+                folder = root / split / f'{place:07}' / f'{when}_{when}_T32TQM'
+                image = scene(10 + 2 * place + date, 264)
+                if (place, date) == (0, 0):
+                    image[:, :24] = 0
+                for band, array in zip(OSCD_BANDS, image, strict=True):
+                    name = band.replace('B0', 'B')
+                    if name in SSL4EOS12.metadata[split]['bands']:
+                        step = 264 // sizes.get(name, 132)
+                        _write(folder / f'{name}.tif', array[::step, ::step])
+    return root
+
+
+def _write(path: Path, array: np.ndarray) -> None:
+    """Write one band as a GeoTIFF of 16 bits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(
+        path,
+        'w',
+        driver='GTiff',
+        width=array.shape[1],
+        height=array.shape[0],
+        count=1,
+        dtype='uint16',
+        crs='EPSG:32632',
+        transform=from_origin(500_000, 5_400_000, 10, 10),
+    ) as file:
+        file.write(array, 1)
+
+
+@pytest.fixture
+def ssl4eo_root(ssl4eo_files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, where the dataset counts three places and takes dates in order."""
+    # TorchGeo's dataset always has the length of the full archive, as its tests know.
+    monkeypatch.setattr(SSL4EOS12, '__len__', lambda self: 3)
+    monkeypatch.setattr('random.sample', lambda names, count: sorted(names)[:count])
+    return ssl4eo_files
 
 
 @pytest.fixture(autouse=True)

@@ -7,23 +7,43 @@ Importing the package registers our encoders with timm, under the names
 ``sigmae_vit_{tiny,small,base,large}_patch{8,16}``.
 """
 
-from . import bands, datasets, evaluation, masking, models, tasks, transforms
+from . import (
+    bands,
+    datasets,
+    evaluation,
+    masking,
+    models,
+    plotting,
+    resume,
+    tasks,
+    transforms,
+)
 from ._version import __version__
-from .datasets import SyntheticSentinel2, SyntheticSentinel2DataModule
+from .datasets import (
+    SyntheticSentinel2,
+    SyntheticSentinel2DataModule,
+)
+from .resume import ResumableCheckpoint, resumable
 from .tasks import SIGMAETask
-from .transforms import PatchSaliency
+from .transforms import BitemporalAugmentation, PatchSaliency, bitemporal
 
 __all__ = (
+    'BitemporalAugmentation',
     'PatchSaliency',
+    'ResumableCheckpoint',
     'SIGMAETask',
     'SyntheticSentinel2',
     'SyntheticSentinel2DataModule',
     '__version__',
     'bands',
+    'bitemporal',
     'datasets',
     'evaluation',
     'masking',
     'models',
+    'plotting',
+    'resumable',
+    'resume',
     'tasks',
     'transforms',
 )

@@ -11,10 +11,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from torchgeo.main import main as torchgeo_main
-
 from ._compat import TORCHGEO_VERSION
 from ._version import __version__
+from .cli import run_cli
 from .demo import add_arguments as add_demo_arguments
 from .demo import run_demo
 
@@ -32,8 +31,7 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f'torchgeo-sigmae {__version__}, TorchGeo {TORCHGEO_VERSION}')
         return
     if argv[:1] != ['demo']:
-        # None, not argv: LightningCLI warns about arguments given twice.
-        torchgeo_main(None if args is None else argv)
+        run_cli(args)
         return
     parser = argparse.ArgumentParser(
         'torchgeo-sigmae demo',

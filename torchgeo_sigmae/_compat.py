@@ -3,6 +3,7 @@
 
 """The only file that knows TorchGeo's versions differ."""
 
+from contextlib import suppress
 from importlib.metadata import version
 
 try:  # torchgeo >= 0.10
@@ -10,6 +11,9 @@ try:  # torchgeo >= 0.10
 except ImportError:  # torchgeo 0.8 and 0.9
     from torchgeo.trainers import BaseTask
     from torchgeo.trainers import ClassificationTask as Classification
+
+with suppress(ImportError):  # torchgeo >= 0.10: known by name on the command line
+    import torchgeo.profilers  # noqa: F401
 
 __all__ = ('TORCHGEO_VERSION', 'BaseTask', 'Classification')
 

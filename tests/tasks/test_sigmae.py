@@ -481,7 +481,7 @@ def test_figures_reach_the_logger(
     events = EventAccumulator(str(tmp_path / 'run'), size_guidance={'images': 0})
     events.Reload()
     assert events.Tags()['images'] == ['reconstruction']
-    assert {'mask_ratio', 'saliency_beta', 'train_loss_step', 'val_psnr'} <= set(
+    assert {'mask_ratio', 'saliency_beta', 'train_loss', 'val_psnr'} <= set(
         events.Tags()['scalars']
     )
     assert (tmp_path / 'csv' / 'metrics.csv').exists()

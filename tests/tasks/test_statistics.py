@@ -1,6 +1,8 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import re
+import warnings
 from pathlib import Path
 
 import kornia.augmentation as K
@@ -169,3 +171,32 @@ def test_a_batch_of_another_layout_is_refused() -> None:
     statistics = resolve(mean=0, std=1)
     with pytest.raises(ValueError, match='data_bands: the batch has 13 channels'):
         statistics.check(torch.zeros(1, 13, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ('value', 'scale', 'advice'),
+    [
+        (3000.0, 1.0, 'scale: 1.0 .* 3000 in the median .* Pass scale=1e-4'),
+        (0.3, 1e-4, 'scale: 0.0001 .* 3e-05 at most, next to nothing. Pass scale=1 '),
+        (3000.0, 1e-4, None),
+        (0.3, 1.0, None),
+        (12000.0, 1e-4, None),  # snow and clouds
+        (60.0, 1e-4, None),  # deep water
+    ],
+)
+@pytest.mark.parametrize('normalized', [True, False])
+def test_digital_numbers_and_reflectance_mixed_up(
+    value: float, scale: float, advice: str | None, normalized: bool
+) -> None:
+    statistics = resolve(mean=500.0, std=200.0, scale=scale)
+    image = torch.full((2, 10, 4, 4), value)
+    image[0, :, :2] = torch.nan
+    if normalized:
+        image = statistics.normalize(image)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        statistics.check_scale(image, normalized)
+        statistics.check_scale(image * torch.nan, normalized)
+    assert len(seen) == (advice is not None)
+    if advice is not None:
+        assert re.search(advice, str(seen[0].message))

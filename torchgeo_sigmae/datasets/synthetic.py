@@ -20,6 +20,7 @@ from torchgeo.datasets import DatasetNotFoundError, NonGeoDataset
 from tqdm import tqdm
 
 from ..bands import SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS, band_indices
+from ..resume import ResumableMixin
 
 __all__ = ('MATERIALS', 'SyntheticSentinel2', 'SyntheticSentinel2DataModule')
 
@@ -178,7 +179,7 @@ class SyntheticSentinel2(NonGeoDataset):
         return figure
 
 
-class SyntheticSentinel2DataModule(NonGeoDataModule):
+class SyntheticSentinel2DataModule(ResumableMixin, NonGeoDataModule):
     """LightningDataModule implementation for the SyntheticSentinel2 dataset.
 
     .. versionadded:: 0.1

@@ -6,13 +6,18 @@
 import warnings
 from typing import Any
 
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torchmetrics import Metric
 
 from .._compat import BaseTask
 from ..bands import Sensor
 from ..models import MaskedAutoencoder
 from ..models.checkpoint import from_checkpoint_keys, to_checkpoint_keys
+from ..resume import ResumableMixin
+from ..transforms import bitemporal
 from .batch import mark_valid_pixels
 from .optim import (
     DEFAULT_WARMUP,
@@ -44,8 +49,12 @@ class PretrainingTask(BaseTask):
     bands: tuple[str, ...]
     sensor: Sensor
 
+    #: What is collected over an epoch, by the name it is logged under.
+    epoch_metrics: dict[str, Metric]
+
     _statistics: BatchStatistics | None = None
     _datamodule_normalizes = False
+    _scale_checked = False
     _steps: int | None = None
 
     # ------------------------------------------------------------------------- data
@@ -67,7 +76,10 @@ class PretrainingTask(BaseTask):
         return min(float(self.global_step) / self._steps, 1.0) if self._steps else 0.0
 
     def setup(self, stage: str) -> None:
-        """Find out what the datamodule's batches hold.
+        """Find out what the datamodule's batches hold, and repair its augmentations.
+
+        TorchGeo's change-detection datamodules do not work with kornia 0.9, see
+        :func:`~torchgeo_sigmae.bitemporal`.
 
         Args:
             stage: Either 'fit', 'validate', 'test', or 'predict'.
@@ -77,8 +89,11 @@ class PretrainingTask(BaseTask):
                 or whether batches come raw.
         """
         datamodule = attached_datamodule(self.trainer)
+        if isinstance(datamodule, LightningDataModule):
+            bitemporal(datamodule)
         self._statistics = self._resolve_statistics(datamodule)
         self._datamodule_normalizes = normalizes(datamodule)
+        self._scale_checked = False
         normalize = self.hparams['normalize']
         if self._datamodule_normalizes and normalize:
             raise ValueError(
@@ -117,6 +132,10 @@ class PretrainingTask(BaseTask):
         )
         if normalize:
             batch['image'] = self.statistics.normalize(batch['image'])
+        if not self._scale_checked:
+            self._scale_checked = True
+            still_raw = self._datamodule_normalizes
+            self.statistics.check_scale(batch['image'], normalized=not still_raw)
         return batch
 
     def _resolve_statistics(self, datamodule: object = None) -> BatchStatistics:
@@ -164,6 +183,17 @@ class PretrainingTask(BaseTask):
             'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},
         }
 
+    # ---------------------------------------------------------------------- logging
+
+    def on_train_epoch_end(self) -> None:
+        """Log what was collected over the epoch.
+
+        By hand, because what Lightning collects is lost when a run is interrupted.
+        """
+        for name, metric in self.epoch_metrics.items():
+            self.log(name, metric.compute(), sync_dist=True)
+            metric.reset()
+
     # ------------------------------------------------------------------ checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -178,6 +208,15 @@ class PretrainingTask(BaseTask):
         checkpoint['state_dict'] = to_checkpoint_keys(checkpoint['state_dict'])
         if self._statistics is not None:
             checkpoint['statistics'] = self._statistics.as_dict()
+        checkpoint['epoch_metrics'] = {}
+        for name, metric in self.epoch_metrics.items():
+            with metric.sync_context():
+                state = {
+                    key: sums.clone()
+                    for key, sums in metric.metric_state.items()
+                    if isinstance(sums, Tensor)
+                }
+            checkpoint['epoch_metrics'][name] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Undo :meth:`on_save_checkpoint`; warn where a run cannot resume exactly.
@@ -186,14 +225,27 @@ class PretrainingTask(BaseTask):
             checkpoint: The checkpoint that was loaded.
         """
         checkpoint['state_dict'] = from_checkpoint_keys(checkpoint['state_dict'])
+        if 'statistics' in checkpoint and self._statistics is None:
+            self._statistics = BatchStatistics.from_dict(checkpoint['statistics'])
+        if self._trainer is None:
+            return
+        for name, state in checkpoint.get('epoch_metrics', {}).items():
+            # The sums of all processes go on in the first.
+            if name in self.epoch_metrics and not self.global_rank:
+                metric = self.epoch_metrics[name]
+                for key, sums in state.items():
+                    setattr(metric, key, sums.to(metric.device))
         loop = checkpoint.get('loops', {}).get('fit_loop', {})
         batches = loop.get('epoch_loop.batch_progress', {})
-        if batches.get('current', {}).get('ready') and not batches['is_last_batch']:
+        inside = (
+            batches.get('current', {}).get('ready') and not batches['is_last_batch']
+        )
+        datamodule = attached_datamodule(self.trainer)
+        if inside and not isinstance(datamodule, ResumableMixin):
             rank_zero_warn(
                 'This checkpoint was written in the middle of an epoch. Lightning '
                 'restarts the data of the epoch, so a resumed run does not see the '
-                'batches that were left. Resume from a checkpoint written at the end '
-                'of an epoch to continue as if uninterrupted.'
+                'batches that were left. Pass torchgeo_sigmae.resumable(datamodule) to '
+                'fit(), now and in the first run, to continue as if uninterrupted, or '
+                'resume from a checkpoint written at the end of an epoch.'
             )
-        if 'statistics' in checkpoint and self._statistics is None:
-            self._statistics = BatchStatistics.from_dict(checkpoint['statistics'])

@@ -1,15 +1,14 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""From a raw batch to what the model needs: valid pixels, augmentation, seeds."""
+"""From a raw batch to what the model needs: valid pixels and augmentation."""
 
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from kornia import augmentation as K
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from ..transforms.indices import require_float
 from ..transforms.saliency import valid_pixels
@@ -20,12 +19,10 @@ __all__ = (
     'augment',
     'default_transform',
     'mark_valid_pixels',
-    'seed_from',
-    'seeded_generator',
 )
 
-#: Key of the valid-pixel mask in a batch, ``(B, 1, H, W)``, float 0 or 1. kornia moves
-#: keys that start with ``mask`` along with the image; padding arrives as 0.
+#: Key of the valid-pixel mask in a batch, ``(B, dates, H, W)``, float 0 or 1. kornia
+#: moves keys that start with ``mask`` along with the image; padding arrives as 0.
 VALID_KEY = 'mask_valid'
 
 
@@ -57,16 +54,16 @@ def mark_valid_pixels(
 ) -> dict[str, Any]:
     """Mark missing pixels before anything is augmented.
 
-    Missing pixels become NaN in every band: whatever an interpolation mixes them into
-    becomes NaN as well and is missing too. A mask goes along for what NaN cannot tell,
-    padding.
+    Missing pixels become NaN in every band of their date: whatever an interpolation
+    mixes them into becomes NaN as well and is missing too. A mask goes along for what
+    NaN cannot tell, padding.
 
     Args:
-        batch: A batch with ``'image'`` ``(B, C, H, W)`` or ``(B, T, C, H, W)`` as the
-            loader delivers it.
+        batch: A batch with ``'image'`` ``(B, dates * C, H, W)`` or ``(B, T, C, H, W)``
+            as the loader delivers it.
         statistics: What the batch holds.
-        nodata: Pixels whose raw bands all equal this value are missing; None to keep
-            them.
+        nodata: Pixels whose raw bands all equal this value on a date are missing then;
+            None to keep them.
         normalized: Whether the loader delivers normalised values.
 
     Returns:
@@ -79,14 +76,16 @@ def mark_valid_pixels(
     image = batch['image']
     require_float(image, 'image')
     statistics.check(image)
-    valid = valid_pixels(image, None if normalized else nodata)
+    dates = statistics.by_date(image)
+    valid = valid_pixels(dates, None if normalized else nodata)
     if normalized and nodata is not None:
-        absent = statistics.normalize(torch.full_like(image[..., :1, :1], nodata))
-        valid &= ((image - absent).abs() > 1e-4).any(dim=-3)
-    valid = valid.unsqueeze(-3)
+        absent = torch.full_like(dates[..., :1, :1], nodata)
+        absent = statistics.normalize(absent)
+        valid &= ((dates - absent).abs() > 1e-4).any(dim=-3)
     marked = dict(batch)
     if not valid.all():
-        marked['image'] = torch.where(valid, image, torch.nan)
+        dates = torch.where(valid.unsqueeze(-3), dates, torch.nan)
+        marked['image'] = dates.flatten(-4, -3)
     if image.ndim == 4:
         marked[VALID_KEY] = valid.to(image.dtype)
     return marked
@@ -127,29 +126,3 @@ def _shrink(valid: Tensor) -> Tensor:
     grown = grown.repeat(1, 1, invalid.shape[2] + 2, invalid.shape[3] + 2)
     grown[:, :, 1:-1, 1:-1] = invalid
     return 1 - F.max_pool2d(grown, kernel_size=3, stride=1)
-
-
-def seed_from(*key: int) -> int:
-    """Mix integers into one well-spread seed.
-
-    Args:
-        *key: Non-negative integers, for example (seed, epoch, batch, process).
-
-    Returns:
-        A seed in [0, 2**63).
-    """
-    state = np.random.SeedSequence(key).generate_state(1, np.uint64)
-    return int(state[0]) >> 1
-
-
-def seeded_generator(device: torch.device, *key: int) -> Generator:
-    """Make a generator that depends on *key* alone.
-
-    Args:
-        device: Where it generates.
-        *key: See :func:`seed_from`.
-
-    Returns:
-        The generator.
-    """
-    return torch.Generator(device).manual_seed(seed_from(*key))

@@ -12,9 +12,11 @@ from kornia import augmentation as K
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 from torchvision.models._api import WeightsEnum
 
 from .._compat import TORCHGEO_VERSION
+from .._random import seed_from, seeded_generator
 from ..bands import SENTINEL2_TEN_BANDS, get_sensor, normalize_bands
 from ..evaluation import ReconstructionMetrics
 from ..masking import Curriculum, VisibilityRatio, fixed_mask, select_predicted
@@ -36,8 +38,6 @@ from .batch import (
     augment,
     default_transform,
     mark_valid_pixels,
-    seed_from,
-    seeded_generator,
 )
 from .reconstruction import (
     TokenBatch,
@@ -117,8 +117,8 @@ class SIGMAETask(PretrainingTask):
                 exported encoder, or None to start from scratch.
             in_channels: Number of bands the model sees; by default that of *bands*.
             bands: Names of the bands the model sees, in order and any spelling.
-            data_bands: Names of the channels of a batch, in order. Default: what the
-                TorchGeo datamodule tells, else *bands*.
+            data_bands: Names of the channels of a batch, in order, those of one date.
+                Default: what the TorchGeo datamodule tells, else *bands*.
             sensor: The sensor the band names belong to.
             transform: Augmentation of training batches, a kornia
                 ``AugmentationSequential``; ``nn.Identity()`` for none. Default: random
@@ -230,7 +230,12 @@ class SIGMAETask(PretrainingTask):
         oracle = self.hparams['norm_pix_loss']
         self.val_metrics = ReconstructionMetrics(self.bands, 'val_', oracle)
         self.test_metrics = ReconstructionMetrics(self.bands, 'test_', oracle)
-        self.visibility_ratio = VisibilityRatio()
+        # A diverged run shows: torchmetrics would leave NaN out.
+        self.train_loss = MeanMetric(nan_strategy='disable')
+        self.epoch_metrics = {'train_loss_epoch': self.train_loss}
+        if self.hparams['masking'] == 'saliency':
+            self.visibility_ratio = VisibilityRatio()
+            self.epoch_metrics['visibility_ratio'] = self.visibility_ratio
 
     # ------------------------------------------------------------------------ steps
 
@@ -259,13 +264,14 @@ class SIGMAETask(PretrainingTask):
         Returns:
             The loss tensor.
         """
-        tokens, keep, predicted, counts = self._draw(batch, batch_idx)
+        tokens, keep, predicted, counts = self._draw(batch)
         prediction = self.model(tokens.image, keep, predicted, tokens.patches)
         target = target_patches(tokens, predicted, self.hparams['norm_pix_loss'])
         pixels = gather_tokens(tokens.pixels, predicted) & counts.unsqueeze(-1)
         loss = masked_mse(prediction, target, pixels)
         size = tokens.image.shape[0]
-        self.log('train_loss', loss, on_step=True, on_epoch=True, batch_size=size)
+        self.log('train_loss', loss, batch_size=size)
+        self.train_loss.update(loss.detach())
         return loss
 
     def validation_step(
@@ -390,11 +396,16 @@ class SIGMAETask(PretrainingTask):
         """Mask and reconstruct raw images, without a trainer.
 
         Args:
-            image: Raw values ``(B, len(data_bands), H, W)``, floating point.
+            image: Raw values ``(B, len(data_bands), H, W)``, floating point; or of
+                several dates, as a batch in training or ``(B, T, len(data_bands), H,
+                W)``.
 
         Returns:
-            As :meth:`predict_step`.
+            As :meth:`predict_step`, every date an image.
         """
+        if image.ndim == 4 and image.shape[1] == len(self.statistics.data_bands):
+            # One date will do, whatever the training data had.
+            image = image.unsqueeze(1)
         batch = mark_valid_pixels(
             {'image': image.to(self.device)}, self.statistics, self.hparams['nodata']
         )
@@ -426,15 +437,14 @@ class SIGMAETask(PretrainingTask):
     # Random numbers, logging and kornia are no business of torch.compile, which is left
     # with the model and the loss.
     @torch.compiler.disable
-    def _draw(
-        self, batch: dict[str, Any], batch_idx: int
-    ) -> tuple[TokenBatch, Tensor, Tensor, Tensor]:
+    def _draw(self, batch: dict[str, Any]) -> tuple[TokenBatch, Tensor, Tensor, Tensor]:
         """Augment a training batch, mask it, and choose what is predicted.
 
-        Everything random depends on the seed, the epoch, the batch and the process
-        alone.
+        Everything random depends on the seed, the number of batches before this one and
+        the process alone.
         """
-        key = (self.hparams['seed'], self.current_epoch, batch_idx, self.global_rank)
+        place = self.trainer.fit_loop.total_batch_idx
+        key = (self.hparams['seed'], place, self.global_rank)
         generator = seeded_generator(self.device, _STAGES['train'], *key)
         tokens = self._prepare(batch, seed_from(_STAGES['augment'], *key))
         mask = self.curriculum.mask(
@@ -450,19 +460,15 @@ class SIGMAETask(PretrainingTask):
             beta = self.curriculum.beta_at(self.progress)
             self.log('saliency_beta', beta, batch_size=size)
             self.visibility_ratio.update(tokens.saliency, mask.keep, tokens.valid)
-            self.log(
-                'visibility_ratio', self.visibility_ratio, on_step=False, on_epoch=True
-            )
         return tokens, mask.keep, predicted, counts
 
     def _prepare(self, batch: dict[str, Any], seed: int | None = None) -> TokenBatch:
-        """Fold a time axis into the batch, augment (given a seed), make tokens."""
-        image = batch['image']
-        self.statistics.check(image)
-        if image.ndim == 5:
-            image = image.flatten(0, 1)
-        valid = batch.get(VALID_KEY)
-        if valid is None:
+        """Fold dates into the batch, augment (given a seed), make tokens."""
+        self.statistics.check(batch['image'])
+        image = self.statistics.by_date(batch['image']).flatten(0, -4)
+        if VALID_KEY in batch:
+            valid = batch[VALID_KEY].flatten(0, 1).unsqueeze(1)
+        else:
             valid = torch.ones_like(image[:, :1])
         if seed is not None:
             image, valid = augment(self.transform, image, valid, seed)
@@ -476,9 +482,12 @@ class SIGMAETask(PretrainingTask):
         norm_pix = self.hparams['norm_pix_loss']
         tokens = self._prepare(batch)
         samples, count = tokens.saliency.shape
-        # Lightning deals the samples of unshuffled data to the processes in turn.
+        dates = samples // len(batch['image'])
+        # Lightning deals the samples of unshuffled data to the processes in turn, all
+        # dates of a sample to one.
         place = self._evaluated + torch.arange(samples, device=tokens.image.device)
-        place = place * self.trainer.world_size + self.global_rank
+        turn = place // dates * self.trainer.world_size + self.global_rank
+        place = turn * dates + place % dates
         self._evaluated += samples
         mask = fixed_mask(place, count, self.curriculum.ratio_at(1.0), tokens.valid)
         prediction = self.model(tokens.image, mask.keep, mask.masked, tokens.patches)

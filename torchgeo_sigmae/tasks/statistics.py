@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from kornia import augmentation as K
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchgeo.datamodules import BaseDataModule
 
@@ -26,6 +27,7 @@ __all__ = (
     'BatchStatistics',
     'attached_datamodule',
     'datamodule_bands',
+    'datamodule_dates',
     'datamodule_normalization',
     'normalizes',
     'resolve_statistics',
@@ -41,12 +43,14 @@ class BatchStatistics:
     formula is the same.)
 
     Attributes:
-        data_bands: Names of the channels of a batch, in order.
+        data_bands: Names of the channels of a batch, in order; those of one date.
         channels: Which of them the model sees, in the order of its ``bands``.
         mean: Subtracted from each channel of ``data_bands``.
         std: Each channel of ``data_bands`` was divided by this.
         scale: Reflectance per raw unit; 1e-4 for Sentinel-2 digital numbers.
         offset: Reflectance at raw 0.
+        dates: Number of dates whose channels a batch ``(B, dates * C, H, W)`` holds one
+            after the other. A time axis, ``(B, T, C, H, W)``, is not counted.
     """
 
     data_bands: tuple[str, ...]
@@ -55,6 +59,7 @@ class BatchStatistics:
     std: tuple[float, ...]
     scale: float
     offset: float
+    dates: int = 1
 
     @property
     def model_mean(self) -> list[float]:
@@ -70,18 +75,68 @@ class BatchStatistics:
         """Refuse a batch of another layout.
 
         Args:
-            image: ``(..., C, H, W)``.
+            image: ``(B, dates * C, H, W)``, or ``(B, T, C, H, W)`` with a time axis.
 
         Raises:
             ValueError: If C is not the number of ``data_bands``.
         """
-        if image.shape[-3] != len(self.data_bands):
+        dates = 1 if image.ndim == 5 else self.dates
+        if image.shape[-3] != dates * len(self.data_bands):
+            expected = f' on each of {dates} dates' if dates > 1 else ''
             raise ValueError(
                 f'data_bands: the batch has {image.shape[-3]} channels, but '
-                f'{len(self.data_bands)} names are known for them: '
+                f'{len(self.data_bands)} names are known for them{expected}: '
                 f'{list(self.data_bands)}. Pass data_bands= with one name a channel, '
-                'in the order of the batch.'
+                'in the order of the batch; give several dates a time axis, '
+                '(B, T, C, H, W), or attach the TorchGeo datamodule that counts them.'
             )
+
+    def by_date(self, image: Tensor) -> Tensor:
+        """Give the channels of every date an axis of their own.
+
+        Args:
+            image: ``(..., n * len(data_bands), H, W)``.
+
+        Returns:
+            A view of it, ``(..., n, len(data_bands), H, W)``.
+        """
+        dates: Tensor = image.unflatten(-3, (-1, len(self.data_bands)))
+        return dates
+
+    def check_scale(self, image: Tensor, normalized: bool = True) -> None:
+        """Warn where digital numbers and reflectance seem mixed up.
+
+        Half of all pixels above a reflectance of 2 is more than snow and clouds reflect,
+        and none above 0.002 is darker than deep water seen through the atmosphere.
+
+        Args:
+            image: A batch ``(..., n * len(data_bands), H, W)``, of n dates.
+            normalized: Whether it is ``(raw - mean) / std``, or still raw.
+
+        Warns:
+            UserWarning: If reflectance, after *scale* and *offset*, is implausible.
+        """
+        chosen = self.by_date(image)[..., list(self.channels), :, :]
+        if normalized:
+            values = self.reflectance(chosen, dim=-3)
+        else:
+            values = chosen.float() * self.scale + self.offset
+        values = values[values.isfinite()]
+        if not len(values):
+            return
+        middle, brightest = float(values.median()), float(values.max())
+        if middle > 2:
+            advice = 'far above 1. Pass scale=1e-4 for Sentinel-2 digital numbers'
+        elif brightest < 0.002:
+            advice = 'next to nothing. Pass scale=1 if the data are reflectance already'
+        else:
+            return
+        rank_zero_warn(
+            f'scale: {self.scale} with offset {self.offset} makes the reflectance of '
+            f'the first batch {middle:.4g} in the median and {brightest:.4g} at most, '
+            f'{advice}. Indices such as EVI and SAVI, pictures and metrics depend on '
+            'it.'
+        )
 
     def select(self, image: Tensor) -> Tensor:
         """Pick the bands the model sees.
@@ -100,14 +155,14 @@ class BatchStatistics:
         """Normalise a raw batch as the datamodule does.
 
         Args:
-            image: Raw values ``(..., len(data_bands), H, W)``.
+            image: Raw values ``(..., n * len(data_bands), H, W)``, of n dates.
 
         Returns:
             ``(raw - mean) / std`` in float32, same shape.
         """
         mean = torch.tensor(self.mean, device=image.device).view(-1, 1, 1)
         std = torch.tensor(self.std, device=image.device).view(-1, 1, 1)
-        return (image.float() - mean) / std
+        return ((self.by_date(image.float()) - mean) / std).flatten(-4, -3)
 
     def reflectance(self, image: Tensor, dim: int = 1) -> Tensor:
         """Undo the normalisation.
@@ -160,7 +215,8 @@ def datamodule_bands(datamodule: object) -> tuple[str, ...] | None:
         datamodule: Any datamodule.
 
     Returns:
-        Band names as the datamodule spells them, or None if it does not tell.
+        Band names as the datamodule spells them, those of one date, or None if it does
+        not tell.
     """
     kwargs = getattr(datamodule, 'kwargs', {})
     dataset = getattr(datamodule, 'dataset_class', None)
@@ -172,12 +228,39 @@ def datamodule_bands(datamodule: object) -> tuple[str, ...] | None:
         return {'s1': radar, 's2': BIGEARTHNET_BANDS}.get(
             chosen or 'all', radar + BIGEARTHNET_BANDS
         )
-    if chosen is None and isinstance(dataset, type):
-        parameter = inspect.signature(dataset).parameters.get('bands')
-        default = None if parameter is None else parameter.default
-        if isinstance(default, tuple | list):
-            return tuple(default)
-    return None
+    if chosen is None:
+        chosen = _dataset_argument(datamodule, 'bands')
+    if chosen is None:
+        # SSL4EO: every split has bands of its own, and no choice among them.
+        metadata = getattr(dataset, 'metadata', None)
+        split = _dataset_argument(datamodule, 'split')
+        told = metadata.get(split) if isinstance(metadata, dict) else None
+        if isinstance(told, dict):
+            chosen = told.get('bands', told.get('all_bands'))
+    return tuple(chosen) if isinstance(chosen, tuple | list) else None
+
+
+def datamodule_dates(datamodule: object) -> int:
+    """Find how many dates a TorchGeo datamodule puts into the channels of its batches.
+
+    Args:
+        datamodule: Any datamodule.
+
+    Returns:
+        The ``seasons`` of SSL4EO and its like, 1 where there are none.
+    """
+    seasons = _dataset_argument(datamodule, 'seasons')
+    return seasons if isinstance(seasons, int) else 1
+
+
+def _dataset_argument(datamodule: object, name: str) -> Any:
+    """What a TorchGeo datamodule passes to its dataset, or the dataset's default."""
+    kwargs = getattr(datamodule, 'kwargs', {})
+    dataset = getattr(datamodule, 'dataset_class', None)
+    if name in kwargs or not isinstance(dataset, type):
+        return kwargs.get(name)
+    parameter = inspect.signature(dataset).parameters.get(name)
+    return None if parameter is None else parameter.default
 
 
 def attached_datamodule(trainer: Trainer) -> object:
@@ -262,8 +345,8 @@ def resolve_statistics(
 
     Args:
         bands: Bands the model sees.
-        data_bands: Channel order of the batch; None to ask the datamodule, or, where
-            it does not tell, to take *bands*.
+        data_bands: Channel order of one date of the batch; None to ask the datamodule,
+            or, where it does not tell, to take *bands*.
         mean: One value, or one per channel of the batch; None to ask the datamodule.
         std: Likewise.
         scale: Reflectance per raw unit.
@@ -299,6 +382,7 @@ def resolve_statistics(
         std=_per_band(std, 'std', names, channels, datamodule),
         scale=scale,
         offset=offset,
+        dates=datamodule_dates(datamodule),
     )
 
 

@@ -1,8 +1,9 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Transforms: spectral indices and patch saliency."""
+"""Transforms: spectral indices, patch saliency, and image pairs."""
 
+from .bitemporal import BitemporalAugmentation, bitemporal
 from .formula import Formula
 from .indices import (
     DEFAULT_INDICES,
@@ -24,9 +25,11 @@ __all__ = (
     'DEFAULT_INDICES',
     'INDICES',
     'AppendSpectralIndices',
+    'BitemporalAugmentation',
     'Formula',
     'PatchSaliency',
     'SpectralIndex',
+    'bitemporal',
     'get_index',
     'patch_saliency',
     'patch_statistics',

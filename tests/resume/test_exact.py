@@ -1,0 +1,115 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Every checkpoint of a run continues to the same end, bit by bit."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
+
+from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2DataModule
+from torchgeo_sigmae.plotting import read_log
+from torchgeo_sigmae.resume import ResumableCheckpoint, resumable
+from torchgeo_sigmae.resume.checkpoint import checkpoints
+
+
+def fit(
+    root: Path,
+    path: Path,
+    workers: int,
+    checkpoint: Path | None = None,
+    **kwargs: Any,
+) -> tuple[dict[str, torch.Tensor], dict[tuple[str, int], float]]:
+    """Final tensors, and what was logged by name and step."""
+    # The state of the global generators must not matter.
+    torch.manual_seed(0 if checkpoint is None else 1)
+    datamodule = resumable(
+        SyntheticSentinel2DataModule(root=root, batch_size=32, num_workers=workers)
+    )
+    torch.manual_seed(5)
+    task = SIGMAETask(
+        model='sigmae_vit_tiny_patch16',
+        size=32,
+        decoder_dim=16,
+        decoder_depth=1,
+        decoder_num_heads=1,
+        predict_ratio=0.5,
+        lr=1e-3,
+    )
+    trainer = Trainer(
+        accelerator='cpu',
+        default_root_dir=path,
+        logger=CSVLogger(path, name='log'),
+        callbacks=[ResumableCheckpoint(every_n_train_steps=1, keep=99)],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        limit_val_batches=1,
+        **kwargs,
+    )
+    trainer.fit(task, datamodule, ckpt_path=checkpoint)
+    log = {
+        (name, step): value
+        for name, (steps, values) in read_log(path).items()
+        for step, value in zip(steps.tolist(), values.tolist(), strict=True)
+    }
+    return task.state_dict(), log
+
+
+@pytest.mark.parametrize(
+    ('workers', 'kwargs', 'written'),
+    [
+        (0, {'max_epochs': 2, 'limit_train_batches': 3}, [1, 2, 3, 4, 5, 6]),
+        (2, {'max_steps': 5, 'limit_train_batches': 3}, [1, 2, 3, 4, 5]),
+        # An epoch of one batch has no inside.
+        (0, {'max_epochs': 3, 'limit_train_batches': 1}, [1, 2, 3]),
+        (
+            0,
+            {'max_epochs': 2, 'limit_train_batches': 4, 'accumulate_grad_batches': 2},
+            [1, 2, 3, 4],
+        ),
+        (
+            2,
+            {'max_epochs': 2, 'limit_train_batches': 4, 'val_check_interval': 2},
+            [1, 2, 3, 4, 5, 6, 7, 8],
+        ),
+    ],
+)
+def test_every_checkpoint_continues_to_the_same_end(
+    synthetic_root: Path,
+    tmp_path: Path,
+    workers: int,
+    kwargs: dict[str, Any],
+    written: list[int],
+) -> None:
+    state, log = fit(synthetic_root, tmp_path / 'whole', workers, **kwargs)
+    found = checkpoints(tmp_path / 'whole' / 'resume')[::-1]
+    assert [path.name for path in found] == [f'step={i:09}.ckpt' for i in written]
+    assert ('train_loss_epoch', max(step for _, step in log)) in log
+    for path in found[:-1]:
+        folder = tmp_path / path.stem
+        resumed, rest = fit(synthetic_root, folder, workers, path, **kwargs)
+        assert list(resumed) == list(state)
+        for key, value in state.items():
+            assert torch.equal(resumed[key], value), (path.name, key)
+        # What was logged before the checkpoint is in the log of the interrupted run.
+        step = int(path.stem.split('=')[1])
+        assert {**log, **rest} == log
+        assert {(name, at) for name, at in log if at >= step} <= set(rest)
+        assert not any(at < step - 1 for _, at in rest)
+
+
+def test_the_number_of_workers_does_not_matter(
+    synthetic_root: Path, tmp_path: Path
+) -> None:
+    limits = {'max_epochs': 2, 'limit_train_batches': 2}
+    state, log = fit(synthetic_root, tmp_path / '0', 0, **limits)
+    other, other_log = fit(synthetic_root, tmp_path / '2', 2, **limits)
+    assert log == other_log
+    assert all(torch.equal(other[key], value) for key, value in state.items())

@@ -1,0 +1,153 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""TorchGeo's command line, with our classes known and runs that can be resumed."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torchgeo
+import torchgeo.datamodules
+import torchgeo.trainers
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
+
+from ._compat import BaseTask
+from .resume import (
+    ResumableCheckpoint,
+    ResumableMixin,
+    newest_checkpoint,
+    resumable,
+)
+from .transforms import bitemporal
+
+__all__ = ('SIGMAECLI', 'run_cli')
+
+#: What TorchGeo's command line sets, from https://github.com/pangeo-data/cog-best-practices.
+_GDAL = {
+    'GDAL_DISABLE_READDIR_ON_OPEN': 'EMPTY_DIR',
+    'AWS_NO_SIGN_REQUEST': 'YES',
+    'GDAL_MAX_RAW_BLOCK_CACHE_SIZE': '200000000',
+    'GDAL_SWATH_SIZE': '200000000',
+    'VSI_CURL_CACHE_SIZE': '200000000',
+}
+
+
+class SIGMAECLI(LightningCLI):
+    """TorchGeo's command line plus ``--resume``.
+
+    The training data of every ``NonGeoDataModule`` are made resumable, and image pairs
+    are augmented by :func:`~torchgeo_sigmae.bitemporal`. With ``--resume
+    true`` the state of a fit is kept in ``resume/`` of ``trainer.default_root_dir``,
+    and the same command continues it after an interruption.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add our arguments.
+
+        Args:
+            parser: The parser of a subcommand.
+        """
+        parser.add_argument(
+            '--resume',
+            type=bool,
+            default=False,
+            help='Keep the state of a fit in resume/ of trainer.default_root_dir, and '
+            'continue from the newest there.',
+        )
+
+    def instantiate_classes(self) -> None:
+        """Instantiate task, datamodule and trainer; augment image pairs our way."""
+        super().instantiate_classes()
+        if self.datamodule is not None:
+            bitemporal(self.datamodule)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Instantiate the trainer, with checkpoints to resume from where asked for.
+
+        Args:
+            **kwargs: Any custom trainer arguments.
+
+        Returns:
+            The trainer.
+        """
+        trainer = super().instantiate_trainer(**kwargs)
+        resume = self.subcommand == 'fit' and self._get(self.config, 'resume')
+        if resume and self._kept(trainer) is None:
+            trainer.callbacks.append(ResumableCheckpoint())  # type: ignore[attr-defined]
+        return trainer
+
+    def before_fit(self) -> None:
+        """Make the data resumable; find the checkpoint to continue from.
+
+        Raises:
+            RuntimeError: If there are checkpoints, and all are damaged.
+        """
+        data = self.datamodule
+        if isinstance(data, NonGeoDataModule) and not isinstance(data, ResumableMixin):
+            seed = self._get(self.config, 'seed_everything')
+            resumable(data, seed if type(seed) is int else 0)
+        if not self._get(self.config, 'resume'):
+            return
+        if not isinstance(data, ResumableMixin):
+            rank_zero_warn(
+                f'resume: {type(data).__name__} samples in space and cannot '
+                'be made resumable: a resumed run restarts the data of its epoch.'
+            )
+        kept = self._kept(self.trainer)
+        folder = kept.folder(self.trainer)
+        found = newest_checkpoint(folder)
+        if found is None:
+            return
+        path, content = found
+        rank_zero_info(
+            f'Continuing from {path} (step {content["global_step"]}). Remove {folder}, '
+            'or choose another trainer.default_root_dir, to start anew.'
+        )
+        self._compare(content.get('hyper_parameters', {}))
+        arguments = self.config_init['fit']
+        arguments['ckpt_path'] = str(path)
+        if 'weights_only' in self._subcommand_method_arguments['fit']:
+            arguments['weights_only'] = True
+
+    def _kept(self, trainer: Trainer) -> Any:
+        """The callback that keeps the state of the run, if there is one."""
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        return next((c for c in callbacks if isinstance(c, ResumableCheckpoint)), None)
+
+    def _compare(self, before: dict[str, Any]) -> None:
+        """Warn where the arguments of the task are not those of the interrupted run."""
+        now = dict(self.model.hparams)
+        changed = [
+            f'{name} was {before[name]!r}, is {now[name]!r}'
+            for name in sorted(set(before) & set(now))
+            if not name.startswith('_') and before[name] != now[name]
+        ]
+        if changed:
+            rank_zero_warn(
+                f'The interrupted run had other arguments: {"; ".join(changed)}. It is '
+                'continued with the new ones.'
+            )
+
+
+def run_cli(args: Sequence[str] | None = None) -> None:
+    """Run TorchGeo's command line with our classes known.
+
+    Args:
+        args: Arguments; None for those of the process.
+    """
+    os.environ.update(_GDAL)
+    SIGMAECLI(
+        model_class=BaseTask,
+        datamodule_class=BaseDataModule,
+        seed_everything_default=0,
+        parser_kwargs={'version': torchgeo.__version__},
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_kwargs={'overwrite': True},
+        # None, not a list: LightningCLI warns about arguments given twice.
+        args=None if args is None else list(args),
+    )

@@ -1,0 +1,303 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Checkpoints to continue from: written atomically, found and checked before use."""
+
+import os
+import pickle
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+__all__ = ('ResumableCheckpoint', 'newest_checkpoint')
+
+_NAME = re.compile(r'step=(\d+)\.ckpt')
+
+
+class ResumableCheckpoint(Callback):
+    """Keep the newest states of a run, for continuing it after an interruption.
+
+    With a datamodule that is :func:`~torchgeo_sigmae.resumable`, a run killed at any
+    moment continues from them bit by bit as if uninterrupted (on CPU). A file is
+    written under another name first and renamed when it is complete, so that a crash
+    leaves no half checkpoint under the final name. What the loggers hold is written
+    before it, so that the log has no gap either.
+
+    To keep the best model, use Lightning's ``ModelCheckpoint`` beside it.
+    """
+
+    def __init__(
+        self,
+        dirpath: str | Path | None = None,
+        every_n_train_steps: int | None = None,
+        every_n_minutes: float = 10.0,
+        keep: int = 2,
+    ) -> None:
+        """Initialize a new ResumableCheckpoint instance.
+
+        Args:
+            dirpath: Folder of the checkpoints; default ``resume/`` in the trainer's
+                ``default_root_dir``.
+            every_n_train_steps: Write after so many optimiser steps.
+            every_n_minutes: Write after so many minutes, unless *every_n_train_steps*
+                is given. The end of the training is written in any case.
+            keep: Number of files to keep: a damaged newest leaves the one before.
+
+        Raises:
+            ValueError: If a number is not positive.
+        """
+        for name, value in (
+            ('every_n_train_steps', every_n_train_steps),
+            ('every_n_minutes', every_n_minutes),
+            ('keep', keep),
+        ):
+            if value is not None and value <= 0:
+                raise ValueError(f'{name}: {value} must be positive.')
+        self.dirpath = dirpath
+        self.every_n_train_steps = every_n_train_steps
+        self.every_n_minutes = every_n_minutes
+        self.keep = keep
+        self._folder = Path()
+        self._written_at = 0.0
+        self._written_step = 0
+        self._place: str | None = None
+        self._order: dict[str, Any] | None = None
+
+    def folder(self, trainer: Trainer) -> Path:
+        """Tell where the checkpoints are.
+
+        Args:
+            trainer: The trainer.
+
+        Returns:
+            The folder.
+        """
+        return Path(self.dirpath or Path(trainer.default_root_dir) / 'resume')
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the folder; remove what a crash left half written.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+            stage: Either 'fit', 'validate', 'test', or 'predict'.
+        """
+        self._folder = self.folder(trainer)
+        if stage == 'fit' and trainer.is_global_zero:
+            for half in self._folder.glob('*.part'):
+                _remove(half)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count from here.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+        """
+        self._written_at = time.monotonic()
+        self._written_step = trainer.global_step
+        now = _data_order(trainer)
+        if self._order not in (None, now):
+            rank_zero_warn(
+                f'The interrupted run drew its data with {self._order}, this one draws '
+                f'with {now}: samples may be repeated or left out in this epoch. To '
+                'continue exactly, resume with the same data, batch size, seed and '
+                'number of processes.'
+            )
+        self._order = None
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remember how the interrupted run drew its data.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+            checkpoint: The checkpoint that was loaded.
+        """
+        loop = checkpoint.get('loops', {}).get('fit_loop', {})
+        orders = loop.get('state_dict', {}).get('combined_loader')
+        self._order = orders[0] if orders else None
+
+    def on_train_epoch_start(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> None:
+        """Write between two epochs, if it is time.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+        """
+        if trainer.global_step and self._due(trainer):
+            self._save(trainer, 'epoch')
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Write between two batches, if it is time.
+
+        Here and not at the end of a batch, because Lightning logs and validates after
+        that.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+            batch: The batch.
+            batch_idx: Its place in the epoch.
+        """
+        accumulates = batch_idx % trainer.accumulate_grad_batches != 0
+        if batch_idx and not accumulates and self._due(trainer):
+            self._save(trainer, 'batch')
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the finished state.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+        """
+        if trainer.global_step > self._written_step:
+            self._save(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Describe the place as Lightning knows to continue from it.
+
+        Lightning writes at the end of a batch or an epoch, before it has logged and
+        validated. We write later, when its loop has begun the next one already: that is
+        taken back here.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+            checkpoint: The checkpoint about to be saved.
+        """
+        if self._place is None:
+            return
+        loop = checkpoint['loops']['fit_loop']
+        batches = loop['epoch_loop.batch_progress']
+        batches['is_last_batch'] = False
+        if self._place == 'epoch':
+            for progress in ('current', 'total'):
+                loop['epoch_progress'][progress]['ready'] -= 1
+            batches['current'] = dict.fromkeys(batches['current'], 0)
+        else:
+            for progress in ('current', 'total'):
+                batches[progress]['ready'] -= 1
+                batches[progress]['completed'] -= 1
+        # Lightning counts this step again when it continues from the end of a batch,
+        # and, with max_steps, also from the end of an epoch.
+        if self._place == 'batch' or trainer.max_steps != -1:
+            loop['epoch_loop.state_dict']['_batches_that_stepped'] -= 1
+
+    def _due(self, trainer: Trainer) -> bool:
+        """Whether it is time; the same on every process."""
+        if self.every_n_train_steps is not None:
+            passed = trainer.global_step - self._written_step
+            return passed >= self.every_n_train_steps
+        late = time.monotonic() - self._written_at > 60 * self.every_n_minutes
+        return bool(trainer.strategy.broadcast(late))
+
+    def _save(self, trainer: Trainer, place: str | None = None) -> None:
+        """Write what was logged, then the checkpoint; remove the oldest."""
+        for logger in trainer.loggers:
+            logger.save()
+        path = self._folder / f'step={trainer.global_step:09}.ckpt'
+        part = path.with_suffix('.part')
+        self._place = place
+        try:
+            trainer.save_checkpoint(part)
+        finally:
+            self._place = None
+        if trainer.is_global_zero:
+            if part.is_file():
+                with open(part, 'rb+') as file:
+                    os.fsync(file.fileno())
+            os.replace(part, path)
+            for old in checkpoints(self._folder)[self.keep :]:
+                _remove(old)
+        self._written_at = time.monotonic()
+        self._written_step = trainer.global_step
+
+
+def checkpoints(folder: str | Path) -> list[Path]:
+    """List the checkpoints of a run.
+
+    Args:
+        folder: ``dirpath`` of :class:`ResumableCheckpoint`.
+
+    Returns:
+        The files, newest first.
+    """
+    found = (path for path in Path(folder).glob('*.ckpt') if _NAME.match(path.name))
+    return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+def newest_checkpoint(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
+    """Find the newest sound checkpoint of a run.
+
+    Args:
+        folder: ``dirpath`` of :class:`ResumableCheckpoint`.
+
+    Returns:
+        The file and its content, or None if there is none.
+
+    Warns:
+        UserWarning: If a newer one is damaged, so that an older one is taken.
+
+    Raises:
+        RuntimeError: If all of them are damaged.
+    """
+    damaged: list[tuple[Path, Exception]] = []
+    for path in checkpoints(folder):
+        try:
+            content = torch.load(path, map_location='cpu', weights_only=True)
+            if not {'state_dict', 'loops'} <= set(content):
+                raise ValueError('no training state in it')
+        except (
+            *(OSError, EOFError, KeyError, RuntimeError, ValueError),
+            # Weights-only loading refuses what is not tensors and plain values.
+            pickle.UnpicklingError,
+        ) as error:
+            damaged.append((path, error))
+        else:
+            for other, reason in damaged:
+                rank_zero_warn(
+                    f'{other} cannot be read ({_first_line(reason)}). Continuing from '
+                    f'the one before, {path}.'
+                )
+            return path, content
+    if damaged:
+        names = ', '.join(f'{path} ({_first_line(why)})' for path, why in damaged)
+        raise RuntimeError(
+            f'No checkpoint in {folder} can be read: {names}. Remove the folder, or '
+            'choose another default_root_dir, to start anew.'
+        )
+    return None
+
+
+def _data_order(trainer: Trainer) -> dict[str, Any] | None:
+    """How the training data are drawn, if the loader is resumable."""
+    state_dict = getattr(trainer.train_dataloader, 'state_dict', None)
+    return None if state_dict is None else state_dict()
+
+
+def _first_line(error: Exception) -> str:
+    """A short reason."""
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint, which is a folder under sharded strategies."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

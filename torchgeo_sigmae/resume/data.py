@@ -1,0 +1,232 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Training data whose order and randomness depend on the place in the run alone.
+
+Lightning restarts the data of an epoch when a run is resumed, and TorchGeo shuffles and
+augments from the global generator. With a resumable datamodule the order of the samples
+is a function of (seed, epoch), the randomness of a sample of (seed, epoch, index), and
+that of a step (augmentation, dropout) of (seed, step, process): an interrupted run
+continues with the very next batch, as if nothing had happened, whatever the number of
+workers.
+"""
+
+from collections.abc import Iterator
+from typing import Any, TypeVar, cast
+
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+)
+
+from .._random import seed_from, seeded
+
+__all__ = ('ResumableMixin', 'resumable')
+
+_DataModule = TypeVar('_DataModule', bound=LightningDataModule)
+
+#: First element of every seed key, so that no two uses share randomness.
+_ORDER, _SAMPLE, _STEP = range(3, 6)
+
+
+class ResumableMixin:
+    """Makes the training data of a LightningDataModule resumable.
+
+    For datamodules of one's own: ``class MyDataModule(ResumableMixin,
+    NonGeoDataModule)``. For those of others see :func:`resumable`.
+    """
+
+    #: Seed of the order and of everything random.
+    resumable_seed: int = 0
+
+    trainer: Trainer | None
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Make the training loader resumable.
+
+        Returns:
+            The loader, in an order that depends on seed and epoch alone.
+
+        Raises:
+            TypeError: If there are several loaders, or one without a sampler or with a
+                batch sampler of its own.
+        """
+        loader = super().train_dataloader()  # type: ignore[misc]
+        return _ResumableLoader(loader, self)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Seed the randomness of a training step, then augment as ever.
+
+        Args:
+            batch: The output of your DataLoader.
+            dataloader_idx: Index of the current dataloader.
+
+        Returns:
+            The augmented batch.
+        """
+        trainer = self.trainer
+        if trainer is not None and trainer.training:
+            key = (self.resumable_seed, batches_begun(trainer), trainer.global_rank)
+            torch.manual_seed(seed_from(_STEP, *key))
+        return super().on_after_batch_transfer(  # type: ignore[misc]
+            batch, dataloader_idx
+        )
+
+
+def resumable(datamodule: _DataModule, seed: int = 0) -> _DataModule:
+    """Make the training data of a datamodule resumable.
+
+    Args:
+        datamodule: A datamodule whose training loader draws from a map-style dataset:
+            any ``NonGeoDataModule`` of TorchGeo, for example.
+        seed: Seed of the order and of everything random.
+
+    Returns:
+        The same object, still an instance of its class. A second call changes the seed
+        only.
+
+    Raises:
+        TypeError: If *datamodule* is none.
+    """
+    if not isinstance(datamodule, LightningDataModule):
+        raise TypeError(
+            f'datamodule: expected a LightningDataModule, got '
+            f'{type(datamodule).__name__}. Wrap loaders of your own in '
+            'LightningDataModule.from_datasets(...).'
+        )
+    if not isinstance(datamodule, ResumableMixin):
+        own = type(datamodule)
+        extended = type(own.__name__, (ResumableMixin, own), {'__doc__': own.__doc__})
+        datamodule.__class__ = extended
+    cast(ResumableMixin, datamodule).resumable_seed = seed
+    return datamodule
+
+
+def batches_begun(trainer: Trainer) -> int:
+    """Count the training batches a run has begun, resumed or not.
+
+    Args:
+        trainer: The trainer.
+
+    Returns:
+        Their number, over all epochs.
+    """
+    return int(trainer.fit_loop.epoch_loop.batch_progress.total.ready)
+
+
+class _ResumableLoader(DataLoader[Any]):
+    """A DataLoader that continues where its trainer stands."""
+
+    def __init__(self, loader: Any, owner: ResumableMixin) -> None:
+        name = type(owner).__name__
+        what = type(getattr(loader, 'dataset', loader))
+        if not isinstance(loader, DataLoader) or issubclass(what, IterableDataset):
+            raise TypeError(
+                f'datamodule: {name}.train_dataloader() returns a {what.__name__}, '
+                'which cannot be made resumable. Return one DataLoader of a map-style '
+                'dataset.'
+            )
+        if loader.batch_size is None:
+            raise TypeError(
+                f'datamodule: {name} draws its training data with a batch sampler of '
+                'its own, which cannot be made resumable. Give the DataLoader a '
+                'batch_size and a sampler, or do without resumable().'
+            )
+        sampler = _PlacedSampler(loader, owner)
+        super().__init__(
+            _SeededSamples(loader.dataset, owner.resumable_seed),
+            batch_size=loader.batch_size,
+            sampler=sampler,
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
+            pin_memory=loader.pin_memory,
+            drop_last=loader.drop_last,
+            timeout=loader.timeout,
+            worker_init_fn=loader.worker_init_fn,
+            multiprocessing_context=loader.multiprocessing_context,
+            prefetch_factor=loader.prefetch_factor,
+            persistent_workers=loader.persistent_workers,
+            # Seeds the workers, instead of the global one.
+            generator=torch.Generator(),
+        )
+        self._placed = sampler
+
+    def __iter__(self) -> Any:
+        # At the first batch, not before: Lightning makes the iterator early, before it
+        # has restored the progress of the run, and workers would set off at once.
+        yield from super().__iter__()
+
+    # Lightning takes a loader with these two for resumable. Where it stands is known
+    # from the trainer's own progress, so that batches that workers fetched ahead do not
+    # count.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Describe the order, to recognise it when the run is resumed."""
+        return {
+            'seed': self._placed.owner.resumable_seed,
+            'samples': len(self._placed),
+            'batch_size': self.batch_size,
+            'batches': self._placed.batches_per_epoch,
+            'processes': self._placed.num_replicas,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to load; ResumableCheckpoint compares."""
+
+
+class _PlacedSampler(DistributedSampler[tuple[int, int]]):
+    """Yields (epoch, index) of the samples a process has still to see in an epoch.
+
+    A DistributedSampler, so that Lightning leaves it alone.
+    """
+
+    def __init__(self, loader: DataLoader[Any], owner: ResumableMixin) -> None:
+        trainer = owner.trainer
+        self.owner = owner
+        self.source = loader.sampler
+        self.batch_size = cast(int, loader.batch_size)
+        super().__init__(
+            cast(Dataset[Any], range(len(cast(Any, loader.sampler)))),
+            num_replicas=trainer.world_size if trainer else 1,
+            rank=trainer.global_rank if trainer else 0,
+            # No sample twice in an epoch.
+            drop_last=True,
+        )
+        if not loader.drop_last and self.num_replicas == 1:
+            self.num_samples = len(cast(Any, loader.sampler))
+        batches = self.num_samples / self.batch_size
+        count = int(batches) if loader.drop_last else -int(-batches // 1)
+        limit = trainer.limit_train_batches if trainer else 1.0
+        share = int(count * limit) if isinstance(limit, float) else min(limit, count)
+        self.batches_per_epoch = max(share, 1)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        trainer = self.owner.trainer
+        epoch, batch = self.epoch, 0
+        if trainer is not None and trainer.state.fn == 'fit':
+            epoch, batch = divmod(batches_begun(trainer), self.batches_per_epoch)
+        with seeded(_ORDER, self.owner.resumable_seed, epoch):
+            order = list(self.source)
+        mine = order[self.rank :: self.num_replicas][: self.num_samples]
+        for index in mine[batch * self.batch_size :]:
+            yield epoch, int(index)
+
+
+class _SeededSamples(Dataset[Any]):
+    """A dataset whose randomness depends on (seed, epoch, index) alone."""
+
+    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+
+    def __getitem__(self, place: tuple[int, int]) -> Any:
+        epoch, index = place
+        with seeded(_SAMPLE, self.seed, epoch, index):
+            return self.dataset[index]
+
+    def __len__(self) -> int:
+        return len(cast(Any, self.dataset))
