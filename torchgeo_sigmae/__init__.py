@@ -20,6 +20,7 @@ from . import (
 )
 from ._version import __version__
 from .datasets import (
+    SceneDataModule,
     SyntheticSentinel2,
     SyntheticSentinel2DataModule,
 )
@@ -32,6 +33,7 @@ __all__ = (
     'PatchSaliency',
     'ResumableCheckpoint',
     'SIGMAETask',
+    'SceneDataModule',
     'SyntheticSentinel2',
     'SyntheticSentinel2DataModule',
     '__version__',
