@@ -11,12 +11,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 METADATA := setup.cfg pyproject.toml torchgeo_sigmae/_version.py
 DEMO_ARGS ?=
+DATA ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types docs clean
 
 help:
-	@echo 'make demo   pretrain on the embedded default, with a picture at the end'
+	@echo 'make demo   pretrain on the embedded default, with pictures at the end'
+	@echo '           (make demo DATA=folder: on your own GeoTIFF scenes)'
 	@echo 'make test   the whole test suite'
 	@echo 'make lint   ruff      make types   mypy      make docs   the documentation'
 	@echo 'PYTHON=...  the interpreter to use (now $(PYTHON), Python $(VERSION))'
@@ -38,7 +40,7 @@ $(VENV)/plain.stamp: $(VENV)/python $(METADATA)
 	@touch $@
 
 demo: $(VENV)/plain.stamp
-	$(BIN)/torchgeo-sigmae demo --output outputs/demo $(DEMO_ARGS)
+	$(BIN)/torchgeo-sigmae demo --output outputs/demo $(if $(DATA),--data '$(DATA)') $(DEMO_ARGS)
 
 test: $(VENV)/tests.stamp
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

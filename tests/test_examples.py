@@ -1,8 +1,9 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""The example configurations for image pairs and seasons, from the command line."""
+"""The example configurations, from the command line."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,13 @@ import torch
 from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.models import read_encoder
+from torchgeo_sigmae.plotting import read_log
 
 EXAMPLES = Path(__file__).parents[1] / 'examples'
 FAST = [
     '--trainer.max_epochs=1',
-    '--trainer.limit_train_batches=1',
-    '--trainer.limit_val_batches=1',
+    # The command line reads 1 as 1.0, all of them.
+    '--trainer.limit_val_batches=2',
     '--trainer.check_val_every_n_epoch=1',
     '--trainer.accelerator=cpu',
     '--trainer.enable_progress_bar=false',
@@ -57,3 +59,47 @@ def test_pretraining_from_the_example_config(
     assert checkpoint['statistics']['dates'] == dates
     hparams = read_encoder(path).hyper_parameters
     assert hparams['bands'] == list(SENTINEL2_TEN_BANDS)
+
+
+@pytest.mark.parametrize(
+    ('name', 'root', 'settings'),
+    [
+        ('scenes', 'data.init_args', ['--data.init_args.length=16']),
+        ('barkbeetle', 'data.init_args', ['--data.init_args.length=28']),
+        ('bigearthnet', 'data.dict_kwargs', []),
+    ],
+)
+def test_pretraining_on_real_data_from_the_example_config(
+    real_data: Callable[[str], Path],
+    name: str,
+    root: str,
+    settings: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = [
+        'fit',
+        f'--config={EXAMPLES / f"pretrain_{name}.yaml"}',
+        f'--{root}.root={real_data(name)}',
+        *FAST,
+        *settings,
+    ]
+    main(command)
+    output = tmp_path / 'outputs' / f'pretrain_{name}'
+    found = list(output.rglob('*.ckpt'))
+    assert found
+    for path in found:
+        assert torch.load(path, weights_only=True)['global_step'] == 1
+        hparams = read_encoder(path).hyper_parameters
+        assert hparams['bands'] == list(SENTINEL2_TEN_BANDS)
+    if name == 'bigearthnet':
+        return
+    log = read_log(output)
+    assert {'train_loss_epoch', 'val_loss', 'val_baseline_loss'} <= set(log)
+    # The same command goes on: here there is nothing left to do.
+    said: list[str] = []
+    monkeypatch.setattr('torchgeo_sigmae.cli.rank_zero_info', said.append)
+    main(command)
+    assert 'resume/step=000000001.ckpt (step 1)' in said[0]
+    assert len(read_log(output)['train_loss_epoch'][0]) == 1

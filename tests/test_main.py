@@ -5,6 +5,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -80,6 +81,24 @@ def test_every_example_says_what_it_does_and_how_long_it_takes() -> None:
     for path in EXAMPLES.glob('*.yaml'):
         text = path.read_text()
         assert yaml.safe_load(text)['model']['class_path']
+
+
+def test_demo_on_scenes_of_ones_own(
+    real_data: Callable[[str], Path], tmp_path: Path
+) -> None:
+    main(
+        [
+            'demo',
+            f'--data={real_data("scenes")}',
+            f'--output={tmp_path / "own"}',
+            '--steps=2',
+        ]
+    )
+    pictures = {path.name for path in (tmp_path / 'own').glob('*.png')}
+    assert pictures == {
+        *('reconstruction.png', 'indices.png', 'saliency.png', 'mask.png'),
+        'curves.png',
+    }
 
 
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,8 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     parser = argparse.ArgumentParser(
         'torchgeo-sigmae demo',
-        description='Pretrain a small encoder on synthetic Sentinel-2 chips.',
+        description='Pretrain a small encoder on synthetic Sentinel-2 chips, or on a '
+        'folder of GeoTIFF scenes.',
     )
     add_demo_arguments(parser)
     run_demo(**vars(parser.parse_args(argv[1:])))

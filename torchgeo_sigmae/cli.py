@@ -18,7 +18,7 @@ from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 from ._compat import BaseTask
 from .resume import (
     ResumableCheckpoint,
-    ResumableMixin,
+    is_resumable,
     newest_checkpoint,
     resumable,
 )
@@ -87,12 +87,12 @@ class SIGMAECLI(LightningCLI):
             RuntimeError: If there are checkpoints, and all are damaged.
         """
         data = self.datamodule
-        if isinstance(data, NonGeoDataModule) and not isinstance(data, ResumableMixin):
+        if isinstance(data, NonGeoDataModule) and not is_resumable(data):
             seed = self._get(self.config, 'seed_everything')
             resumable(data, seed if type(seed) is int else 0)
         if not self._get(self.config, 'resume'):
             return
-        if not isinstance(data, ResumableMixin):
+        if not is_resumable(data):
             rank_zero_warn(
                 f'resume: {type(data).__name__} samples in space and cannot '
                 'be made resumable: a resumed run restarts the data of its epoch.'

@@ -1,20 +1,29 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""The demo: the whole story on the embedded default, in minutes on two cores."""
+"""The demo: the whole story in minutes on two cores."""
 
 import argparse
 import math
+import shutil
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor
+from torchgeo.datamodules import NonGeoDataModule
 
 from ._compat import TORCHGEO_VERSION
-from .datasets import SyntheticSentinel2, SyntheticSentinel2DataModule
+from .datasets import SceneDataModule, SyntheticSentinel2DataModule
+from .plotting import plot_indices, plot_log, plot_mask, plot_saliency
 from .tasks import SIGMAETask
+from .transforms import patch_statistics, spectral_indices
+from .transforms.saliency import patch_validity
 
 __all__ = ('add_arguments', 'run_demo')
+
+_BATCH = 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,20 +34,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument('--output', type=Path, default=Path('outputs/demo'))
     parser.add_argument('--steps', type=int, default=400, help='optimiser steps')
+    parser.add_argument(
+        '--data',
+        type=Path,
+        help='a folder of Sentinel-2 GeoTIFF scenes whose band descriptions name the '
+        'bands, in digital numbers; default: synthetic chips',
+    )
 
 
-def run_demo(output: Path, steps: int) -> Path:
-    """Pretrain on synthetic chips; write a picture, a checkpoint and the encoder.
+def run_demo(output: Path, steps: int, data: Path | None = None) -> Path:
+    """Pretrain; write pictures, a checkpoint and the encoder.
 
     Args:
-        output: Folder for ``reconstruction.png``, ``last.ckpt`` and ``encoder.pth``.
+        output: Folder for ``reconstruction.png``, ``indices.png``, ``saliency.png``,
+            ``mask.png``, ``curves.png``, ``last.ckpt`` and ``encoder.pth``.
         steps: Number of optimiser steps.
+        data: Folder of GeoTIFF scenes; None for synthetic chips.
 
     Returns:
-        The picture.
+        The picture of the reconstruction.
+
+    Raises:
+        FileNotFoundError: If there are no scenes in *data*.
+        OSError: If a scene cannot be read; the message names it.
+        ValueError: If a scene lacks a band, or none is large enough.
     """
     seed_everything(0, verbose=False)
-    datamodule = SyntheticSentinel2DataModule(root=output / 'data', batch_size=32)
+    per_epoch = min(steps, 8)
+    datamodule = _datamodule(output, data, per_epoch)
     task = SIGMAETask(
         model='sigmae_vit_tiny_patch8',
         size=64,
@@ -48,14 +71,17 @@ def run_demo(output: Path, steps: int) -> Path:
         decoder_num_heads=4,
         lr=1e-3,
     )
-    epochs = math.ceil(steps * 32 / 256)
+    epochs = math.ceil(steps / per_epoch)
+    # The curves of this run, not of an earlier one in the same folder.
+    shutil.rmtree(output / 'log', ignore_errors=True)
     trainer = Trainer(
         accelerator='cpu',
         max_steps=steps,
         max_epochs=epochs,
         check_val_every_n_epoch=max(epochs // 5, 1),
         num_sanity_val_steps=0,
-        logger=False,
+        log_every_n_steps=max(min(steps // 40, per_epoch), 1),
+        logger=CSVLogger(output, name='log', version=0),
         enable_checkpointing=False,
         enable_model_summary=False,
         default_root_dir=output,
@@ -66,11 +92,7 @@ def run_demo(output: Path, steps: int) -> Path:
 
     trainer.save_checkpoint(output / 'last.ckpt', weights_only=False)
     task.export(output / 'encoder.pth')
-    picture = output / 'reconstruction.png'
-    chips = SyntheticSentinel2(output / 'data', 'test')
-    image = torch.stack([chips[i]['image'] for i in range(4)])
-    task.plot(task.reconstruct(image)).savefig(picture, dpi=120)
-
+    picture = _draw(task, datamodule, output)
     print(
         f'Validation loss before {before["val_loss"]:.4f}, '
         f'after {after["val_loss"]:.4f} (mean of the visible tokens '
@@ -78,4 +100,62 @@ def run_demo(output: Path, steps: int) -> Path:
     )
     print(f'Wrote {picture}, {output / "last.ckpt"} and {output / "encoder.pth"}.')
     print(f'TorchGeo {TORCHGEO_VERSION}, torch {torch.__version__}.')
+    return picture
+
+
+def _datamodule(output: Path, data: Path | None, per_epoch: int) -> NonGeoDataModule:
+    """Synthetic chips, or scenes cut into as many."""
+    if data is None:
+        return SyntheticSentinel2DataModule(root=output / 'data', batch_size=_BATCH)
+    return SceneDataModule(
+        data,
+        size=64,
+        batch_size=_BATCH,
+        paths=('**/*.tif', '**/*.tiff'),
+        length=_BATCH * per_epoch,
+        val_length=64,
+    )
+
+
+def _draw(task: SIGMAETask, datamodule: NonGeoDataModule, output: Path) -> Path:
+    """Draw what the encoder learned, from validation chips."""
+    chips = datamodule.val_dataset
+    assert chips is not None
+    count = len(chips)  # type: ignore[arg-type]
+    places = torch.linspace(0, count - 1, min(count, 4)).long().tolist()
+    image: Tensor = torch.stack([chips[i]['image'] for i in places])
+    prediction = task.reconstruct(image)
+    picture = output / 'reconstruction.png'
+    task.plot(prediction).savefig(picture, dpi=120)
+
+    # One chip, the one with the most to see: its indices, what they make of its
+    # patches, and what is hidden at the start and at the end of the curriculum.
+    reflectance = prediction['image']
+    best = int(reflectance.nan_to_num().flatten(2).std(dim=2).mean(dim=1).argmax())
+    chip, saliency = reflectance[best], prediction['saliency'][best]
+    size = task.model.patch_size
+    valid = chip.isfinite().all(dim=0)
+    indices = spectral_indices(chip, task.bands)
+    richness, heterogeneity = patch_statistics(indices, size, valid)
+    patches = patch_validity(valid, size)
+    generator = torch.Generator().manual_seed(0)
+    masks = {}
+    for title, progress in (('Start: at random', 0.0), ('End: salient first', 1.0)):
+        hidden = torch.zeros(saliency.numel(), dtype=torch.bool)
+        token_mask = task.curriculum.mask(
+            saliency.reshape(1, -1), progress, generator, patches.reshape(1, -1)
+        )
+        hidden[token_mask.masked[0]] = True
+        masks[title] = hidden.view_as(saliency)
+    figures = {
+        'indices.png': plot_indices(image[best], task.bands),
+        'saliency.png': plot_saliency(
+            chip, saliency, task.bands, task.sensor, richness, heterogeneity
+        ),
+        'mask.png': plot_mask(chip, masks, task.bands),
+        'curves.png': plot_log(output / 'log'),
+    }
+    for name, figure in figures.items():
+        figure.savefig(output / name, dpi=120)
+    print(f'More pictures in {output}: {", ".join(figures)}.')
     return picture

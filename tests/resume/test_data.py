@@ -3,6 +3,8 @@
 
 """The order of the training data and everything random in it."""
 
+import copy
+import pickle
 import random
 from typing import Any
 
@@ -17,10 +19,10 @@ from torch.utils.data import (
     IterableDataset,
     WeightedRandomSampler,
 )
-from torchgeo.datamodules import EuroSATDataModule, NonGeoDataModule
+from torchgeo.datamodules import EuroSATDataModule
 
 from torchgeo_sigmae import resumable
-from torchgeo_sigmae.resume import ResumableMixin
+from torchgeo_sigmae.resume import is_resumable
 
 
 class Numbers(Dataset[dict[str, torch.Tensor]]):
@@ -94,21 +96,31 @@ def flat(batches: list[list[int]]) -> list[int]:
 
 def test_it_is_still_the_same_datamodule() -> None:
     datamodule = Module()
-    made = resumable(datamodule, seed=4)
-    assert made is datamodule
-    assert isinstance(made, Module)
-    assert isinstance(made, ResumableMixin)
-    assert type(made).__name__ == 'Module'
-    assert made.plot() == 'a plot'
-    kind = type(made)
-    assert type(resumable(made, seed=5)) is kind
-    assert made.resumable_seed == 5
+    assert not is_resumable(datamodule)
+    assert resumable(datamodule, seed=4) is datamodule
+    assert is_resumable(datamodule)
+    assert type(datamodule) is Module
+    assert datamodule.plot() == 'a plot'
+    once = datamodule.train_dataloader
+    resumable(datamodule, seed=5)
+    assert datamodule.train_dataloader is once
+    assert datamodule.resumable_seed == 5
 
 
-def test_torchgeos_datamodules_stay_what_they_are() -> None:
-    datamodule = resumable(EuroSATDataModule(root='nowhere'))
-    assert isinstance(datamodule, EuroSATDataModule)
-    assert isinstance(datamodule, NonGeoDataModule)
+def test_it_can_be_copied_and_pickled() -> None:
+    datamodule = resumable(EuroSATDataModule(root='nowhere'), 3)
+    for other in (copy.deepcopy(datamodule), pickle.loads(pickle.dumps(datamodule))):
+        assert is_resumable(other)
+        assert other.train_dataloader.args[0] is other
+        assert other.train_dataloader.args[1].__self__ is other
+
+
+def test_loaders_of_ones_own() -> None:
+    datamodule = LightningDataModule.from_datasets(Numbers(), batch_size=4)
+    watch = run(resumable(datamodule))
+    assert sorted(flat(watch.seen[:5])) == list(range(20))
+    other = LightningDataModule.from_datasets(Numbers(), batch_size=4)
+    assert run(resumable(other), 1).seen == watch.seen
 
 
 @pytest.mark.parametrize('workers', [0, 2])

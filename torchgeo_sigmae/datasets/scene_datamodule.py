@@ -21,7 +21,7 @@ from torchgeo.datamodules import NonGeoDataModule
 from tqdm import tqdm
 
 from ..bands import SENTINEL2_TEN_BANDS, get_sensor, normalize_bands
-from ..resume import ResumableMixin
+from ..resume import resumable
 from .scenes import Scene, SceneChips, find_scenes, group_overlapping
 
 __all__ = ('SceneDataModule',)
@@ -30,7 +30,7 @@ __all__ = ('SceneDataModule',)
 _SAMPLED = 1000
 
 
-class SceneDataModule(ResumableMixin, NonGeoDataModule):
+class SceneDataModule(NonGeoDataModule):
     """LightningDataModule for a folder of GeoTIFF scenes of any size.
 
     Chips are cut by windowed reading and normalised per band. Mean and standard
@@ -117,7 +117,7 @@ class SceneDataModule(ResumableMixin, NonGeoDataModule):
                     f'{list(self.bands)}. Pass one a band.'
                 )
         super().__init__(SceneChips, batch_size, num_workers)
-        self.seed = self.resumable_seed = seed
+        self.seed = seed
         self.root = os.fspath(root)
         self.size = size
         self.paths = paths
@@ -133,6 +133,7 @@ class SceneDataModule(ResumableMixin, NonGeoDataModule):
         self.scale = scale
         self._given = None if mean is None or std is None else (list(mean), list(std))
         self._split: dict[str, list[Scene]] | None = None
+        resumable(self, seed)
 
     # ----------------------------------------------------------------------- scenes
 

@@ -20,7 +20,7 @@ from torchgeo.datasets import DatasetNotFoundError, NonGeoDataset
 from tqdm import tqdm
 
 from ..bands import SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS, band_indices
-from ..resume import ResumableMixin
+from ..resume import resumable
 
 __all__ = ('MATERIALS', 'SyntheticSentinel2', 'SyntheticSentinel2DataModule')
 
@@ -179,7 +179,7 @@ class SyntheticSentinel2(NonGeoDataset):
         return figure
 
 
-class SyntheticSentinel2DataModule(ResumableMixin, NonGeoDataModule):
+class SyntheticSentinel2DataModule(NonGeoDataModule):
     """LightningDataModule implementation for the SyntheticSentinel2 dataset.
 
     .. versionadded:: 0.1
@@ -219,6 +219,7 @@ class SyntheticSentinel2DataModule(ResumableMixin, NonGeoDataModule):
         self.mean = torch.tensor([self.band_statistics[name][0] for name in names])
         self.std = torch.tensor([self.band_statistics[name][1] for name in names])
         super().__init__(SyntheticSentinel2, batch_size, num_workers, **kwargs)
+        resumable(self)
 
     def prepare_data(self) -> None:
         """Make the chips, once per machine."""

@@ -4,6 +4,6 @@
 """Interrupted runs that continue as if nothing had happened."""
 
 from .checkpoint import ResumableCheckpoint, newest_checkpoint
-from .data import ResumableMixin, resumable
+from .data import is_resumable, resumable
 
-__all__ = ('ResumableCheckpoint', 'ResumableMixin', 'newest_checkpoint', 'resumable')
+__all__ = ('ResumableCheckpoint', 'is_resumable', 'newest_checkpoint', 'resumable')

@@ -11,7 +11,8 @@ continues with the very next batch, as if nothing had happened, whatever the num
 workers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
@@ -25,7 +26,7 @@ from torch.utils.data import (
 
 from .._random import seed_from, seeded
 
-__all__ = ('ResumableMixin', 'resumable')
+__all__ = ('is_resumable', 'resumable')
 
 _DataModule = TypeVar('_DataModule', bound=LightningDataModule)
 
@@ -33,61 +34,17 @@ _DataModule = TypeVar('_DataModule', bound=LightningDataModule)
 _ORDER, _SAMPLE, _STEP = range(3, 6)
 
 
-class ResumableMixin:
-    """Makes the training data of a LightningDataModule resumable.
-
-    For datamodules of one's own: ``class MyDataModule(ResumableMixin,
-    NonGeoDataModule)``. For those of others see :func:`resumable`.
-    """
-
-    #: Seed of the order and of everything random.
-    resumable_seed: int = 0
-
-    trainer: Trainer | None
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Make the training loader resumable.
-
-        Returns:
-            The loader, in an order that depends on seed and epoch alone.
-
-        Raises:
-            TypeError: If there are several loaders, or one without a sampler or with a
-                batch sampler of its own.
-        """
-        loader = super().train_dataloader()  # type: ignore[misc]
-        return _ResumableLoader(loader, self)
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Seed the randomness of a training step, then augment as ever.
-
-        Args:
-            batch: The output of your DataLoader.
-            dataloader_idx: Index of the current dataloader.
-
-        Returns:
-            The augmented batch.
-        """
-        trainer = self.trainer
-        if trainer is not None and trainer.training:
-            key = (self.resumable_seed, batches_begun(trainer), trainer.global_rank)
-            torch.manual_seed(seed_from(_STEP, *key))
-        return super().on_after_batch_transfer(  # type: ignore[misc]
-            batch, dataloader_idx
-        )
-
-
 def resumable(datamodule: _DataModule, seed: int = 0) -> _DataModule:
     """Make the training data of a datamodule resumable.
 
     Args:
         datamodule: A datamodule whose training loader draws from a map-style dataset:
-            any ``NonGeoDataModule`` of TorchGeo, for example.
+            any ``NonGeoDataModule`` of TorchGeo, for example. Its loader is refused
+            when it is made, not here, if it cannot be made resumable.
         seed: Seed of the order and of everything random.
 
     Returns:
-        The same object, still an instance of its class. A second call changes the seed
-        only.
+        The same object, still of its class. A second call changes the seed only.
 
     Raises:
         TypeError: If *datamodule* is none.
@@ -98,12 +55,47 @@ def resumable(datamodule: _DataModule, seed: int = 0) -> _DataModule:
             f'{type(datamodule).__name__}. Wrap loaders of your own in '
             'LightningDataModule.from_datasets(...).'
         )
-    if not isinstance(datamodule, ResumableMixin):
-        own = type(datamodule)
-        extended = type(own.__name__, (ResumableMixin, own), {'__doc__': own.__doc__})
-        datamodule.__class__ = extended
-    cast(ResumableMixin, datamodule).resumable_seed = seed
+    # On the object, not on a class made for it: that could not be pickled, and the
+    # command line would find two classes of one name.
+    attributes = vars(datamodule)
+    if not is_resumable(datamodule):
+        for name, function in (
+            ('train_dataloader', _train_dataloader),
+            ('on_after_batch_transfer', _on_after_batch_transfer),
+        ):
+            attributes[name] = partial(function, datamodule, getattr(datamodule, name))
+    attributes['resumable_seed'] = seed
     return datamodule
+
+
+def is_resumable(datamodule: object) -> bool:
+    """Tell whether :func:`resumable` was called on a datamodule.
+
+    Args:
+        datamodule: Anything.
+
+    Returns:
+        Whether its training data continue where a run stands.
+    """
+    return hasattr(datamodule, 'resumable_seed')
+
+
+def _train_dataloader(
+    datamodule: Any, own: Callable[[], DataLoader[Any]]
+) -> DataLoader[Any]:
+    """The datamodule's own training loader, in an order that depends on the place."""
+    return _ResumableLoader(own(), datamodule)
+
+
+def _on_after_batch_transfer(
+    datamodule: Any, own: Callable[[Any, int], Any], batch: Any, dataloader_idx: int
+) -> Any:
+    """Seed the randomness of a training step, then augment as ever."""
+    trainer = datamodule.trainer
+    if trainer is not None and trainer.training:
+        key = (datamodule.resumable_seed, batches_begun(trainer), trainer.global_rank)
+        torch.manual_seed(seed_from(_STEP, *key))
+    return own(batch, dataloader_idx)
 
 
 def batches_begun(trainer: Trainer) -> int:
@@ -121,7 +113,7 @@ def batches_begun(trainer: Trainer) -> int:
 class _ResumableLoader(DataLoader[Any]):
     """A DataLoader that continues where its trainer stands."""
 
-    def __init__(self, loader: Any, owner: ResumableMixin) -> None:
+    def __init__(self, loader: Any, owner: Any) -> None:
         name = type(owner).__name__
         what = type(getattr(loader, 'dataset', loader))
         if not isinstance(loader, DataLoader) or issubclass(what, IterableDataset):
@@ -184,7 +176,7 @@ class _PlacedSampler(DistributedSampler[tuple[int, int]]):
     A DistributedSampler, so that Lightning leaves it alone.
     """
 
-    def __init__(self, loader: DataLoader[Any], owner: ResumableMixin) -> None:
+    def __init__(self, loader: DataLoader[Any], owner: Any) -> None:
         trainer = owner.trainer
         self.owner = owner
         self.source = loader.sampler

@@ -16,7 +16,7 @@ from .._compat import BaseTask
 from ..bands import Sensor
 from ..models import MaskedAutoencoder
 from ..models.checkpoint import from_checkpoint_keys, to_checkpoint_keys
-from ..resume import ResumableMixin
+from ..resume import is_resumable
 from ..transforms import bitemporal
 from .batch import mark_valid_pixels
 from .optim import (
@@ -241,7 +241,7 @@ class PretrainingTask(BaseTask):
             batches.get('current', {}).get('ready') and not batches['is_last_batch']
         )
         datamodule = attached_datamodule(self.trainer)
-        if inside and not isinstance(datamodule, ResumableMixin):
+        if inside and not is_resumable(datamodule):
             rank_zero_warn(
                 'This checkpoint was written in the middle of an epoch. Lightning '
                 'restarts the data of the epoch, so a resumed run does not see the '

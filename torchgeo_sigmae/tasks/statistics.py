@@ -106,8 +106,8 @@ class BatchStatistics:
     def check_scale(self, image: Tensor, normalized: bool = True) -> None:
         """Warn where digital numbers and reflectance seem mixed up.
 
-        Half of all pixels above a reflectance of 2 is more than snow and clouds reflect,
-        and none above 0.002 is darker than deep water seen through the atmosphere.
+        Half of all pixels above a reflectance of 2 is more than snow and clouds
+        reflect, and none above 0.002 is darker than deep water under the atmosphere.
 
         Args:
             image: A batch ``(..., n * len(data_bands), H, W)``, of n dates.

@@ -1,0 +1,156 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What our command line adds to TorchGeo's."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torchgeo.datamodules import OSCDDataModule
+
+from torchgeo_sigmae import BitemporalAugmentation, ResumableCheckpoint
+from torchgeo_sigmae.__main__ import main
+from torchgeo_sigmae.resume import is_resumable
+from torchgeo_sigmae.resume.checkpoint import checkpoints
+
+CONFIG = Path(__file__).parent / 'conf' / 'resume.yaml'
+
+
+class Seen:
+    """What Trainer.fit was called with."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+
+    def fit(self, trainer: Trainer, model: Any, **kwargs: Any) -> None:
+        self.calls.append({'trainer': trainer, 'model': model, **kwargs})
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    """Look at the arguments, do not train."""
+    seen = Seen()
+    own = Trainer.fit
+
+    def fit(
+        self: Trainer,
+        model: Any,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: Any = None,
+        ckpt_path: Any = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        seen.fit(
+            self,
+            model,
+            datamodule=datamodule,
+            ckpt_path=ckpt_path,
+            weights_only=weights_only,
+        )
+
+    fit.__doc__ = own.__doc__
+    monkeypatch.setattr(Trainer, 'fit', fit)
+    return seen
+
+
+def kept(trainer: Trainer) -> list[ResumableCheckpoint]:
+    return [c for c in trainer.callbacks if isinstance(c, ResumableCheckpoint)]
+
+
+def test_torchgeos_datamodules_become_resumable(seen: Seen, tmp_path: Path) -> None:
+    arguments = [
+        'fit',
+        '--model=SIGMAETask',
+        '--model.model=sigmae_vit_tiny_patch16',
+        '--data=OSCDDataModule',
+        '--seed_everything=7',
+        f'--trainer.default_root_dir={tmp_path}',
+    ]
+    main(arguments)
+    (call,) = seen.calls
+    assert isinstance(call['datamodule'], OSCDDataModule)
+    assert is_resumable(call['datamodule'])
+    assert call['datamodule'].resumable_seed == 7
+    assert isinstance(call['datamodule'].aug, BitemporalAugmentation)
+    assert call['ckpt_path'] is None
+    assert kept(call['trainer']) == []
+    main([*arguments, '--resume=true'])
+    assert len(kept(seen.calls[1]['trainer'])) == 1
+    assert kept(seen.calls[1]['trainer'])[0].folder(seen.calls[1]['trainer']) == (
+        tmp_path / 'resume'
+    )
+
+
+def run(tmp_path: Path, *arguments: str) -> None:
+    main(
+        [
+            'fit',
+            f'--config={CONFIG}',
+            f'--trainer.default_root_dir={tmp_path}',
+            f'--trainer.logger.init_args.save_dir={tmp_path}',
+            *arguments,
+        ]
+    )
+
+
+def checkpoint(path: Path, **hyper_parameters: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {'state_dict': {}, 'loops': {}, 'global_step': 5}
+    torch.save({**content, 'hyper_parameters': hyper_parameters}, path)
+
+
+def test_the_newest_checkpoint_is_continued(
+    seen: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr('torchgeo_sigmae.cli.rank_zero_info', said.append)
+    path = tmp_path / 'resume' / 'step=000000005.ckpt'
+    checkpoint(path, mask_ratio=0.9)
+    run(tmp_path)
+    (call,) = seen.calls
+    assert call['ckpt_path'] == str(path)
+    assert call['weights_only'] is True
+    # The one in the configuration, not a second one.
+    assert [keep.every_n_train_steps for keep in kept(call['trainer'])] == [3]
+    assert 'step 5' in said[0]
+    assert 'to start anew' in said[0]
+    run(tmp_path, '--resume=false')
+    assert seen.calls[1]['ckpt_path'] is None
+
+
+def test_other_arguments_are_pointed_out(seen: Seen, tmp_path: Path) -> None:
+    path = tmp_path / 'resume' / 'step=000000005.ckpt'
+    checkpoint(path, mask_ratio=0.5, lr=0.001, _class_path='x', gone=1)
+    with pytest.warns(
+        UserWarning, match=r'other arguments: mask_ratio was 0\.5, is 0\.9'
+    ):
+        run(tmp_path)
+    assert seen.calls[0]['ckpt_path'] == str(path)
+
+
+def test_a_finished_run_is_not_run_again(synthetic_root: Path, tmp_path: Path) -> None:
+    arguments = [f'--data.dict_kwargs.root={synthetic_root}', '--trainer.max_epochs=1']
+    run(tmp_path, *arguments)
+    (first, *_) = checkpoints(tmp_path / 'resume')
+    before = first.read_bytes()
+    run(tmp_path, *arguments)
+    assert checkpoints(tmp_path / 'resume')[0] == first
+    assert first.read_bytes() == before
+
+
+def test_geographic_sampling_cannot_be_resumed(seen: Seen, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match='resume: .* samples in space and cannot'):
+        main(
+            [
+                'fit',
+                '--resume=true',
+                '--model=SIGMAETask',
+                '--data=NAIPChesapeakeDataModule',
+                f'--trainer.default_root_dir={tmp_path}',
+            ]
+        )
+    assert len(seen.calls) == 1
