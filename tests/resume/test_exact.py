@@ -11,7 +11,11 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
-from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2DataModule
+from torchgeo_sigmae import (
+    SceneDataModule,
+    SIGMAETask,
+    SyntheticSentinel2DataModule,
+)
 from torchgeo_sigmae.plotting import read_log
 from torchgeo_sigmae.resume import ResumableCheckpoint, resumable
 from torchgeo_sigmae.resume.checkpoint import checkpoints
@@ -44,7 +48,10 @@ def fit(
         accelerator='cpu',
         default_root_dir=path,
         logger=CSVLogger(path, name='log'),
-        callbacks=[ResumableCheckpoint(every_n_train_steps=1, keep=99)],
+        # A resumed run writes its end only.
+        callbacks=[
+            ResumableCheckpoint(every_n_train_steps=99 if checkpoint else 1, keep=99)
+        ],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -113,3 +120,50 @@ def test_the_number_of_workers_does_not_matter(
     other, other_log = fit(synthetic_root, tmp_path / '2', 2, **limits)
     assert log == other_log
     assert all(torch.equal(other[key], value) for key, value in state.items())
+
+
+def test_scenes_continue_too(synthetic_root: Path, tmp_path: Path) -> None:
+    """Windows are drawn at random, and the statistics are those kept beside the run."""
+
+    def fit_scenes(path: Path, checkpoint: Path | None = None) -> SIGMAETask:
+        torch.manual_seed(0 if checkpoint is None else 1)
+        datamodule = SceneDataModule(
+            synthetic_root / 'synthetic_sentinel2',
+            size=32,
+            batch_size=8,
+            num_workers=2,
+            paths='test/*',
+            val_paths='val/000*',
+            length=24,
+            scale=(0.5, 1.0),
+            seed=3,
+        )
+        torch.manual_seed(5)
+        task = SIGMAETask(
+            model='sigmae_vit_tiny_patch16',
+            size=32,
+            decoder_dim=16,
+            decoder_depth=1,
+            decoder_num_heads=1,
+            lr=1e-3,
+        )
+        Trainer(
+            accelerator='cpu',
+            default_root_dir=path,
+            logger=False,
+            callbacks=[ResumableCheckpoint(every_n_train_steps=2, keep=9)],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            max_epochs=2,
+        ).fit(task, datamodule, ckpt_path=checkpoint)
+        return task
+
+    whole = fit_scenes(tmp_path)
+    found = checkpoints(tmp_path / 'resume')
+    assert [path.name for path in found[::-1]] == [
+        *('step=000000002.ckpt', 'step=000000004.ckpt', 'step=000000006.ckpt')
+    ]
+    resumed = fit_scenes(tmp_path, found[1])
+    for key, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[key], value), key
