@@ -229,6 +229,7 @@ def test_no_scene_is_large_enough(tmp_path: Path) -> None:
         ValueError, match=r'size: no scene .* 32 x 32 .*has 20 x 30.*20'
     ):
         chips(tmp_path, (20, 30), (16, 40), size=32)
+    assert len(chips(tmp_path, (20, 30), (16, 40), size=32, random=False)) == 2
     with pytest.raises(ValueError, match='size: 0 must be positive'):
         chips(tmp_path, (20, 30), size=0)
 

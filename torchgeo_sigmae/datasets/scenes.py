@@ -291,13 +291,14 @@ class SceneChips(NonGeoDataset):
             transforms: A function that takes a sample and returns a changed one.
 
         Raises:
-            ValueError: If there is no scene, or none is as large as a chip.
+            ValueError: If there is no scene, or none to train on is as large as a chip.
         """
         if size < 1:
             raise ValueError(f'size: {size} must be positive.')
         if not scenes:
             raise ValueError('scenes: there are none.')
-        if all(min(scene.height, scene.width) < size for scene in scenes):
+        # Evaluation takes what there is.
+        if random and all(min(s.height, s.width) < size for s in scenes):
             largest = max(scenes, key=lambda scene: min(scene.height, scene.width))
             raise ValueError(
                 f'size: no scene holds a chip of {size} x {size} pixels. The largest, '
