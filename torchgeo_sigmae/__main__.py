@@ -4,7 +4,8 @@
 """Command line: TorchGeo's own, with our classes known, plus our subcommands.
 
 ``torchgeo-sigmae fit --config x.yaml`` is ``torchgeo fit`` where ``SIGMAETask`` and our
-encoders can be named; ``torchgeo-sigmae demo`` is ours.
+encoders can be named; ``torchgeo-sigmae demo`` and ``torchgeo-sigmae adapt-bands`` are
+ours.
 """
 
 import argparse
@@ -16,6 +17,8 @@ from ._version import __version__
 from .cli import run_cli
 from .demo import add_arguments as add_demo_arguments
 from .demo import run_demo
+from .models import adapt_bands
+from .models.matching import METHODS
 
 __all__ = ('main',)
 
@@ -30,6 +33,9 @@ def main(args: Sequence[str] | None = None) -> None:
     if argv == ['--version']:
         print(f'torchgeo-sigmae {__version__}, TorchGeo {TORCHGEO_VERSION}')
         return
+    if argv[:1] == ['adapt-bands']:
+        _adapt_bands(argv[1:])
+        return
     if argv[:1] != ['demo']:
         run_cli(args)
         return
@@ -40,6 +46,27 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     add_demo_arguments(parser)
     run_demo(**vars(parser.parse_args(argv[1:])))
+
+
+def _adapt_bands(argv: Sequence[str]) -> None:
+    """Run the subcommand of that name."""
+    parser = argparse.ArgumentParser(
+        'torchgeo-sigmae adapt-bands',
+        description='Write an encoder file for other bands, another sensor or several '
+        'dates, for weights= of any task; says what becomes of every band.',
+    )
+    parser.add_argument('weights', help='an encoder file, or the name of a weight enum')
+    parser.add_argument('--bands', nargs='+', required=True, help='for example B04 B03')
+    parser.add_argument('-o', '--output', dest='path', required=True)
+    parser.add_argument('--dates', type=int, default=1, help='2 for early fusion')
+    parser.add_argument('--sensor', default='sentinel2', help='sensor of the bands')
+    parser.add_argument('--method', choices=METHODS, default='auto')
+    arguments = parser.parse_args(argv)
+    try:
+        adapt_bands(**vars(arguments))
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    print(f'Wrote {arguments.path}.')
 
 
 if __name__ == '__main__':

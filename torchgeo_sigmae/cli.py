@@ -133,14 +133,19 @@ class SIGMAECLI(LightningCLI):
             )
 
 
-def run_cli(args: Sequence[str] | None = None) -> None:
+def run_cli(args: Sequence[str] | None = None, run: bool = True) -> SIGMAECLI:
     """Run TorchGeo's command line with our classes known.
 
     Args:
         args: Arguments; None for those of the process.
+        run: Whether the first argument is a subcommand to run; otherwise task,
+            datamodule and trainer are made from the arguments, and left to the caller.
+
+    Returns:
+        The command line, with ``model``, ``datamodule`` and ``trainer``.
     """
     os.environ.update(_GDAL)
-    SIGMAECLI(
+    return SIGMAECLI(
         model_class=BaseTask,
         datamodule_class=BaseDataModule,
         seed_everything_default=0,
@@ -150,4 +155,5 @@ def run_cli(args: Sequence[str] | None = None) -> None:
         save_config_kwargs={'overwrite': True},
         # None, not a list: LightningCLI warns about arguments given twice.
         args=None if args is None else list(args),
+        run=run,
     )

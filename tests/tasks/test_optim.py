@@ -13,8 +13,10 @@ from torchgeo_sigmae.models import MaskedAutoencoder, build_encoder
 from torchgeo_sigmae.tasks.optim import (
     build_optimizer,
     effective_batch_size,
+    scaled_lr,
     total_steps,
     warmup_cosine,
+    warmup_steps,
 )
 
 
@@ -23,6 +25,7 @@ def trainer(**kwargs) -> SimpleNamespace:
     defaults = {
         'estimated_stepping_batches': 100,
         'train_dataloader': loader,
+        'num_training_batches': 3,
         'limit_train_batches': 1.0,
         'accumulate_grad_batches': 1,
         'world_size': 1,
@@ -97,7 +100,32 @@ def test_steps_and_effective_batch() -> None:
     assert effective_batch_size(trainer(train_dataloader=loader)) == 5
 
 
+def test_learning_rate_and_warm_up() -> None:
+    assert scaled_lr(trainer(accumulate_grad_batches=3), None, 1e-3) == 1e-3 * 12 / 256
+    assert scaled_lr(trainer(), 0.1, 1e-3) == 0.1
+    assert warmup_steps(trainer(), 100, None) == 5
+    assert warmup_steps(trainer(), 100, 4) == 12
+    assert warmup_steps(trainer(accumulate_grad_batches=2), 100, 4) == 6
+
+
+def test_data_are_loaded_where_only_max_steps_is_given() -> None:
+    late = trainer(train_dataloader=None)
+
+    def setup_data() -> None:
+        late.train_dataloader = DataLoader(list(range(10)), batch_size=5)
+        late.num_training_batches = 2
+
+    late.fit_loop = SimpleNamespace(setup_data=setup_data)
+    assert warmup_steps(late, 100, 4) == 8
+    late.train_dataloader = None
+    assert scaled_lr(late, None, 0.256) == pytest.approx(5e-3)
+
+
 def test_errors() -> None:
+    with pytest.raises(ValueError, match='max_steps: the training data do not tell'):
+        total_steps(trainer(estimated_stepping_batches=-1))
+    with pytest.raises(ValueError, match='warmup_epochs: 2, but the training data do'):
+        warmup_steps(trainer(num_training_batches=float('inf')), 100, 2)
     with pytest.raises(ValueError, match='max_epochs: -1 with no max_steps'):
         total_steps(trainer(estimated_stepping_batches=float('inf')))
     with pytest.raises(ValueError, match=r'batch_size: 4 is larger .* \(10 samples\)'):

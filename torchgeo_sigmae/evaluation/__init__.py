@@ -3,6 +3,7 @@
 
 """Evaluation of pretrained encoders and of reconstructions."""
 
+from .positive import PositiveClassMetrics
 from .reconstruction import ReconstructionMetrics
 
-__all__ = ('ReconstructionMetrics',)
+__all__ = ('PositiveClassMetrics', 'ReconstructionMetrics')

@@ -15,25 +15,20 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from timm.models import VisionTransformer
 from torch import Tensor, nn
-from torchgeo.models import get_weight
-from torchvision.models._api import WeightsEnum
-
-from ..bands import SENTINEL2, Sensor, get_sensor
-from .encoder import resample_positions
 
 __all__ = (
     'EncoderCheckpoint',
     'atomic_save',
     'from_checkpoint_keys',
-    'load_encoder_weights',
+    'parse_encoder',
     'read_encoder',
     'save_encoder',
     'to_checkpoint_keys',
+    'write_encoder',
 )
 
 _PREFIX = 'model.'
@@ -96,16 +91,30 @@ def save_encoder(
     Raises:
         ValueError: If ``hyper_parameters['model']`` is missing.
     """
-    if 'model' not in hyper_parameters:
+    content = EncoderCheckpoint(encoder.state_dict(), dict(hyper_parameters))
+    write_encoder(content, path)
+
+
+def write_encoder(checkpoint: EncoderCheckpoint, path: str | Path) -> None:
+    """Write what :func:`read_encoder` reads.
+
+    Args:
+        checkpoint: The tensors, and what is known about them.
+        path: Where; missing folders are made. Written atomically.
+
+    Raises:
+        ValueError: If ``checkpoint.hyper_parameters['model']`` is missing.
+    """
+    if 'model' not in checkpoint.hyper_parameters:
         raise ValueError(
             "hyper_parameters: 'model' is missing. TorchGeo reads the timm name there."
         )
     state_dict = {
         f'{_PREFIX}{key}': value.detach().cpu().clone()
-        for key, value in encoder.state_dict().items()
+        for key, value in checkpoint.state_dict.items()
     }
-    content = {'hyper_parameters': dict(hyper_parameters), 'state_dict': state_dict}
-    atomic_save(content, path)
+    hyper_parameters = dict(checkpoint.hyper_parameters)
+    atomic_save({'hyper_parameters': hyper_parameters, 'state_dict': state_dict}, path)
 
 
 def to_checkpoint_keys(state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,11 +171,31 @@ def read_encoder(path: str | Path) -> EncoderCheckpoint:
             f'weights: there is no file {str(path)!r}. Pass the path of a file made by '
             'SIGMAETask.export.'
         )
+    return parse_encoder(path, str(path))
+
+
+def parse_encoder(
+    file: str | Path | BinaryIO, name: str, map_location: Any = 'cpu'
+) -> EncoderCheckpoint:
+    """Read tensors and plain values in the one file format, and nothing else.
+
+    Args:
+        file: A path, or an open file.
+        name: What to call it in errors.
+        map_location: As in :func:`torch.load`.
+
+    Returns:
+        Its content.
+
+    Raises:
+        ValueError: If the file holds more than tensors and plain values (it is not
+            executed), or is not in the format.
+    """
     try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
+        content = torch.load(file, map_location=map_location, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
         raise ValueError(
-            f'weights: {str(path)!r} cannot be read as tensors and plain values, and '
+            f'weights: {name!r} cannot be read as tensors and plain values, and '
             'anything else is not loaded from a file. Pass a file made by '
             'SIGMAETask.export.'
         ) from error
@@ -180,96 +209,8 @@ def read_encoder(path: str | Path) -> EncoderCheckpoint:
         }
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(
-            f'weights: {str(path)!r} is not an encoder file: it needs '
+            f'weights: {name!r} is not an encoder file: it needs '
             "'hyper_parameters' with a 'model' and a 'state_dict'. Pass a file made by "
             'SIGMAETask.export.'
         ) from error
     return EncoderCheckpoint(state_dict, hyper_parameters)
-
-
-def load_encoder_weights(
-    encoder: VisionTransformer,
-    weights: WeightsEnum | str | Path,
-    bands: tuple[str, ...] | None = None,
-    sensor: str | Sensor = SENTINEL2,
-) -> None:
-    """Load pretrained weights into an encoder, strictly.
-
-    Args:
-        encoder: The timm encoder.
-        weights: A weight enum, its string, or the path of an encoder file.
-        bands: Canonical names of the encoder's input bands; checked against those the
-            weights were made with, where the file tells.
-        sensor: The sensor the band names belong to.
-
-    Raises:
-        FileNotFoundError: If *weights* is neither a known enum nor a file.
-        ValueError: If the weights are of another architecture or of other bands.
-    """
-    if isinstance(weights, WeightsEnum):
-        state_dict, meta = _download(weights), weights.meta
-    elif os.path.exists(weights):
-        checkpoint = read_encoder(weights)
-        state_dict, meta = checkpoint.state_dict, checkpoint.hyper_parameters
-    else:
-        try:
-            enum = get_weight(str(weights))
-        except ValueError:
-            raise FileNotFoundError(
-                f'weights: {str(weights)!r} is neither a file nor the name of a weight '
-                'enum that TorchGeo knows. Check the path.'
-            ) from None
-        state_dict, meta = _download(enum), enum.meta
-
-    made_for = meta.get('bands')
-    if bands is not None and made_for:
-        made_for = get_sensor(sensor).spell(made_for)
-        if made_for != bands:
-            raise ValueError(
-                f'weights: {str(weights)!r} was made for the bands {list(made_for)}, '
-                f'but the model sees {list(bands)}. Pass bands={list(made_for)}.'
-            )
-    _check_architecture(encoder, state_dict, str(weights), str(meta.get('model', '?')))
-    if state_dict.get('pos_embed') is not None:
-        positions = resample_positions(encoder, state_dict['pos_embed'])
-        state_dict = {**state_dict, 'pos_embed': positions}
-    encoder.load_state_dict(state_dict)
-
-
-def _download(weights: WeightsEnum) -> dict[str, Tensor]:
-    """Fetch the tensors of a weight enum: hash checked, nothing but tensors."""
-    state_dict: dict[str, Tensor] = weights.get_state_dict(
-        progress=True, check_hash=True, weights_only=True
-    )
-    return state_dict
-
-
-def _check_architecture(
-    encoder: nn.Module, state_dict: Mapping[str, Tensor], weights: str, made_for: str
-) -> None:
-    """Refuse a state dict that does not fit, in one readable message."""
-    expected = encoder.state_dict()
-    missing = [key for key in expected if key not in state_dict]
-    unexpected = [key for key in state_dict if key not in expected]
-    differing = [
-        f'{key} {tuple(state_dict[key].shape)} instead of {tuple(value.shape)}'
-        for key, value in expected.items()
-        if key in state_dict
-        and key != 'pos_embed'
-        and state_dict[key].shape != value.shape
-    ]
-    problems = [
-        f'{len(keys)} {what} tensors ({", ".join(keys[:2])}, ...)'
-        for keys, what in (
-            (missing, 'missing'),
-            (unexpected, 'unexpected'),
-            (differing, 'differently shaped'),
-        )
-        if keys
-    ]
-    if problems:
-        raise ValueError(
-            f'weights: {weights!r} was made for model={made_for!r} and does not fit '
-            f'this encoder: {"; ".join(problems)}. Pass the model name and the bands '
-            'the weights were made with.'
-        )

@@ -73,13 +73,41 @@ def _adapt_state_dict(
         raise ValueError(
             f'weights: this encoder takes a first layer ({key}) of shape '
             f'{tuple(expected)} = (width, bands, patch, patch), but the state dict '
-            f'{seen}. Use the model name and the bands (in_channels) the weights were '
-            'made with. TorchGeo drops the first layer of weights whose band count '
-            'differs from in_channels, which would lose what was learned about bands.'
+            f'{seen}. {_remedy(found, expected)}'
         )
     key = f'{prefix}pos_embed'
     if key in state_dict:
         state_dict[key] = resample_positions(model, state_dict[key])
+
+
+def _remedy(found: torch.Size | None, expected: torch.Size) -> str:
+    """Say what to change where weights of one first layer meet another."""
+    if found is None or len(found) != len(expected):
+        return (
+            'Use the model name and the bands (in_channels) the weights were made '
+            'with, or weights of adapt_bands for yours. TorchGeo drops the first layer '
+            'of weights whose band count differs from in_channels, which would lose '
+            "what was learned about bands. Its 'dpt' takes no weights at all: use "
+            "'upernet', for example."
+        )
+    remedies = []
+    if found[0] != expected[0] or found[2:] != expected[2:]:
+        remedies.append(
+            'Use the model name (model or backbone) the weights were made with, which '
+            f'has width {found[0]} and patch size {found[2]}.'
+        )
+    if found[1] != expected[1]:
+        remedies.append(
+            f'Pass in_channels={found[1]} and data with the bands of the weights, or '
+            'bring the weights to other bands with adapt_bands.'
+        )
+    if 2 * found[1] == expected[1]:
+        remedies.append(
+            "Or is this change detection? Only 'fcsiamdiff', 'fcsiamconc' and "
+            "'changevit' look at one date at a time; other models of TorchGeo stack "
+            'both dates as bands, which takes weights of adapt_bands(..., dates=2).'
+        )
+    return ' '.join(remedies)
 
 
 def resample_positions(model: VisionTransformer, positions: Tensor) -> Tensor:

@@ -24,11 +24,17 @@ _WIDTHS: dict[str, dict[str, int]] = {
 }
 
 
-def _create(
-    variant: str, patch_size: int, pretrained: bool, **kwargs: Any
-) -> VisionTransformer:
-    """Build one of our registered models through timm's builder; *kwargs* override."""
-    defaults = {
+def vit_arguments(variant: str, patch_size: int) -> dict[str, Any]:
+    """Arguments of :class:`~.encoder.SIGMAEViT` behind one of our names.
+
+    Args:
+        variant: ``tiny``, ``small``, ``base`` or ``large``.
+        patch_size: Side of a patch in pixels, 8 or 16.
+
+    Returns:
+        The arguments, for ten bands.
+    """
+    return {
         'patch_size': patch_size,
         'img_size': _IMAGE_SIZE[patch_size],
         'in_chans': 10,
@@ -39,13 +45,19 @@ def _create(
         'dynamic_img_size': True,
         **_WIDTHS[variant],
     }
+
+
+def _create(
+    variant: str, patch_size: int, pretrained: bool, **kwargs: Any
+) -> VisionTransformer:
+    """Build one of our registered models through timm's builder; *kwargs* override."""
     model: VisionTransformer = build_model_with_cfg(
         SIGMAEViT,
         f'sigmae_vit_{variant}_patch{patch_size}',
         pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg={'out_indices': 3, 'feature_cls': 'getter'},
-        **{**defaults, **kwargs},
+        **{**vit_arguments(variant, patch_size), **kwargs},
     )
     return model
 
@@ -68,11 +80,14 @@ def _config(patch_size: int) -> dict[str, Any]:
     }
 
 
-default_cfgs = {
-    f'sigmae_vit_{variant}_patch{patch_size}': _config(patch_size)
+#: Our names, each with its variant and its patch size.
+NAMES: dict[str, tuple[str, int]] = {
+    f'sigmae_vit_{variant}_patch{patch_size}': (variant, patch_size)
     for variant in _WIDTHS
     for patch_size in _IMAGE_SIZE
 }
+
+default_cfgs = {name: _config(patch_size) for name, (_, patch_size) in NAMES.items()}
 
 
 @register_model

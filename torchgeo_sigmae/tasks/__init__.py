@@ -3,6 +3,7 @@
 
 """Lightning tasks."""
 
+from .finetuning import FineTuning
 from .sigmae import SIGMAETask
 
-__all__ = ('SIGMAETask',)
+__all__ = ('FineTuning', 'SIGMAETask')

@@ -20,11 +20,11 @@ from ..resume import is_resumable
 from ..transforms import bitemporal
 from .batch import mark_valid_pixels
 from .optim import (
-    DEFAULT_WARMUP,
     build_optimizer,
-    effective_batch_size,
+    scaled_lr,
     total_steps,
     warmup_cosine,
+    warmup_steps,
 )
 from .statistics import (
     BatchStatistics,
@@ -162,22 +162,15 @@ class PretrainingTask(BaseTask):
             Optimizer and learning rate scheduler.
         """
         self._steps = total_steps(self.trainer)
-        lr = self.hparams['lr']
-        if lr is None:
-            batch = effective_batch_size(self.trainer)
-            lr = self.hparams['base_lr'] * batch / 256
-        warmup = DEFAULT_WARMUP * self._steps
-        if self.hparams['warmup_epochs'] is not None:
-            batches = self.trainer.num_training_batches
-            epoch = batches / self.trainer.accumulate_grad_batches
-            warmup = self.hparams['warmup_epochs'] * epoch
+        lr = scaled_lr(self.trainer, self.hparams['lr'], self.hparams['base_lr'])
+        warmup = warmup_steps(self.trainer, self._steps, self.hparams['warmup_epochs'])
         optimizer = build_optimizer(
             [self.model.encoder, self.model.decoder],
             lr,
             self.hparams['weight_decay'],
             self.trainer,
         )
-        scheduler = warmup_cosine(optimizer, self._steps, round(warmup))
+        scheduler = warmup_cosine(optimizer, self._steps, warmup)
         return {
             'optimizer': optimizer,
             'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},

@@ -15,10 +15,21 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ('build_optimizer', 'effective_batch_size', 'total_steps', 'warmup_cosine')
+__all__ = (
+    'adamw',
+    'build_optimizer',
+    'effective_batch_size',
+    'scaled_lr',
+    'total_steps',
+    'warmup_cosine',
+    'warmup_steps',
+)
 
 #: Share of the steps spent warming up where nothing else is asked for.
 DEFAULT_WARMUP = 0.05
+
+#: Positions and tokens: they do not decay, though they have more than one dimension.
+UNDECAYED = ('pos_embed', 'cls_token', 'reg_token', 'mask_token', 'mix')
 
 
 def total_steps(trainer: Trainer) -> int:
@@ -31,14 +42,19 @@ def total_steps(trainer: Trainer) -> int:
         The number of steps, at least 1.
 
     Raises:
-        ValueError: If the run has no end, or its training loader gives no batch
-            because the dataset is smaller than the batch.
+        ValueError: If the run has no end or none that is known, or its training loader
+            gives no batch because the dataset is smaller than the batch.
     """
     steps = trainer.estimated_stepping_batches
     if math.isinf(steps):
         raise ValueError(
             'max_epochs: -1 with no max_steps never ends, so neither the learning rate '
             'nor the curriculum has a course. Pass max_epochs= or max_steps=.'
+        )
+    if steps < 0:
+        raise ValueError(
+            'max_steps: the training data do not tell how long an epoch is, so neither '
+            'the learning rate nor the curriculum has a course. Pass max_steps=.'
         )
     loader = trainer.train_dataloader
     if steps == 0 and loader is not None and trainer.limit_train_batches != 0:
@@ -63,6 +79,7 @@ def effective_batch_size(trainer: Trainer) -> int:
     Raises:
         ValueError: If the loader does not tell its batch size.
     """
+    _load_data(trainer)
     size = _batch_size(trainer.train_dataloader)
     if size is None:
         raise ValueError(
@@ -70,6 +87,50 @@ def effective_batch_size(trainer: Trainer) -> int:
             'be scaled by it. Pass lr= itself.'
         )
     return size * trainer.accumulate_grad_batches * trainer.world_size
+
+
+def scaled_lr(trainer: Trainer, lr: float | None, base_lr: float) -> float:
+    """The learning rate: as given, or in proportion to the batch.
+
+    Args:
+        trainer: The trainer, with its data attached.
+        lr: The learning rate itself; None for *base_lr* x effective batch / 256.
+        base_lr: Learning rate of 256 samples per step.
+
+    Returns:
+        The learning rate.
+
+    Raises:
+        ValueError: If *lr* is None and the loader does not tell its batch size.
+    """
+    return base_lr * effective_batch_size(trainer) / 256 if lr is None else lr
+
+
+def warmup_steps(trainer: Trainer, steps: int, warmup_epochs: float | None) -> int:
+    """Count the optimiser steps of the warm-up.
+
+    Args:
+        trainer: The trainer, with its data attached.
+        steps: Steps of the whole run.
+        warmup_epochs: Epochs of the warm-up; None for 5 % of the run.
+
+    Returns:
+        The number of steps.
+
+    Raises:
+        ValueError: If *warmup_epochs* is given and the data do not tell their length.
+    """
+    if warmup_epochs is None:
+        return round(DEFAULT_WARMUP * steps)
+    _load_data(trainer)
+    batches = trainer.num_training_batches
+    if math.isinf(batches):
+        raise ValueError(
+            f'warmup_epochs: {warmup_epochs}, but the training data do not tell how '
+            f'long an epoch is. Pass warmup_epochs=None for {DEFAULT_WARMUP:.0%} of '
+            'the run.'
+        )
+    return round(warmup_epochs * batches / trainer.accumulate_grad_batches)
 
 
 def build_optimizer(
@@ -90,14 +151,34 @@ def build_optimizer(
         The optimiser.
     """
     groups: list[dict[str, Any]] = []
-    undecayed = ('pos_embed', 'cls_token', 'reg_token', 'mask_token', 'mix')
-    fused = trainer is None or not _clips_in_mixed_precision(trainer)
     for module in modules:
         groups += param_groups_weight_decay(
-            module, weight_decay, no_weight_decay_list=undecayed
+            module, weight_decay, no_weight_decay_list=UNDECAYED
         )
-        fused &= all(p.device.type in {'cpu', 'cuda'} for p in module.parameters())
-    return AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=fused)
+    return adamw(groups, lr, (0.9, 0.95), trainer)
+
+
+def adamw(
+    groups: list[dict[str, Any]],
+    lr: float,
+    betas: tuple[float, float],
+    trainer: Trainer | None = None,
+) -> AdamW:
+    """AdamW with the fused kernel wherever it can be used.
+
+    Args:
+        groups: Parameter groups.
+        lr: Learning rate of the groups that have none of their own.
+        betas: Decay of the running means of the gradient and of its square.
+        trainer: The trainer, which decides whether the fused kernel can be used.
+
+    Returns:
+        The optimiser.
+    """
+    fused = trainer is None or not _clips_in_mixed_precision(trainer)
+    for group in groups:
+        fused &= all(p.device.type in {'cpu', 'cuda'} for p in group['params'])
+    return AdamW(groups, lr=lr, betas=betas, fused=fused)
 
 
 def warmup_cosine(
@@ -130,6 +211,12 @@ def warmup_cosine(
         return (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
     return LambdaLR(optimizer, factor)
+
+
+def _load_data(trainer: Trainer) -> None:
+    """Lightning loads them late where max_steps alone tells the length of the run."""
+    if trainer.train_dataloader is None:
+        trainer.fit_loop.setup_data()
 
 
 def _clips_in_mixed_precision(trainer: Trainer) -> bool:

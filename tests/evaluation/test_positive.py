@@ -1,0 +1,402 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""PositiveClassMetrics against a plain count, with TorchGeo's own, unmodified tasks."""
+
+import json
+import math
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from torchgeo_sigmae import PositiveClassMetrics
+from torchgeo_sigmae._compat import (
+    ChangeDetection,
+    Classification,
+    SemanticSegmentation,
+)
+
+NAMES = ('iou', 'f1', 'precision', 'recall')
+
+
+def count(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """The definitions, for positive pixels given as booleans."""
+    both = float(np.sum(found & truth))
+    only_found, only_true = np.sum(found & ~truth), np.sum(~found & truth)
+    precision = both / np.sum(found) if found.any() else 0.0
+    recall = both / np.sum(truth) if truth.any() else math.nan
+    either = both + only_found + only_true
+    return {
+        'iou': both / either if truth.any() else math.nan,
+        'f1': both and 2 * precision * recall / (precision + recall),
+        'precision': precision if truth.any() else math.nan,
+        'recall': recall,
+    } | ({} if truth.any() else {'f1': math.nan})
+
+
+class Pixels(Dataset[dict[str, Tensor]]):
+    """Noise with masks of three values, some of them 255."""
+
+    def __init__(self, length: int, dates: int, classes: int, ignored: bool) -> None:
+        self.length = length
+        self.dates = dates
+        self.classes = classes
+        self.ignored = ignored
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(index)
+        shape = (self.dates, 3, 32, 32) if self.dates else (3, 32, 32)
+        mask_shape = (1, 32, 32) if self.dates else (32, 32)
+        # The share of positives differs between samples: means of batches are wrong.
+        draw = torch.rand(mask_shape, generator=generator) ** (index + 1)
+        mask = (draw * self.classes).long()
+        if self.ignored:
+            mask[..., : 4 * index, :] = 255
+        return {'image': torch.randn(shape, generator=generator), 'mask': mask}
+
+
+def trainer(*callbacks: Callback, **kwargs: Any) -> Trainer:
+    return Trainer(
+        accelerator='cpu',
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **kwargs,
+    )
+
+
+def reference(task: LightningModule, data: Pixels, positive: int) -> dict[str, float]:
+    """Predict again, and count."""
+    task.eval()
+    samples = [data[i] for i in range(len(data))]
+    images = torch.stack([sample['image'] for sample in samples])
+    if data.dates and task.hparams['model'] == 'unet':
+        images = images.flatten(1, 2)
+    with torch.no_grad():
+        logits = task.model(images)
+    if task.hparams['task'] == 'binary':
+        found = (torch.sigmoid(logits[:, 0]) >= 0.5).long().numpy()
+    else:
+        found = logits.argmax(1).numpy()
+    truth = torch.stack([sample['mask'] for sample in samples]).numpy()
+    truth = truth.reshape(found.shape)
+    counts = truth != 255
+    return count(found[counts] == positive, truth[counts] == positive)
+
+
+RESNET = {'backbone': 'resnet18', 'in_channels': 3}
+OURS = {'backbone': 'sigmae_vit_tiny_patch16', 'in_channels': 3}
+BINARY = {'task': 'binary', 'loss': 'bce'}
+THREE = {'task': 'multiclass', 'num_classes': 3, 'loss': 'ce', 'ignore_index': 255}
+
+
+@pytest.mark.parametrize(
+    ('make', 'kwargs', 'positive'),
+    [
+        (SemanticSegmentation, {'model': 'unet', **RESNET, **BINARY}, 1),
+        (SemanticSegmentation, {'model': 'unet', **RESNET, **THREE}, 2),
+        (SemanticSegmentation, {'model': 'upernet', **OURS, **THREE}, 1),
+        (ChangeDetection, {'model': 'unet', **RESNET, **BINARY}, 0),
+        (ChangeDetection, {'model': 'unet', **RESNET, **THREE}, 1),
+        (ChangeDetection, {'model': 'fcsiamdiff', **OURS, **BINARY}, 1),
+        (ChangeDetection, {'model': 'changevit', **OURS, **BINARY}, 1),
+    ],
+)
+def test_against_a_plain_count(
+    make: Any, kwargs: dict[str, Any], positive: int
+) -> None:
+    task = make(**kwargs)
+    multiclass = kwargs['task'] == 'multiclass'
+    dates = 2 if make is ChangeDetection else 0
+    val, test = (
+        Pixels(length, dates, 3 if multiclass else 2, multiclass) for length in (5, 3)
+    )
+    run = trainer(
+        PositiveClassMetrics(positive),
+        max_epochs=2,
+        limit_train_batches=1,
+        num_sanity_val_steps=2,
+    )
+    # The last batch is smaller than the others.
+    run.fit(task, DataLoader(val, batch_size=4), DataLoader(val, batch_size=2))
+    logged = {
+        name: run.callback_metrics[f'val_{name}_positive'].item() for name in NAMES
+    }
+    assert logged == pytest.approx(reference(task, val, positive))
+    run.test(task, DataLoader(test, batch_size=2), verbose=False)
+    assert {
+        name: run.callback_metrics[f'test_{name}_positive'].item() for name in NAMES
+    } == pytest.approx(reference(task, test, positive))
+    # Nothing is left behind.
+    assert not task._forward_hooks
+
+
+class Given(LightningModule):
+    """Predicts its input."""
+
+    def __init__(self, calls: int = 1, **hparams: Any) -> None:
+        super().__init__()
+        self.save_hyperparameters(hparams)
+        self.calls = calls
+        self.logged: dict[str, float] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        for _ in range(self.calls):
+            self(batch['image'])
+        batch.pop('mask', None)
+
+    def log(self, name: str, value: Any, **kwargs: Any) -> None:
+        self.logged[name] = float(value)
+
+
+def evaluate(
+    task: Given,
+    metrics: PositiveClassMetrics,
+    batches: list[dict[str, Tensor]],
+    sanity: bool = False,
+) -> dict[str, float]:
+    """What Lightning calls, without its weight."""
+    run: Any = SimpleNamespace(sanity_checking=sanity, testing=False)
+    task.logged = {}
+    metrics.setup(run, task, 'validate')
+    metrics.on_validation_start(run, task)
+    for i, batch in enumerate(batches):
+        metrics.on_validation_batch_start(run, task, batch, i)
+        task.validation_step(batch, i)
+        metrics.on_validation_batch_end(run, task, None, batch, i)
+    metrics.on_validation_epoch_end(run, task)
+    metrics.on_validation_end(run, task)
+    return {
+        name.removeprefix('val_').removesuffix('_positive'): value
+        for name, value in task.logged.items()
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_data_in_any_batches(data: st.DataObject) -> None:
+    classes = data.draw(st.integers(2, 4))
+    binary = classes == 2 and data.draw(st.booleans())
+    positive = data.draw(st.integers(0, classes - 1))
+    ignored = data.draw(st.sampled_from([None, 255, -100, (positive + 1) % classes]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    size = data.draw(st.integers(1, 6))
+    # Few classes in the truth now and then, so that the positive one is missing.
+    kinds = data.draw(st.integers(1, classes))
+    truth = rng.integers(0, kinds, (size, 3, 4))
+    if ignored in (255, -100):
+        truth[rng.random(truth.shape) < 0.3] = ignored
+    logits = rng.normal(size=(size, 1 if binary else classes, 3, 4)).astype('float32')
+    found = (logits[:, 0] >= 0).astype(int) if binary else logits.argmax(1)
+    counts = truth != ignored
+    expected = count(found[counts] == positive, truth[counts] == positive)
+
+    cuts = sorted(data.draw(st.sets(st.integers(1, size - 1)))) if size > 1 else []
+    channel = data.draw(st.booleans())
+    batches = [
+        {
+            'image': torch.from_numpy(image),
+            'mask': torch.from_numpy(mask[:, None] if channel else mask),
+        }
+        for image, mask in zip(
+            np.split(logits, cuts), np.split(truth, cuts), strict=True
+        )
+    ]
+    task = Given(task='binary' if binary else 'multiclass', num_classes=classes)
+    # As an argument, or the task's own.
+    metrics = PositiveClassMetrics(positive)
+    if data.draw(st.booleans()):
+        metrics = PositiveClassMetrics(positive, ignored)
+    else:
+        task.hparams['ignore_index'] = ignored
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        logged = evaluate(task, metrics, batches)
+    assert logged == pytest.approx(expected, nan_ok=True)
+    said = [w for w in caught if 'masks hold no pixel of class' in str(w.message)]
+    assert bool(said) == math.isnan(expected['recall'])
+
+
+def batch(logits: list[float], mask: list[int]) -> dict[str, Tensor]:
+    return {
+        'image': torch.tensor(logits).reshape(1, 1, 1, -1),
+        'mask': torch.tensor(mask).reshape(1, 1, -1),
+    }
+
+
+def test_defined_values() -> None:
+    task, metrics = Given(task='binary'), PositiveClassMetrics()
+    # A half logit of 0 is positive, as TorchGeo draws it.
+    logged = evaluate(task, metrics, [batch([0.0, -1.0], [1, 1])])
+    assert logged == {
+        'iou': 0.5,
+        'f1': pytest.approx(2 / 3),
+        'precision': 1,
+        'recall': 0.5,
+    }
+    # Nothing found: 0.
+    logged = evaluate(task, metrics, [batch([-1.0, -1.0], [1, 0])])
+    assert logged == dict.fromkeys(NAMES, 0)
+    # Nothing to find: not a number.
+    with pytest.warns(UserWarning, match='val masks hold no pixel of class 1'):
+        logged = evaluate(task, metrics, [batch([1.0, -1.0], [0, 0])])
+    assert set(logged) == set(NAMES)
+    assert all(math.isnan(value) for value in logged.values())
+
+
+def test_sanity_checking_does_not_count() -> None:
+    task, metrics = Given(task='binary'), PositiveClassMetrics()
+    assert evaluate(task, metrics, [batch([1.0], [1])], sanity=True) == {}
+    assert not task._forward_hooks
+
+
+class Stop(Callback):
+    """Fail in the middle."""
+
+    def on_validation_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        raise RuntimeError('stopped')
+
+
+def test_nothing_is_left_behind_after_a_failure() -> None:
+    task = SemanticSegmentation(model='unet', **RESNET, **BINARY)
+    data = DataLoader(Pixels(2, 0, 2, False), batch_size=2)
+    metrics = PositiveClassMetrics()
+    with pytest.raises(RuntimeError, match='stopped'):
+        trainer(metrics, Stop()).validate(task, data)
+    assert not task._forward_hooks
+    # A strategy that sends the whole step through forward adds what it returns.
+    metrics._listen(task, (), None)
+    metrics._listen(task, (), torch.tensor(0.5))
+    assert metrics._outputs == []
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match='positive: -1 must be the index of a class'):
+        PositiveClassMetrics(-1)
+    with pytest.raises(ValueError, match='ignore_index: 1 is the positive class'):
+        PositiveClassMetrics(1, 1)
+    ignoring = Given(task='multiclass', num_classes=3, ignore_index=1)
+    with pytest.raises(ValueError, match='ignore_index: 1 is the positive class'):
+        evaluate(ignoring, PositiveClassMetrics(), [])
+    for task in (
+        Given(),
+        SemanticSegmentation(
+            model='unet', task='multilabel', num_labels=2, loss='bce', **RESNET
+        ),
+    ):
+        with pytest.raises(ValueError, match=r"task: '.*', but Positive"):
+            trainer(PositiveClassMetrics()).validate(task, [])
+    with pytest.raises(ValueError, match=r'positive: 2 is not among the 2 .*0 to 1\.'):
+        evaluate(Given(task='binary'), PositiveClassMetrics(2), [])
+    with pytest.raises(ValueError, match='positive: 3 is not among the 3'):
+        evaluate(Given(task='multiclass', num_classes=3), PositiveClassMetrics(3), [])
+    labels = Classification(model='resnet18', in_channels=3, num_classes=2)
+    sample = {'image': torch.randn(3, 32, 32), 'label': torch.tensor(0)}
+    with pytest.raises(RuntimeError, match='the batch holds no mask'):
+        trainer(PositiveClassMetrics()).validate(labels, DataLoader([sample]))
+    for calls in (0, 2):
+        with pytest.raises(RuntimeError, match=f'ran {calls} times on it'):
+            evaluate(
+                Given(calls, task='binary'),
+                PositiveClassMetrics(),
+                [batch([1.0], [1])],
+            )
+    odd = {'image': torch.zeros(1, 1, 2, 2), 'mask': torch.zeros(1, 1, 1)}
+    with pytest.raises(RuntimeError, match=r'its shape \(1, 1, 1\) does not go with'):
+        evaluate(Given(task='binary'), PositiveClassMetrics(), [odd])
+
+
+SCRIPT = """
+import json, sys
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from torch.utils.data import DataLoader
+from torchgeo_sigmae import FineTuning, PositiveClassMetrics
+from torchgeo_sigmae._compat import SemanticSegmentation
+
+out = sys.argv[1]
+torch.set_num_threads(1)
+seed_everything(0, verbose=False)
+
+def sample(index):
+    generator = torch.Generator().manual_seed(index)
+    mask = (torch.rand(32, 32, generator=generator) < 0.2 * (index + 1)).long()
+    return {'image': torch.randn(3, 32, 32, generator=generator), 'mask': mask}
+
+data = [sample(i) for i in range(4)]
+
+class Record(Callback):
+    def on_fit_end(self, trainer, task):
+        task.eval()
+        matrix = torch.zeros(2, 2, dtype=torch.long)
+        for sample in data:
+            found = (task.model(sample['image'][None])[0, 0] >= 0).long()
+            for truth, predicted in zip(sample['mask'].flatten(), found.flatten()):
+                matrix[truth, predicted] += 1
+        record = {
+            'matrix': matrix.flatten().tolist(),
+            'metrics': {k: float(v) for k, v in trainer.callback_metrics.items()},
+            'lr': [group['initial_lr'] for group in trainer.optimizers[0].param_groups],
+        }
+        with open(f'{out}/{trainer.global_rank}.json', 'w') as file:
+            json.dump(record, file)
+
+task = SemanticSegmentation(
+    model='fcn', num_filters=4, in_channels=3, task='binary', loss='bce'
+)
+trainer = Trainer(
+    # Forks, which is quicker than starting Python a second time.
+    accelerator='cpu', strategy='ddp_fork', devices=2, max_epochs=1, logger=False,
+    enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    callbacks=[
+        FineTuning(layer_decay=1, drop_path=0), PositiveClassMetrics(), Record()
+    ],
+    default_root_dir=out,
+)
+loader = DataLoader(data, batch_size=1)
+trainer.fit(task, loader, loader)
+"""
+
+
+def test_two_processes_count_together(tmp_path: Path) -> None:
+    script = tmp_path / 'train.py'
+    script.write_text(SCRIPT)
+    run = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    records = [json.loads((tmp_path / f'{rank}.json').read_text()) for rank in (0, 1)]
+    for record in records:
+        _, false_positive, false_negative, positive = record['matrix']
+        wrong = false_positive + false_negative
+        found = record['metrics']
+        assert found['val_iou_positive'] == pytest.approx(positive / (positive + wrong))
+        assert found['val_recall_positive'] == pytest.approx(
+            positive / (positive + false_negative)
+        )
+        # One sample per process.
+        assert record['lr'] == pytest.approx([5e-4 * 2 / 256] * 2)

@@ -1,0 +1,496 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Weights for other bands: what channels become, and what the encoder computes."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from torchgeo_sigmae import SIGMAETask, adapt_bands
+from torchgeo_sigmae.__main__ import main
+from torchgeo_sigmae._compat import ChangeDetection, Classification
+from torchgeo_sigmae.bands import (
+    EUROSAT_BANDS,
+    SENTINEL2,
+    SENTINEL2_BANDS,
+    SENTINEL2_L2A_BANDS,
+    Band,
+    Sensor,
+)
+from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as TEN
+from torchgeo_sigmae.models import (
+    BandReport,
+    build_encoder,
+    load_encoder_weights,
+    read_encoder,
+    save_encoder,
+)
+from torchgeo_sigmae.models.matching import TOLERANCE
+
+NAME = 'sigmae_vit_tiny_patch8'
+FIRST = 'patch_embed.proj.weight'
+LANDSAT = ('B1', 'B2', 'B3', 'B4', 'B5', 'B6', 'B7')
+
+
+def hyper_parameters(bands: tuple[str, ...], /, **more: object) -> dict[str, object]:
+    return {
+        'model': NAME,
+        'in_channels': len(bands),
+        'bands': list(bands),
+        'sensor': 'sentinel2',
+        'mean': [100.0 + i for i in range(len(bands))],
+        'std': [10.0 + i for i in range(len(bands))],
+        'scale': 1e-4,
+        'offset': 0.0,
+        'size': 32,
+        'norm_pix_loss': False,
+        'ssl_method': 'sigmae',
+        **more,
+    }
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder of ten bands."""
+    path = tmp_path_factory.mktemp('source') / 'encoder.pth'
+    torch.manual_seed(1)
+    save_encoder(build_encoder(NAME, 10, 32), path, hyper_parameters(TEN))
+    return path
+
+
+@pytest.fixture(scope='module')
+def shallow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of one block, quick to write."""
+    path = tmp_path_factory.mktemp('shallow') / 'encoder.pth'
+    encoder = build_encoder(NAME, 10, 32)
+    encoder.blocks = encoder.blocks[:1]
+    save_encoder(encoder, path, hyper_parameters(TEN))
+    return path
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / 'a folder' / 'adapted.pth'
+
+
+def first_layer(path: Path) -> Tensor:
+    return read_encoder(path).state_dict[FIRST]
+
+
+def features(path: Path, image: Tensor) -> Tensor:
+    encoder = build_encoder(NAME, image.shape[1], 32).eval()
+    load_encoder_weights(encoder, path)
+    with torch.no_grad():
+        return encoder.forward_features(image)
+
+
+def equivalent(image: Tensor, report: BandReport) -> Tensor:
+    """What the original ten-band encoder is shown: the report, read as a recipe."""
+    shown = torch.zeros(len(image), 10, *image.shape[2:])
+    for channel, band in enumerate(report.bands):
+        for name, share in band.sources.items():
+            shown[:, TEN.index(name)] += share * image[:, channel]
+    return shown
+
+
+@pytest.mark.parametrize(
+    'bands',
+    [
+        ('B04', 'B03', 'B02'),
+        ('red', 'green', 'blue', 'nir08'),
+        ('B02', 'B03', 'B04', 'B8A', 'B11', 'B12'),
+        TEN[::-1],
+        SENTINEL2_L2A_BANDS,
+        SENTINEL2_BANDS,
+        EUROSAT_BANDS,
+    ],
+    ids=len,
+)
+@pytest.mark.parametrize('method', ['auto', 'name'])
+def test_channels_are_picked_by_name(
+    source: Path, target: Path, bands: tuple[str, ...], method: str
+) -> None:
+    names = SENTINEL2.spell(bands)
+    new = set(names) - set(TEN)
+    if method == 'name' and new:
+        with pytest.raises(ValueError, match=f'bands: {sorted(new)[0]}.*not among'):
+            adapt_bands(source, bands, target, method=method)
+        assert not target.exists()
+        return
+    report = adapt_bands(source, bands, target, method=method)
+    before, after = first_layer(source), first_layer(target)
+    assert after.shape == (192, len(bands), 8, 8)
+    for channel, name in enumerate(names):
+        if name in new:
+            assert not after[:, channel].any()
+        elif method == 'auto' and name == 'B8A' and 'B08' not in names:
+            both = before[:, TEN.index('B8A')] + before[:, TEN.index('B08')]
+            torch.testing.assert_close(after[:, channel], both)
+        else:
+            assert torch.equal(after[:, channel], before[:, TEN.index(name)])
+    # All else is untouched.
+    old, adapted = read_encoder(source).state_dict, read_encoder(target).state_dict
+    assert list(adapted) == list(old)
+    assert all(torch.equal(adapted[key], old[key]) for key in old if key != FIRST)
+
+    image = torch.randn(2, len(bands), 32, 32)
+    torch.testing.assert_close(
+        features(target, image),
+        features(source, equivalent(image, report)),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_absent_bands_are_seen_at_their_mean(source: Path, target: Path) -> None:
+    bands = ('B12', 'B04', 'B03', 'B02')
+    adapt_bands(source, bands, target)
+    image = torch.randn(2, 10, 32, 32)
+    kept = [TEN.index(band) for band in bands]
+    absent = [i for i in range(10) if i not in kept]
+    image[:, absent] = 0
+    torch.testing.assert_close(
+        features(target, image[:, kept]), features(source, image), rtol=1e-4, atol=1e-4
+    )
+
+
+@settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(bands=st.lists(st.sampled_from(TEN), min_size=1, unique=True), data=st.data())
+def test_the_order_of_bands_is_free(
+    shallow: Path, target: Path, bands: list[str], data: st.DataObject
+) -> None:
+    order = data.draw(st.permutations(range(len(bands))))
+    adapt_bands(shallow, bands, target)
+    there = first_layer(target)
+    adapt_bands(shallow, [bands[i] for i in order], target)
+    assert torch.equal(first_layer(target), there[:, order])
+    # Everything of the source is used once at most.
+    sources = read_encoder(target).hyper_parameters['adapted_from']['sources']
+    for band in TEN:
+        assert sum(shares.get(band, 0) for shares in sources.values()) in (0, 1)
+
+
+def test_back_and_forth(source: Path, target: Path, tmp_path: Path) -> None:
+    adapt_bands(source, EUROSAT_BANDS, target)
+    adapt_bands(target, TEN, tmp_path / 'back.pth')
+    first, back = read_encoder(source), read_encoder(tmp_path / 'back.pth')
+    for key, value in first.state_dict.items():
+        assert torch.equal(back.state_dict[key], value)
+    for key in ('bands', 'mean', 'std', 'scale', 'sensor', 'in_channels', 'model'):
+        assert back.hyper_parameters[key] == first.hyper_parameters[key]
+
+
+@pytest.mark.parametrize('sensor', ['landsat8', 'Landsat-9'])
+def test_landsat_is_matched_by_wavelength(
+    source: Path, target: Path, sensor: str
+) -> None:
+    """The numbers of Landsat mean other light: its B5 is near infrared."""
+    bands = (*LANDSAT, 'pan', 'B9', 'B10')
+    report = adapt_bands(source, bands, target, sensor=sensor)
+    assert {band.band: list(band.sources) for band in report.bands} == {
+        'B1': [],
+        'B2': ['B02'],
+        'B3': ['B03'],
+        'B4': ['B04'],
+        'B5': ['B08', 'B8A'],
+        'B6': ['B11'],
+        'B7': ['B12'],
+        'B8': [],
+        'B9': [],
+        'B10': [],
+    }
+    assert report.left_out == ('B05', 'B06', 'B07')
+    image = torch.randn(2, 10, 32, 32)
+    torch.testing.assert_close(
+        features(target, image),
+        features(source, equivalent(image, report)),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+    known = read_encoder(target).hyper_parameters
+    assert known['sensor'] == 'landsat8'
+    assert known['mean'] == known['std'] == [None] * 10
+    assert known['scale'] is known['offset'] is None
+    with pytest.raises(ValueError, match='B2, B3 of landsat8 not among'):
+        adapt_bands(source, ('B2', 'B3'), target, sensor=sensor, method='name')
+
+
+def test_landsats_cirrus_and_coastal_bands_have_counterparts(
+    tmp_path: Path, target: Path
+) -> None:
+    path = tmp_path / 'thirteen.pth'
+    encoder = build_encoder(NAME, 13, 32)
+    save_encoder(encoder, path, hyper_parameters(SENTINEL2_BANDS))
+    report = adapt_bands(path, ('coastal', 'cirrus'), target, sensor='landsat8')
+    assert [list(band.sources) for band in report.bands] == [['B01'], ['B10']]
+
+
+def test_the_tolerance_tells_sentinel2s_bands_apart() -> None:
+    close = {
+        (one.name, other.name)
+        for one in SENTINEL2.bands
+        for other in SENTINEL2.bands
+        if one.wavelength < other.wavelength
+        and other.wavelength - one.wavelength <= TOLERANCE * other.wavelength
+    }
+    assert close == {('B08', 'B8A')}
+
+
+def test_bands_equally_near_share(source: Path, target: Path) -> None:
+    """Of a sensor of one's own: two bands of one colour are averaged."""
+    twin = Sensor(
+        'twin',
+        (
+            Band('R1', 'red', 660.0),
+            Band('R2', 'red2', 670.0),
+            Band('X', 'x', 5000.0),
+        ),
+        {},
+    )
+    report = adapt_bands(source, ('R1', 'R2', 'X'), target, sensor=twin)
+    assert [band.sources for band in report.bands] == [{'B04': 0.5}, {'B04': 0.5}, {}]
+    half = first_layer(source)[:, TEN.index('B04')] / 2
+    after = first_layer(target)
+    assert torch.equal(after[:, 0], half)
+    assert torch.equal(after[:, 1], half)
+    assert str(report.bands[0]) == 'R1 from 0.5 x B04.'
+
+    again = target.with_name('again.pth')
+    adapt_bands(target, ('R2',), again, sensor=twin)
+    # R1 is left out, and R2 is near enough to stand in for it.
+    assert torch.equal(first_layer(again)[:, 0], 2 * half)
+    with pytest.raises(ValueError, match=r"sensor 'twin', whose wavelengths .*Pass"):
+        adapt_bands(target, ('B04',), again)
+
+
+@pytest.mark.parametrize('dates', [2, 4])
+def test_equal_dates_give_the_activations_of_one(
+    source: Path, target: Path, dates: int
+) -> None:
+    bands = ('B04', 'B03', 'B02', 'B10')
+    adapt_bands(source, bands, target)
+    image = torch.randn(2, 4, 32, 32)
+    expected = features(target, image)
+    adapt_bands(source, bands, target, dates=dates)
+    after = first_layer(target)
+    assert after.shape == (192, 4 * dates, 8, 8)
+    assert torch.equal(after[:, :4], after[:, 4:8])
+    torch.testing.assert_close(
+        features(target, image.repeat(1, dates, 1, 1)), expected, rtol=1e-4, atol=1e-4
+    )
+    known = read_encoder(target).hyper_parameters
+    assert known['in_channels'] == 4 * dates
+    assert known['dates'] == dates
+    assert known['bands'] == list(bands)
+    with pytest.raises(ValueError, match=f"already adapted to {dates}.*'encoder.pth'"):
+        adapt_bands(target, bands, target.with_name('x.pth'))
+    with pytest.raises(ValueError, match=f'channels of {dates} dates'):
+        SIGMAETask(NAME, str(target), bands=('B04', 'B03', 'B02', 'B10'), size=32)
+
+
+def test_report(source: Path, target: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger('lightning.pytorch.utilities.rank_zero')
+    logger.addHandler(caplog.handler)
+    with caplog.at_level(logging.INFO):
+        report = adapt_bands(source, ('b8', 'b4', 'b10'), target, dates=2)
+    logger.removeHandler(caplog.handler)
+    lines = [
+        'B08 from B08 + B8A.',
+        'B04 from B04.',
+        'B10: new, starts at zero.',
+        'Left out, seen at their mean: B02, B03, B05, B06, B07, B11, B12.',
+        'Every weight 1/2, once for each date.',
+    ]
+    assert str(report).splitlines() == lines
+    said = list(dict.fromkeys(record.getMessage() for record in caplog.records))
+    assert said == lines
+    known = read_encoder(target).hyper_parameters
+    assert known['mean'] == [106.0, 102.0, None]
+    assert known['std'] == [16.0, 12.0, None]
+    assert known['scale'] == 1e-4
+    assert known['ssl_method'] == 'sigmae'
+    assert known['adapted_from'] == {
+        'weights': 'encoder.pth',
+        'bands': list(TEN),
+        'sensor': 'sentinel2',
+        'method': 'auto',
+        'sources': {'B08': {'B08': 1.0, 'B8A': 1.0}, 'B04': {'B04': 1.0}, 'B10': {}},
+        'left_out': ['B02', 'B03', 'B05', 'B06', 'B07', 'B11', 'B12'],
+    }
+
+
+def test_other_channels_start_at_zero_where_allowed(source: Path, target: Path) -> None:
+    bands = ('B04', 'VV', 'VH', 'b03')
+    report = adapt_bands(source, bands, target, method='zero')
+    assert [band.band for band in report.bands] == ['B04', 'VV', 'VH', 'B03']
+    assert not first_layer(target)[:, 1:3].any()
+    with pytest.raises(ValueError, match=r"'VV' is not a band .*method='zero'"):
+        adapt_bands(source, bands, target)
+    with pytest.raises(ValueError, match='more than once'):
+        adapt_bands(source, ('B04', 'VV', 'VV'), target, method='zero')
+    with pytest.raises(ValueError, match='B04 is given more than once'):
+        adapt_bands(source, ('B04', 'b4', 'VV'), target, method='zero')
+    with pytest.raises(ValueError, match=r"none of \['VV'\] has a counterpart"):
+        adapt_bands(source, ('VV',), target, method='zero')
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'bands': ('B10', 'B01')}, r"none of \['B10', 'B01'\] has a counterpart"),
+        ({'bands': ()}, 'no band is given'),
+        ({'bands': ('B04', 'red')}, 'B04 is given more than once'),
+        ({'method': 'mean'}, "method: 'mean' is unknown"),
+        ({'dates': 0}, 'dates: 0 must be at least 1'),
+        ({'sensor': 'modis'}, "sensor: 'modis' is unknown"),
+    ],
+)
+def test_wrong_arguments(
+    source: Path, target: Path, arguments: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        adapt_bands(
+            **{'weights': source, 'bands': ('B04',), 'path': target} | arguments
+        )
+    assert not target.exists()
+
+
+def test_one_string_is_no_sequence_of_bands(source: Path, target: Path) -> None:
+    for method in ('auto', 'zero'):
+        with pytest.raises(TypeError, match='expected a sequence of names'):
+            adapt_bands(source, 'B04', target, method=method)
+
+
+def test_weights_that_cannot_be_adapted(source: Path, target: Path) -> None:
+    before = source.read_bytes()
+    with pytest.raises(ValueError, match='is the file of the weights themselves'):
+        adapt_bands(source, ('B04',), source.parent / '.' / source.name)
+    assert source.read_bytes() == before
+    with pytest.raises(FileNotFoundError, match='neither a file nor the name'):
+        adapt_bands('nothing.pth', ('B04',), target)
+
+    other = target.with_name('other.pth')
+    for known in ({'bands': None}, {'sensor': None}):
+        save_encoder(build_encoder(NAME, 10, 32), other, hyper_parameters(TEN, **known))
+        with pytest.raises(ValueError, match='does not tell its bands'):
+            adapt_bands(other, ('B04',), target)
+    save_encoder(build_encoder(NAME, 4, 32), other, hyper_parameters(TEN))
+    with pytest.raises(ValueError, match=r'10 bands .*its shape is \(192, 4, 8, 8\)'):
+        adapt_bands(other, ('B04',), target)
+    save_encoder(torch.nn.Linear(2, 2), other, hyper_parameters(TEN))
+    with pytest.raises(ValueError, match='but there is none'):
+        adapt_bands(other, ('B04',), target)
+
+
+def test_statistics_of_a_batch_are_not_those_of_bands(
+    tmp_path: Path, target: Path
+) -> None:
+    """A training checkpoint has its task's arguments, in the order of its batches."""
+    path = tmp_path / 'last.ckpt'
+    known = hyper_parameters(TEN, data_bands=None)
+    save_encoder(build_encoder(NAME, 10, 32), path, known)
+    adapt_bands(path, ('B04',), target)
+    assert read_encoder(target).hyper_parameters['mean'] == [None]
+    save_encoder(build_encoder(NAME, 10, 32), path, hyper_parameters(TEN, mean=0.0))
+    adapt_bands(path, ('B04',), target)
+    assert read_encoder(target).hyper_parameters['mean'] == [None]
+    assert read_encoder(target).hyper_parameters['std'] == [12.0]
+
+
+def test_torchgeo_loads_adapted_files_and_refuses_others(
+    source: Path, target: Path
+) -> None:
+    adapt_bands(source, ('B04', 'B03', 'B02'), target)
+    task = Classification(
+        model=NAME, weights=str(target), in_channels=3, num_classes=10
+    )
+    loaded = task.model.state_dict()
+    for key, value in read_encoder(target).state_dict.items():
+        assert key == 'pos_embed' or torch.equal(loaded[key], value)
+    with (
+        pytest.warns(UserWarning, match='input channels 3 != input channels'),
+        pytest.raises(ValueError, match=r'\(192, 3, 8, 8\).*adapt_bands'),
+    ):
+        Classification(model=NAME, weights=str(source), in_channels=3, num_classes=10)
+    model = timm.create_model(NAME, in_chans=3, num_classes=0)
+    with pytest.raises(ValueError, match=r'in_channels=10 .*adapt_bands'):
+        model.load_state_dict(read_encoder(source).state_dict)
+
+
+def test_torchgeos_early_fusion_takes_two_dates(source: Path, target: Path) -> None:
+    adapt_bands(source, ('B04', 'B03', 'B02'), target, dates=2)
+    task = ChangeDetection(
+        model='unet', backbone=NAME, weights=str(target), in_channels=3
+    ).eval()
+    loaded = dict(task.model.encoder.named_parameters())
+    assert any(torch.equal(tensor, first_layer(target)) for tensor in loaded.values())
+    first, second = torch.randn(2, 1, 3, 64, 64)
+    with torch.no_grad():
+        there = task(torch.cat([first, second], dim=1))
+        back = task(torch.cat([second, first], dim=1))
+    assert there.shape == (1, 1, 64, 64)
+    # The first layer starts with the mean of both dates, as the docs say.
+    torch.testing.assert_close(there, back, rtol=1e-4, atol=1e-4)
+    adapt_bands(source, ('B04', 'B03', 'B02'), target)
+    with pytest.raises(ValueError, match='dates=2'):
+        ChangeDetection(model='unet', backbone=NAME, weights=str(target), in_channels=3)
+
+
+def test_our_task_takes_adapted_files_and_refuses_others(
+    source: Path, target: Path
+) -> None:
+    bands = ('B04', 'B08', 'B11', 'B03')
+    adapt_bands(source, bands, target)
+    task = SIGMAETask(NAME, str(target), bands=bands, size=32)
+    assert torch.equal(task.model.encoder.patch_embed.proj.weight, first_layer(target))
+    with pytest.raises(ValueError, match=r'made for the bands .*adapt_bands'):
+        SIGMAETask(NAME, str(source), bands=bands, size=32)
+    with pytest.raises(ValueError, match=r'differently shaped .*adapt_bands'):
+        load_encoder_weights(build_encoder(NAME, 4, 32), source)
+
+
+def test_one_name_on_two_sensors_is_not_one_band(source: Path, target: Path) -> None:
+    """B5 is near infrared on Landsat and red edge on Sentinel-2."""
+    adapt_bands(source, ('B3', 'B4', 'B5', 'B6'), target, sensor='landsat8')
+    encoder = build_encoder(NAME, 4, 32)
+    with pytest.raises(ValueError, match=r'of landsat8, but .* of sentinel2.*adapt'):
+        load_encoder_weights(encoder, target, ('B03', 'B04', 'B05', 'B06'))
+    load_encoder_weights(encoder, target, ('B3', 'B4', 'B5', 'B6'), 'landsat9')
+    # A file that does not tell its bands is checked by its shape alone.
+    save_encoder(encoder, target, {'model': NAME})
+    load_encoder_weights(encoder, target, ('B03', 'B04', 'B05', 'B06'))
+    own = Sensor('own', (Band('A', 'a', 660.0),), {})
+    save_encoder(
+        build_encoder(NAME, 1, 32),
+        target,
+        hyper_parameters(('A',), sensor='own'),
+    )
+    load_encoder_weights(build_encoder(NAME, 1, 32), target, ('A',), own)
+
+
+def test_from_the_command_line(
+    source: Path, target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(
+        [
+            *('adapt-bands', str(source), '--bands', 'B4', 'B5', '-o', str(target)),
+            *('--dates', '2', '--sensor', 'landsat8'),
+        ]
+    )
+    assert f'Wrote {target}' in capsys.readouterr().out
+    known = read_encoder(target).hyper_parameters
+    assert (known['in_channels'], known['sensor']) == (4, 'landsat8')
+    with pytest.raises(SystemExit):
+        main(['adapt-bands', str(source), '--bands', 'VV', '-o', str(target)])
+    assert "'VV' is not a band of sentinel2" in capsys.readouterr().err

@@ -1,0 +1,176 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import torchgeo.models
+from torchvision.models._api import Weights, WeightsEnum
+
+from torchgeo_sigmae.models import (
+    SIGMAEPyramid,
+    SIGMAEViT,
+    build_encoder,
+    register,
+    register_weights,
+)
+from torchgeo_sigmae.models.registration import build_model
+from torchgeo_sigmae.models.registry import NAMES
+
+TINY = 'sigmae_vit_tiny_patch8'
+
+
+@pytest.fixture
+def tables() -> Iterator[None]:
+    """Leave the tables of TorchGeo as they were."""
+    api = torchgeo.models.api
+    kept = dict(api._model), dict(api._model_weights)
+    yield
+    for table, content in zip((api._model, api._model_weights), kept, strict=True):
+        table.clear()
+        table.update(content)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> type[WeightsEnum]:
+    """An enum as a package has it, whose file is made here."""
+    encoder = build_encoder(TINY, 4, 64)
+    torch.save(encoder.state_dict(), tmp_path / 'weights.pth')
+
+    class Test_Weights(WeightsEnum):
+        TEN = Weights(
+            url='', transforms=torch.nn.Identity, meta={'model': TINY, 'in_chans': 4}
+        )
+
+        def get_state_dict(self, *args, **kwargs):
+            return torch.load(tmp_path / 'weights.pth')
+
+    return Test_Weights
+
+
+def test_names_are_known_everywhere() -> None:
+    assert set(NAMES) <= set(torchgeo.models.list_models())
+    assert set(NAMES) <= set(smp.encoders.get_encoder_names())
+    assert set(NAMES) == set(timm.list_models('sigmae_vit_*'))
+    model = torchgeo.models.get_model(TINY, in_chans=3, num_classes=5, img_size=64)
+    assert isinstance(model, SIGMAEViT)
+    assert model.head.out_features == 5
+    assert isinstance(smp.encoders.get_encoder(TINY), SIGMAEPyramid)
+
+
+def test_registering_again_changes_nothing(recwarn) -> None:
+    before = dict(torchgeo.models.api._model), dict(smp.encoders.encoders)
+    register()
+    assert (dict(torchgeo.models.api._model), dict(smp.encoders.encoders)) == before
+    assert not recwarn
+
+
+@pytest.mark.usefixtures('tables')
+def test_weights_are_found_by_name_builder_and_string(
+    weights: type[WeightsEnum],
+) -> None:
+    register_weights(TINY, None, weights)
+    register_weights(TINY, None, weights)
+    assert torchgeo.models.get_model_weights(TINY) is weights
+    builder = torchgeo.models.api._model[TINY]
+    assert torchgeo.models.get_model_weights(builder) is weights
+    assert torchgeo.models.get_weight('Test_Weights.TEN') is weights.TEN
+    model = torchgeo.models.get_model(TINY, weights=weights.TEN, num_classes=3)
+    state = weights.TEN.get_state_dict()
+    for key, value in state.items():
+        if key != 'pos_embed':
+            assert torch.equal(model.state_dict()[key], value), key
+
+
+@pytest.mark.usefixtures('tables')
+def test_an_enum_without_members_and_a_builder_of_ones_own() -> None:
+    class Empty_Weights(WeightsEnum):
+        pass
+
+    def builder(weights=None):
+        return timm.create_model(TINY)
+
+    register_weights('other', builder, Empty_Weights)
+    assert torchgeo.models.get_model_weights('other') is Empty_Weights
+    assert torchgeo.models.get_model_weights(builder) is Empty_Weights
+    assert isinstance(torchgeo.models.get_model('other'), SIGMAEViT)
+    with pytest.raises(ValueError, match='not a valid WeightsEnum'):
+        torchgeo.models.get_weight('Empty_Weights.ANY')
+    with pytest.raises(ValueError, match=r"builder: 'none' .*Pass builder="):
+        register_weights('none', None, Empty_Weights)
+
+
+def test_weights_of_another_model_are_refused(weights: type[WeightsEnum]) -> None:
+    with pytest.raises(ValueError, match=rf"Use model='{TINY}'"):
+        build_model('sigmae_vit_small_patch8', weights.TEN)
+    with pytest.raises(ValueError, match='Drop the arguments that change'):
+        build_model(TINY, weights.TEN, depth=13)
+
+
+SMP, MODELS, WEIGHTS = 'encoders.encoders)', 'api._model)', 'api._model_weights)'
+
+
+@pytest.mark.parametrize(
+    ('owner', 'name', 'value', 'named'),
+    [
+        (smp.encoders, 'encoders', {'resnet18': {'class': None, 'params': {}}}, SMP),
+        (smp.encoders, 'encoders', None, SMP),
+        (torchgeo.models.api, '_model', [], MODELS),
+        (torchgeo.models.api, '_model_weights', None, WEIGHTS),
+    ],
+)
+@pytest.mark.usefixtures('tables')
+def test_a_changed_table_is_named_and_the_rest_works(
+    monkeypatch: pytest.MonkeyPatch,
+    weights: type[WeightsEnum],
+    owner: object,
+    name: str,
+    value: object,
+    named: str,
+) -> None:
+    monkeypatch.setattr(owner, name, value)
+    with pytest.warns(UserWarning, match='could not register everything') as caught:
+        register()
+    assert len(caught) == 1
+    message = str(caught[0].message)
+    assert [word in message for word in (SMP, MODELS, WEIGHTS)] == [
+        word == named for word in (SMP, MODELS, WEIGHTS)
+    ]
+    register_weights(TINY, None, weights)
+    if named != SMP:
+        smp.Unet(TINY, encoder_weights=None, in_channels=4)
+    if named != MODELS:
+        assert isinstance(torchgeo.models.get_model(TINY), SIGMAEViT)
+    if named != WEIGHTS:
+        assert torchgeo.models.get_weight('Test_Weights.TEN') is weights.TEN
+    assert isinstance(timm.create_model(TINY), SIGMAEViT)
+
+
+SCRIPT = """
+import warnings
+import segmentation_models_pytorch as smp, timm, torchgeo.models
+del torchgeo.models.api, smp.encoders
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter('always')
+    import torchgeo_sigmae
+ours = [str(w.message) for w in caught if 'torchgeo-sigmae' in str(w.message)]
+assert len(ours) == 1, ours
+assert all(table in ours[0] for table in {tables}), ours
+assert timm.create_model('sigmae_vit_tiny_patch8').embed_dim == 192
+"""
+
+
+def test_the_import_survives_without_any_table() -> None:
+    done = subprocess.run(
+        [sys.executable, '-c', SCRIPT.format(tables=[SMP, MODELS, WEIGHTS])],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr

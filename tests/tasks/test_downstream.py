@@ -1,0 +1,254 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""TorchGeo's own tasks on an encoder that our task pretrained and exported."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2
+from torchgeo_sigmae._compat import (
+    BaseTask,
+    ChangeDetection,
+    Classification,
+    PixelwiseRegression,
+    Regression,
+    SemanticSegmentation,
+)
+from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
+from torchgeo_sigmae.models import read_encoder
+
+NAME = 'sigmae_vit_tiny_patch8'
+CHANNELS = 10
+
+SEGMENTATION = {'backbone': NAME, 'num_classes': 2}
+CHANGE = {'backbone': NAME, 'task': 'binary', 'loss': 'bce'}
+#: Every trainer with every model it can take, and its arguments.
+PAIRS: list[tuple[type[BaseTask], str, dict[str, Any]]] = [
+    (Classification, NAME, {'num_classes': 2}),
+    (Regression, NAME, {}),
+    *(
+        (task, model, arguments)
+        for task, arguments in (
+            (SemanticSegmentation, SEGMENTATION),
+            (PixelwiseRegression, {'backbone': NAME}),
+        )
+        for model in ('unet', 'upernet', 'deeplabv3+', 'segformer')
+    ),
+    *((ChangeDetection, m, CHANGE) for m in ('fcsiamdiff', 'fcsiamconc')),
+    (ChangeDetection, 'changevit', CHANGE),
+]
+
+
+def run(
+    task: LightningModule, loader: DataLoader[Any], path: Path, **kwargs: Any
+) -> None:
+    trainer = Trainer(
+        accelerator='cpu',
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=path,
+        **kwargs,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        trainer.fit(task, loader, loader)
+
+
+@pytest.fixture(scope='module')
+def chips(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
+    """Sixteen synthetic chips ``(16, 10, 64, 64)``, in reflectance."""
+    dataset = SyntheticSentinel2(tmp_path_factory.mktemp('chips'), 'val')
+    images = torch.stack([dataset[i]['image'] for i in range(16)])
+    return torch.nn.functional.interpolate(images, (64, 64), mode='bilinear') / 10000
+
+
+@pytest.fixture(scope='module')
+def pretrained(chips: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder pretrained for a few steps and exported."""
+    path = tmp_path_factory.mktemp('pretrained')
+    torch.manual_seed(0)
+    task = SIGMAETask(
+        model=NAME,
+        bands=SENTINEL2_TEN_BANDS,
+        size=64,
+        mean=3000.0,
+        std=2000.0,
+        normalize=True,
+        decoder_dim=32,
+        decoder_depth=1,
+        decoder_num_heads=2,
+        lr=1e-3,
+    )
+    samples = [{'image': chip * 10000} for chip in chips]
+    run(task, DataLoader(samples, batch_size=4), path, max_steps=4)
+    task.export(path / 'encoder.pth')
+    return path / 'encoder.pth'
+
+
+def loader(task: BaseTask, chips: Tensor) -> DataLoader[Any]:
+    """Samples of the task: what is bright in the near infrared is of interest."""
+    samples = []
+    for chip, other in zip(chips, chips.roll(1, 0), strict=True):
+        bright = chip[6] > chip[6].median()
+        sample: dict[str, Tensor] = {'image': chip, 'mask': bright.long()}
+        match task:
+            case ChangeDetection():
+                sample['image'] = torch.stack([chip, other])
+                sample['mask'] = (bright ^ (other[6] > chip[6].median())).long()[None]
+            case PixelwiseRegression():
+                sample['mask'] = chip[6]
+            case Classification():
+                sample = {'image': chip, 'label': bright[:32].float().mean().round()}
+                sample['label'] = sample['label'].long()
+            case Regression():
+                sample = {'image': chip, 'label': chip[6].mean()}
+        samples.append(sample)
+    return DataLoader(samples, batch_size=4)
+
+
+def encoder_of(task: BaseTask) -> torch.nn.Module:
+    encoder: torch.nn.Module = getattr(task.model, 'encoder', task.model)
+    return encoder
+
+
+@pytest.mark.parametrize('freeze', [True, False], ids=['frozen', 'free'])
+@pytest.mark.parametrize(
+    ('trainer', 'model', 'arguments'),
+    PAIRS,
+    ids=[f'{task.__name__.removesuffix("Task")}-{model}' for task, model, _ in PAIRS],
+)
+def test_every_pair_trains_on_the_pretrained_encoder(
+    pretrained: Path,
+    chips: Tensor,
+    tmp_path: Path,
+    trainer: type[BaseTask],
+    model: str,
+    arguments: dict[str, Any],
+    freeze: bool,
+) -> None:
+    task = trainer(
+        model=model,
+        weights=str(pretrained),
+        in_channels=CHANNELS,
+        freeze_backbone=freeze,
+        **arguments,
+    )
+    saved = read_encoder(pretrained).state_dict
+    before = {key: value.clone() for key, value in task.model.state_dict().items()}
+    own = {key: value.clone() for key, value in encoder_of(task).state_dict().items()}
+    assert set(own) - set(saved) <= {'head.weight', 'head.bias'}
+    for key, value in saved.items():
+        # Plain ViTs resample positions to the size they are built for.
+        if key != 'pos_embed' or own[key].shape == value.shape:
+            assert torch.equal(own[key], value), key
+    if model not in (NAME, 'changevit'):
+        assert torch.equal(own['pos_embed'], saved['pos_embed'])
+
+    run(task, loader(task, chips), tmp_path, max_steps=2, limit_val_batches=1)
+    after = encoder_of(task).state_dict()
+    moved = {key for key in saved if not torch.equal(own[key], after[key])}
+    if freeze:
+        assert not moved
+    else:
+        assert len(moved) > 0.9 * len(saved)
+        assert 'pos_embed' in moved
+    others = [
+        key
+        for key, value in task.model.state_dict().items()
+        if key.removeprefix('encoder.') not in saved
+        and not torch.equal(value, before[key])
+    ]
+    assert others, 'neither decoder nor head has moved'
+    assert all(value.isfinite().all() for value in task.model.state_dict().values())
+
+
+def test_dpt_takes_our_name_without_weights(chips: Tensor, tmp_path: Path) -> None:
+    task = SemanticSegmentation(
+        model='dpt', backbone=f'tu-{NAME}', in_channels=CHANNELS, num_classes=2
+    )
+    run(task, loader(task, chips), tmp_path, max_steps=1, limit_val_batches=1)
+    assert task(chips[:1]).shape == (1, 2, 64, 64)
+
+
+def test_dpt_refuses_weights(pretrained: Path) -> None:
+    with pytest.raises(ValueError, match=r"'dpt' takes no weights.*'upernet'"):
+        SemanticSegmentation(
+            model='dpt',
+            backbone=f'tu-{NAME}',
+            weights=str(pretrained),
+            in_channels=CHANNELS,
+            num_classes=2,
+        )
+
+
+@pytest.mark.parametrize(
+    ('trainer', 'change', 'message'),
+    [
+        (SemanticSegmentation, {'backbone': 'sigmae_vit_small_patch8'}, 'width 192'),
+        (SemanticSegmentation, {'backbone': 'sigmae_vit_tiny_patch16'}, 'patch size 8'),
+        (
+            SemanticSegmentation,
+            {'in_channels': 13},
+            r'Pass in_channels=10 .*adapt_bands',
+        ),
+        # Two dates in one image.
+        (ChangeDetection, {'num_classes': None}, r'Only .fcsiamdiff., .*dates=2'),
+    ],
+)
+def test_wrong_pairings_say_what_to_change(
+    pretrained: Path, trainer: type[BaseTask], change: dict[str, Any], message: str
+) -> None:
+    arguments = {'in_channels': CHANNELS, **SEGMENTATION, **change}
+    with pytest.raises(ValueError, match=rf'weights: .*{message}'):
+        trainer(model='unet', weights=str(pretrained), **arguments)
+
+
+@pytest.mark.parametrize(
+    'model', ['sigmae_vit_small_patch8', 'sigmae_vit_tiny_patch16']
+)
+def test_classification_says_what_to_change(pretrained: Path, model: str) -> None:
+    with pytest.raises(ValueError, match=r'Use the model name .* patch size 8'):
+        Classification(
+            model=model, weights=str(pretrained), in_channels=CHANNELS, num_classes=2
+        )
+
+
+def test_a_plain_vit_in_a_unet_is_refused() -> None:
+    # By smp itself: its list of names holds ours.
+    with pytest.raises(KeyError, match=f'Wrong encoder name .*{NAME}'):
+        SemanticSegmentation(backbone='vit_tiny_patch16_224', num_classes=2)
+    # Its only hint for a name of timm's; our documentation says more.
+    with pytest.raises(ValueError, match='Unsupported model downsampling pattern'):
+        SemanticSegmentation(backbone='tu-vit_tiny_patch16_224', num_classes=2)
+
+
+@pytest.mark.parametrize(
+    ('trainer', 'model', 'size'),
+    [
+        (SemanticSegmentation, 'unet', (96, 32)),
+        (SemanticSegmentation, 'upernet', (32, 160)),
+        (SemanticSegmentation, 'segformer', (64, 96)),
+        (SemanticSegmentation, 'deeplabv3+', (48, 80)),
+        (ChangeDetection, 'fcsiamdiff', (50, 37)),
+        (ChangeDetection, 'fcsiamconc', (72, 41)),
+        (ChangeDetection, 'changevit', (48, 72)),
+    ],
+)
+@torch.no_grad()
+def test_other_sizes(
+    trainer: type[BaseTask], model: str, size: tuple[int, int]
+) -> None:
+    arguments = CHANGE if trainer is ChangeDetection else SEGMENTATION
+    task = trainer(model=model, in_channels=CHANNELS, **arguments).eval()
+    shape = (1, 2, CHANNELS, *size) if trainer is ChangeDetection else (1, 10, *size)
+    assert task(torch.randn(shape)).shape[-2:] == size

@@ -1,0 +1,113 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Every cell of the comparison, dry: one batch, and no weights from the network."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import timm
+
+from torchgeo_sigmae import SIGMAETask
+from torchgeo_sigmae.__main__ import main
+from torchgeo_sigmae.bands import SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS
+
+CELLS = Path(__file__).parents[1] / 'examples' / 'comparison'
+MODELS = ('resnet50-imagenet', 'resnet50-seco', 'vit-scratch', 'vit-imagenet', 'sigmae')
+
+
+@pytest.fixture(scope='module')
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Encoders of ten and of twelve bands, as SIGMAETask exports them."""
+    found = {}
+    for bands in (SENTINEL2_TEN_BANDS, SENTINEL2_L2A_BANDS):
+        path = tmp_path_factory.mktemp('encoders') / f'{len(bands)}.pth'
+        SIGMAETask(
+            bands=bands,
+            decoder_dim=16,
+            decoder_depth=1,
+            decoder_num_heads=1,
+            mean=0.0,
+            std=1.0,
+        ).export(path)
+        found[len(bands)] = path
+    return found
+
+
+@pytest.fixture(scope='module')
+def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ImageNet ViT as the script writes it, with random weights instead."""
+    path = CELLS / 'imagenet_vit.py'
+    spec = importlib.util.spec_from_file_location('imagenet_vit', path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    output = tmp_path_factory.mktemp('imagenet') / 'rgb.pth'
+    own = timm.create_model
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            timm, 'create_model', lambda name, pretrained=False, **kw: own(name, **kw)
+        )
+        script.main(output)
+    return output
+
+
+def dry_run(path: Path, dataset: str, model: str, root: Path, weights: object) -> None:
+    main(
+        [
+            'fit',
+            f'--config={CELLS / f"{dataset}.yaml"}',
+            f'--config={CELLS / f"{dataset}-{model}.yaml"}',
+            f'--data.dict_kwargs.root={root}',
+            f'--model.init_args.weights={"null" if weights is None else weights}',
+            f'--trainer.default_root_dir={path}',
+            # Not fast_dev_run: its logger seems to take figures, see oscd.yaml.
+            '--trainer.max_steps=1',
+            '--trainer.limit_val_batches=2',
+            '--trainer.num_sanity_val_steps=0',
+            '--trainer.enable_checkpointing=false',
+            '--trainer.accelerator=cpu',
+            '--trainer.precision=32',
+            '--trainer.enable_progress_bar=false',
+            '--trainer.enable_model_summary=false',
+            '--data.init_args.num_workers=0',
+            f'--data.init_args.batch_size={1 if dataset == "bigearthnet" else 2}',
+            *(['--data.init_args.patch_size=64'] if dataset == 'oscd' else []),
+        ]
+    )
+
+
+@pytest.mark.parametrize('model', MODELS)
+@pytest.mark.parametrize('dataset', ['eurosat', 'bigearthnet', 'oscd'])
+def test_every_cell(
+    dataset: str,
+    model: str,
+    encoders: dict[int, Path],
+    imagenet: Path,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = request.getfixturevalue(f'{dataset}_root')
+    weights: Path | None = None
+    if model == 'sigmae':
+        weights = encoders[12 if dataset == 'bigearthnet' else 10]
+    elif model == 'vit-imagenet':
+        weights = imagenet
+        if dataset == 'bigearthnet':
+            weights = tmp_path / 'twelve.pth'
+            bands = ['--bands', *SENTINEL2_L2A_BANDS]
+            main(['adapt-bands', str(imagenet), '-o', str(weights), *bands])
+    dry_run(tmp_path, dataset, model, root, weights)
+
+
+def test_there_are_no_other_cells() -> None:
+    expected = {
+        f'{dataset}-{model}.yaml'
+        for dataset in ('eurosat', 'bigearthnet', 'oscd')
+        for model in MODELS
+    }
+    assert {path.name for path in CELLS.glob('*-*.yaml')} == expected

@@ -1,0 +1,176 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The encoder as segmentation-models-pytorch wants it: maps at strides 2 to 32."""
+
+import math
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .encoder import SIGMAEViT
+from .registry import NAMES, vit_arguments
+
+__all__ = ('SIGMAEPyramid',)
+
+#: Strides of the maps, one per level of an smp decoder.
+_STRIDES = (2, 4, 8, 16, 32)
+
+
+class SIGMAEPyramid(SIGMAEViT):
+    """A :class:`~.encoder.SIGMAEViT` that returns a pyramid of feature maps.
+
+    A plain ViT has one resolution, that of its patches. Every level of the pyramid is a
+    token map resampled to the level's stride: averaged where it is coarser than the
+    patches, interpolated bilinearly where it is finer. The levels read blocks evenly
+    spaced in depth, the finest the shallowest and the coarsest the last: of 12 blocks
+    the 3rd, 5th, 8th, 10th and 12th for strides 2, 4, 8, 16 and 32, as UPerNet is fed
+    in `BEiT <https://arxiv.org/abs/2106.08254>`__.
+
+    There are no parameters beside the ViT's, so the state dict has the plain timm keys:
+    loading is strict, and freezing this encoder freezes pretrained tensors only. The
+    last block goes through the ViT's own final norm, hence equals its
+    ``forward_features``; earlier blocks, whose tokens grow with depth, through a layer
+    norm without weights.
+
+    A state dict with positions of another grid brings its grid along: positions are
+    interpolated once, from the grid they were learned on to that of the image.
+    """
+
+    def __init__(
+        self, model: str, depth: int = 5, output_stride: int = 32, **kwargs: Any
+    ) -> None:
+        """Initialize a new SIGMAEPyramid instance.
+
+        Args:
+            model: One of our names, for example ``'sigmae_vit_small_patch8'``.
+            depth: Number of maps, 1 to 5: strides 2 to ``2 ** depth``.
+            output_stride: Largest stride: 8, 16 or 32.
+            **kwargs: Passed to :class:`~.encoder.SIGMAEViT`.
+
+        Raises:
+            ValueError: If an argument is not one of these.
+        """
+        if model not in NAMES:
+            raise ValueError(f'model: {model!r} is not one of {list(NAMES)}.')
+        if not 1 <= depth <= len(_STRIDES):
+            raise ValueError(
+                f'depth: {depth} maps were asked for; use 1 to {len(_STRIDES)} '
+                '(encoder_depth of the smp model).'
+            )
+        arguments = {**vit_arguments(*NAMES[model]), 'num_classes': 0, **kwargs}
+        super().__init__(**arguments, dynamic_img_pad=True)
+        blocks = len(self.blocks)
+        self._taken = [math.ceil(blocks * (i + 1) / depth) - 1 for i in range(depth)]
+        self._strides = _STRIDES[:depth]
+        if output_stride != _STRIDES[-1]:
+            self.make_dilated(output_stride)
+
+    @property
+    def out_channels(self) -> list[int]:
+        """Channels of the maps :meth:`forward` returns."""
+        bands: int = self.patch_embed.proj.in_channels
+        return [bands] + [self.embed_dim] * len(self._strides)
+
+    @property
+    def output_stride(self) -> int:
+        """Stride of the coarsest map."""
+        return self._strides[-1]
+
+    def set_in_channels(self, in_channels: int, pretrained: bool = False) -> None:
+        """Take another number of bands: a new, random first layer.
+
+        Args:
+            in_channels: Number of bands.
+            pretrained: Ignored. smp says here whether it loaded weights, which it does
+                not do for our names; TorchGeo loads them after this call.
+        """
+        old = self.patch_embed.proj
+        if in_channels != old.in_channels:
+            self.patch_embed.proj = nn.Conv2d(
+                in_channels, old.out_channels, old.kernel_size, old.stride
+            ).to(old.weight)
+            self.in_chans = in_channels
+
+    def make_dilated(self, output_stride: int) -> None:
+        """Keep maps at *output_stride* or finer, which DeepLab asks for.
+
+        Args:
+            output_stride: 8 or 16. Nothing is dilated: coarser maps are pooled less.
+
+        Raises:
+            ValueError: If it is another stride.
+        """
+        if output_stride not in (8, 16):
+            raise ValueError(
+                f'output_stride: {output_stride} is not possible; use 8, 16 or 32 '
+                '(encoder_output_stride of the smp model).'
+            )
+        self._strides = tuple(min(stride, output_stride) for stride in self._strides)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Compute the pyramid.
+
+        Args:
+            x: Images of any size ``(B, C, H, W)``; patches over the edge are filled
+                with zeros.
+
+        Returns:
+            The images themselves and a map ``(B, D, ceil(H / s), ceil(W / s))`` for
+            every stride s.
+        """
+        size = (x.shape[-2], x.shape[-1])
+        grid = self.patch_embed.dynamic_feat_size(size)
+        tokens = self.forward_intermediates(
+            x, indices=self._taken, output_fmt='NLC', intermediates_only=True
+        )
+        tokens = [
+            *(F.layer_norm(token, token.shape[-1:]) for token in tokens[:-1]),
+            self.norm(tokens[-1]),
+        ]
+        maps = [token.transpose(1, 2).unflatten(2, grid) for token in tokens]
+        patch = self.patch_embed.patch_size[0]
+        return [
+            x,
+            *(
+                _resample(level, patch, stride, size)
+                for level, stride in zip(maps, self._strides, strict=True)
+            ),
+        ]
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any
+    ) -> None:
+        """Take over the grid of the positions before they load."""
+        positions = state_dict.get(f'{prefix}pos_embed')
+        if positions is not None:
+            skipped = 0 if self.no_embed_class else self.num_prefix_tokens
+            count = positions.shape[1] - skipped
+            side = math.isqrt(max(count, 0))
+            # What is not square is refused by the hook of our base class.
+            if side and side * side == count:
+                patch = self.patch_embed.patch_size[0]
+                self.set_input_size((side * patch, side * patch))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _resample(level: Tensor, patch: int, stride: int, size: tuple[int, int]) -> Tensor:
+    """Bring a token map to a stride.
+
+    Args:
+        level: Token map ``(B, D, ceil(H / patch), ceil(W / patch))``.
+        patch: Its stride, a power of two.
+        stride: The stride wanted, a power of two.
+        size: H and W of the images.
+
+    Returns:
+        ``(B, D, ceil(H / stride), ceil(W / stride))``, aligned with the images.
+    """
+    if stride > patch:
+        # Windows over the edge average the tokens they hold.
+        return F.avg_pool2d(level, stride // patch, ceil_mode=True)
+    if stride < patch:
+        scale = float(patch // stride)
+        level = F.interpolate(level, scale_factor=scale, mode='bilinear')
+    return level[..., : -(-size[0] // stride), : -(-size[1] // stride)]

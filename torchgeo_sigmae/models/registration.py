@@ -1,0 +1,165 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Our names in segmentation-models-pytorch and in TorchGeo's model registry.
+
+Neither has a function to register with, only tables. Where a table is not what we know,
+a warning says what is unavailable, and everything else works.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+import torchgeo.models
+from timm.models import VisionTransformer
+from torchvision.models._api import WeightsEnum
+
+from .pyramid import SIGMAEPyramid
+from .registry import NAMES
+
+__all__ = ('build_model', 'register', 'register_weights')
+
+#: What an entry of smp's table holds.
+_SMP_ENTRY = {'encoder', 'params', 'pretrained_settings'}
+
+
+def build_model(
+    model: str, weights: WeightsEnum | None = None, **kwargs: Any
+) -> VisionTransformer:
+    """Build one of our encoders as TorchGeo's model builders do.
+
+    ``torchgeo.models.get_model(name, weights=..., **kwargs)`` ends here.
+
+    Args:
+        model: One of our names.
+        weights: Pretrained weights of that model; None for random ones.
+        **kwargs: Passed to :func:`timm.create_model`. With *weights*, ``in_chans``
+            defaults to theirs.
+
+    Returns:
+        The timm model; with *weights*, all but its head is pretrained.
+
+    Raises:
+        ValueError: If *weights* were made for another model or do not fit.
+    """
+    if weights is None:
+        return timm.create_model(model, **kwargs)
+    made_for = weights.meta['model']
+    if made_for != model:
+        raise ValueError(
+            f'weights: {weights} was made for {made_for!r}, not for {model!r}. Use '
+            f'model={made_for!r}.'
+        )
+    kwargs.setdefault('in_chans', weights.meta['in_chans'])
+    encoder = timm.create_model(model, **kwargs)
+    missing, unexpected = encoder.load_state_dict(
+        weights.get_state_dict(progress=True, check_hash=True, weights_only=True),
+        strict=False,
+    )
+    missing = set(missing) - {'head.weight', 'head.bias'}
+    if missing or unexpected:
+        raise ValueError(
+            f'weights: {weights} does not fit {model!r} built with {kwargs}: missing '
+            f'{sorted(missing)}, unexpected {unexpected}. Drop the arguments that '
+            'change the architecture.'
+        )
+    return encoder
+
+
+#: TorchGeo looks weights up by builder too, so each name has one that stays the same.
+_BUILDERS: dict[str, Callable[..., VisionTransformer]] = {
+    name: functools.partial(build_model, name) for name in NAMES
+}
+
+
+def register() -> None:
+    """Make our names known to smp's models and to TorchGeo's model registry.
+
+    Importing the package does this; doing it again changes nothing.
+
+    Warns:
+        UserWarning: If a table has changed; it names what is unavailable.
+    """
+    lost = []
+    encoders = _table(smp, 'encoders', 'encoders')
+    if encoders is not None and all(map(_is_smp_entry, encoders.values())):
+        for name in NAMES:
+            encoders[name] = {
+                'encoder': SIGMAEPyramid,
+                'params': {'model': name},
+                'pretrained_settings': {},
+            }
+    else:
+        lost.append(
+            'our encoders in segmentation, change detection and pixelwise regression '
+            '(segmentation_models_pytorch.encoders.encoders)'
+        )
+    models = _table(torchgeo.models, 'api', '_model')
+    if models is not None:
+        models.update(_BUILDERS)
+    else:
+        lost.append(
+            'our names in torchgeo.models.list_models and get_model '
+            '(torchgeo.models.api._model)'
+        )
+    if _table(torchgeo.models, 'api', '_model_weights') is None:
+        lost.append(
+            'our weights in torchgeo.models.get_weight and get_model_weights '
+            '(torchgeo.models.api._model_weights)'
+        )
+    if lost:
+        warnings.warn(
+            'torchgeo-sigmae could not register everything, because an installed '
+            f'package differs from what it knows. Unavailable: {"; ".join(lost)}. '
+            'Everything else works; a newer torchgeo-sigmae may bring it back.',
+            stacklevel=2,
+        )
+
+
+def register_weights(
+    name: str,
+    builder: Callable[..., VisionTransformer] | None,
+    weights: type[WeightsEnum],
+) -> None:
+    """Make weights known to TorchGeo's model registry, by name and by builder.
+
+    After it ``torchgeo.models.get_model_weights(name)`` answers, and
+    ``torchgeo.models.get_weight`` knows the members by their strings.
+
+    Args:
+        name: Name of the model.
+        builder: Its builder, registered as well; None for ours.
+        weights: The enum, which may have no members.
+
+    Raises:
+        ValueError: If *builder* is None and *name* is not one of ours.
+    """
+    builder = builder or _BUILDERS.get(name)
+    if builder is None:
+        raise ValueError(
+            f'builder: {name!r} is not one of our models {list(NAMES)}, so its builder '
+            'is not known. Pass builder=, a function that builds it.'
+        )
+    # Where a table is missing, register() has said so.
+    models = _table(torchgeo.models, 'api', '_model')
+    if models is not None:
+        models[name] = builder
+    table = _table(torchgeo.models, 'api', '_model_weights')
+    if table is not None:
+        table[builder] = table[name] = weights
+
+
+def _table(owner: object, *path: str) -> MutableMapping[Any, Any] | None:
+    """Find a table by its private name; None where it has gone or changed."""
+    for name in path:
+        owner = getattr(owner, name, None)
+    return owner if isinstance(owner, MutableMapping) else None
+
+
+def _is_smp_entry(entry: object) -> bool:
+    """Whether an entry of smp's table is laid out as ours will be."""
+    return isinstance(entry, MutableMapping) and set(entry) >= _SMP_ENTRY

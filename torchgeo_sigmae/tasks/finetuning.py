@@ -1,0 +1,311 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Fine-tuning of pretrained transformers, for TorchGeo's own tasks."""
+
+from functools import partial
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from timm.layers import DropPath
+from timm.models import group_parameters
+from torch import nn
+
+from .base import PretrainingTask
+from .optim import (
+    UNDECAYED,
+    adamw,
+    scaled_lr,
+    total_steps,
+    warmup_cosine,
+    warmup_steps,
+)
+
+__all__ = ('FineTuning', 'parameter_groups', 'set_drop_path')
+
+
+class FineTuning(Callback):
+    """Train a task of TorchGeo as masked autoencoders are fine-tuned.
+
+    Replaces the optimiser and the schedule of any task of TorchGeo, and with them its
+    ``lr`` and ``patience``: classification, regression, segmentation, change detection.
+
+    * Learning rates by layer, as in ELECTRA (https://arxiv.org/abs/2003.10555) and BEiT
+      (https://arxiv.org/abs/2106.08254): what is new (head, decoder) learns with
+      ``lr``, block i = 1 ... L of the transformer with ``lr * layer_decay ** (L + 1 -
+      i)``, its patch embedding, positions and tokens with ``lr * layer_decay ** (L +
+      1)``, and its last norm like its last block.
+    * AdamW without weight decay of biases, norms, positions and tokens.
+    * Linear warm-up, then a half cosine to 0, by optimiser steps.
+    * Stochastic depth (https://arxiv.org/abs/1603.09382): in training, a residual
+      branch is dropped for a sample with a probability that grows linearly from 0 in
+      the first block to ``drop_path`` in the last.
+
+    Frozen parameters are left out, and a frozen transformer gets no stochastic depth.
+    The defaults are those of MAE's fine-tuning (https://arxiv.org/abs/2111.06377, Table
+    9), but for the warm-up of 5 % of the run, as in our pretraining, and ``base_lr``,
+    which is that of its released recipe for ViT-B.
+
+    .. versionadded:: 0.1
+    """
+
+    def __init__(
+        self,
+        lr: float | None = None,
+        base_lr: float = 5e-4,
+        layer_decay: float = 0.75,
+        drop_path: float = 0.1,
+        weight_decay: float = 0.05,
+        warmup_epochs: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.999),
+    ) -> None:
+        """Initialize a new FineTuning instance.
+
+        Args:
+            lr: Learning rate of the head; None for *base_lr* x effective batch / 256.
+            base_lr: Learning rate of 256 samples per step.
+            layer_decay: Factor from each layer to the one below, in (0, 1]; 1 for one
+                learning rate for all, which is what encoders without transformer
+                blocks take.
+            drop_path: Probability in [0, 1) of dropping a branch of the last block.
+            weight_decay: Weight decay of matrices and kernels.
+            warmup_epochs: Epochs of the warm-up; None for 5 % of the run.
+            betas: AdamW's decay of the running means of the gradient and of its square.
+
+        Raises:
+            ValueError: If an argument is outside its range.
+        """
+        positive = (0, float('inf'))
+        for name, value, (low, high), allowed in (
+            ('lr', lr, positive, 'positive'),
+            ('base_lr', base_lr, positive, 'positive'),
+            ('layer_decay', layer_decay, (0, 1), 'in (0, 1]'),
+        ):
+            if value is not None and not low < value <= high:
+                raise ValueError(f'{name}: {value} must be {allowed}.')
+        for name, value, high, allowed in (
+            ('drop_path', drop_path, 1, 'in [0, 1)'),
+            ('weight_decay', weight_decay, float('inf'), 'at least 0'),
+            ('warmup_epochs', warmup_epochs, float('inf'), 'at least 0'),
+            ('betas', betas[0], 1, 'in [0, 1)'),
+            ('betas', betas[1], 1, 'in [0, 1)'),
+        ):
+            if value is not None and not 0 <= value < high:
+                raise ValueError(f'{name}: {value} must be {allowed}.')
+        self.lr = lr
+        self.base_lr = base_lr
+        self.layer_decay = layer_decay
+        self.drop_path = drop_path
+        self.weight_decay = weight_decay
+        self.warmup_epochs = warmup_epochs
+        self.betas = betas
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take over the optimiser; set stochastic depth.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+            stage: Either 'fit', 'validate', 'test', or 'predict'.
+
+        Raises:
+            TypeError: If the task pretrains.
+            ValueError: If the optimiser was taken over already, or the encoder has no
+                transformer blocks while the arguments are about them.
+        """
+        if stage != 'fit':
+            return
+        if isinstance(pl_module, PretrainingTask):
+            raise TypeError(
+                f'callbacks: FineTuning is not for {type(pl_module).__name__}, which '
+                'pretrains and has arguments of its own for the same (lr, base_lr, '
+                'weight_decay, warmup_epochs). Leave FineTuning out.'
+            )
+        attributes = vars(pl_module)
+        if 'configure_optimizers' in attributes:
+            raise ValueError(
+                'callbacks: something replaced the optimiser of this task before '
+                'FineTuning: another FineTuning, or optimizer: in the configuration. '
+                'Keep one of them.'
+            )
+        self._check_encoder(pl_module)
+        for transformer in _transformers(pl_module).values():
+            if any(p.requires_grad for p in transformer.blocks.parameters()):
+                set_drop_path(transformer, self.drop_path)
+        # On the object, as Lightning's command line does it. Not a closure: that could
+        # not be pickled.
+        configure = partial(self._configure_optimizers, pl_module)
+        attributes['configure_optimizers'] = configure
+
+    def teardown(
+        self, trainer: Trainer, pl_module: LightningModule, stage: str
+    ) -> None:
+        """Give the optimiser back.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+            stage: Either 'fit', 'validate', 'test', or 'predict'.
+        """
+        self._give_back(pl_module)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Give the optimiser back.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The task.
+            exception: What stopped the run.
+        """
+        self._give_back(pl_module)
+
+    def _give_back(self, pl_module: LightningModule) -> None:
+        """Undo the replacement, if it is ours."""
+        configure = vars(pl_module).get('configure_optimizers')
+        if getattr(configure, 'func', None) == self._configure_optimizers:
+            del vars(pl_module)['configure_optimizers']
+
+    def _check_encoder(self, pl_module: LightningModule) -> None:
+        """Refuse what would silently not be done."""
+        asked = [
+            f'{name}: {value}'
+            for name, value, nothing in (
+                ('layer_decay', self.layer_decay, 1),
+                ('drop_path', self.drop_path, 0),
+            )
+            if value != nothing
+        ]
+        frozen = pl_module.hparams.get('freeze_backbone', False)
+        if asked and not frozen and not _transformers(pl_module):
+            model = getattr(pl_module, 'model', pl_module)
+            encoder = getattr(model, 'encoder', model)
+            raise ValueError(
+                f'{", ".join(asked)}: {type(encoder).__name__} has no transformer '
+                'blocks. Pass layer_decay=1 and drop_path=0 to FineTuning, which '
+                'leaves the rest of the recipe, or use an encoder that has, for '
+                "example 'sigmae_vit_small_patch8'."
+            )
+
+    def _configure_optimizers(self, pl_module: LightningModule) -> OptimizerLRScheduler:
+        """What the task's own method is replaced by."""
+        trainer = pl_module.trainer
+        steps = total_steps(trainer)
+        lr = scaled_lr(trainer, self.lr, self.base_lr)
+        warmup = warmup_steps(trainer, steps, self.warmup_epochs)
+        groups = parameter_groups(pl_module, lr, self.weight_decay, self.layer_decay)
+        optimizer = adamw(groups, lr, self.betas, trainer)
+        scheduler = warmup_cosine(optimizer, steps, warmup)
+        rank_zero_info(
+            f'FineTuning: {steps} steps, {warmup} of them warm-up; lr {lr:.3g} at the '
+            f'head, {min(scheduler.base_lrs):.3g} at the lowest '
+            "layer that is trained. The task's own lr and patience are not used."
+        )
+        return {
+            'optimizer': optimizer,
+            'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},
+        }
+
+
+def parameter_groups(
+    task: nn.Module, lr: float, weight_decay: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """Sort what is trained by its distance to the head, and by whether it decays.
+
+    Args:
+        task: The task, or any module that holds a timm transformer.
+        lr: Learning rate of the head.
+        weight_decay: Weight decay of matrices and kernels.
+        layer_decay: Factor from each layer to the one below, in (0, 1].
+
+    Returns:
+        Parameter groups with ``name``, ``params``, ``lr`` and ``weight_decay``, from
+        the lowest layer to the head. ``name`` is ``head``, ``head-1`` for the last
+        block, and so on, with ``_no_decay`` for those without weight decay.
+
+    Raises:
+        ValueError: If all parameters are frozen.
+    """
+    distances: dict[str, int] = {}
+    undecayed: set[str] = set()
+    for prefix, transformer in _transformers(task).items():
+        if layer_decay != 1:
+            for name, distance in _distances(transformer).items():
+                distances[f'{prefix}{name}'] = distance
+        if hasattr(transformer, 'no_weight_decay'):
+            undecayed |= {f'{prefix}{name}' for name in transformer.no_weight_decay()}
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in task.named_parameters():
+        if parameter.requires_grad:
+            token = name in undecayed or name.rpartition('.')[2] in UNDECAYED
+            key = (-distances.get(name, 0), parameter.ndim > 1 and not token)
+            groups.setdefault(key, []).append(parameter)
+    if not groups:
+        raise ValueError(
+            'freeze_backbone, freeze_decoder: everything is frozen, there is nothing '
+            'to train. Leave one of them out.'
+        )
+    return [
+        {
+            'name': f'head{layer or ""}{"" if decays else "_no_decay"}',
+            'params': parameters,
+            'lr': lr * layer_decay**-layer,
+            'weight_decay': weight_decay if decays else 0.0,
+        }
+        for (layer, decays), parameters in sorted(groups.items(), key=lambda g: g[0])
+    ]
+
+
+def set_drop_path(transformer: nn.Module, drop_path: float) -> None:
+    """Set stochastic depth, growing linearly from 0 in the first block.
+
+    Args:
+        transformer: A timm transformer with ``blocks``.
+        drop_path: Probability of the last block, in [0, 1).
+    """
+    blocks: Any = transformer.blocks
+    for i, block in enumerate(blocks):
+        rate = drop_path * i / max(len(blocks) - 1, 1)
+        for name, _ in list(block.named_children()):
+            if name.startswith('drop_path'):
+                # No parameters in either, so that state dicts do not change.
+                setattr(block, name, DropPath(rate) if rate else nn.Identity())
+
+
+def _distances(transformer: nn.Module) -> dict[str, int]:
+    """Layers from each parameter to the head: timm's layers, counted from the top.
+
+    timm's own ``param_groups_layer_decay`` counts from the uppermost layer there is,
+    which is the last block where a decoder, not a head, stands on top.
+    """
+    model: Any = transformer
+    top = len(model.blocks) + 1
+    layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    # Register tokens count as head in older timm.
+    low = {name for name in layers if name.rpartition('.')[2] in UNDECAYED}
+    return {
+        name: top - (0 if name in low else min(layer, top))
+        for name, layer in layers.items()
+    }
+
+
+def _transformers(module: nn.Module, prefix: str = '') -> dict[str, Any]:
+    """Outermost timm models made of transformer blocks, by the prefix of their names.
+
+    Recognised by what is needed of them, because timm has a dozen such classes.
+    """
+    blocks = getattr(module, 'blocks', None)
+    if (
+        isinstance(blocks, nn.Sequential | nn.ModuleList)
+        and len(blocks)
+        and all(hasattr(block, 'attn') for block in blocks)
+        and hasattr(module, 'group_matcher')
+    ):
+        return {prefix: module}
+    found: dict[str, Any] = {}
+    for name, child in module.named_children():
+        found |= _transformers(child, f'{prefix}{name}.')
+    return found
