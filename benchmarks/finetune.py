@@ -16,6 +16,7 @@ import argparse
 import json
 import platform
 import statistics
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -122,4 +123,6 @@ if __name__ == '__main__':
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--output', type=Path, default=Path('outputs/finetune'))
     known, extra = parser.parse_known_args()
+    # LightningCLI warns about arguments given twice.
+    sys.argv = sys.argv[:1]
     main(known, extra)

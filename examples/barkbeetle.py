@@ -11,6 +11,7 @@ change_barkbeetle.yaml use it, with ``PYTHONPATH=examples``.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ import numpy as np
 import rasterio
 import torch
 from matplotlib.figure import Figure
+from rasterio.errors import NotGeoreferencedWarning
 from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 
@@ -105,8 +107,11 @@ class BarkBeetle(NonGeoDataset):
         else:
             height, width = (math.ceil(side / 32) * 32 for side in (height, width))
         image = np.stack([scene.read(row, column, height, width) for scene in scenes])
-        with rasterio.open(site / 'mask.tif') as file:
-            label = file.read(1)[row : row + height, column : column + width]
+        with warnings.catch_warnings():
+            # These sites have no georeference.
+            warnings.simplefilter('ignore', NotGeoreferencedWarning)
+            with rasterio.open(site / 'mask.tif') as file:
+                label = file.read(1)[row : row + height, column : column + width]
         mask = np.full((1, height, width), IGNORE, np.int64)
         mask[:, : label.shape[0], : label.shape[1]] = label
         return {'image': torch.from_numpy(image), 'mask': torch.from_numpy(mask)}
@@ -189,6 +194,9 @@ class BarkBeetleDataModule(NonGeoDataModule):
             num_workers: Number of workers for parallel data loading.
             weights: An encoder file: normalise with the mean and std it was pretrained
                 with. None for those of the training sites.
+
+        Raises:
+            ValueError: If *weights* does not tell mean and std of every band.
         """
         dates = ('2019', '2020') if change else ('2020',)
         super().__init__(
@@ -199,6 +207,11 @@ class BarkBeetleDataModule(NonGeoDataModule):
         if weights is not None:
             known = read_encoder(weights).hyper_parameters
             mean, std = known['mean'], known['std']
+            if None in (*mean, *std):
+                raise ValueError(
+                    f'weights: {weights} has bands that were not pretrained, whose '
+                    'mean and std are not known. Leave weights out here.'
+                )
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
         normalize = K.Normalize(self.mean, self.std)
         self.aug = BitemporalAugmentation(normalize)
