@@ -10,14 +10,15 @@ import multiprocessing
 import os
 import random
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import training
 
-from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.plotting import read_log
 from torchgeo_sigmae.resume import newest_checkpoint
 
@@ -26,7 +27,7 @@ KILLS = int(os.environ.get('SIGMAE_KILLS', '2'))
 
 # Children are forked from a server that has imported everything.
 PROCESSES = multiprocessing.get_context('forkserver')
-PROCESSES.set_forkserver_preload(['torchgeo_sigmae.__main__'])
+PROCESSES.set_forkserver_preload(['training'])
 
 
 def start(root: Path, path: Path, workers: int) -> Any:
@@ -38,7 +39,7 @@ def start(root: Path, path: Path, workers: int) -> Any:
         f'--data.init_args.num_workers={workers}',
         f'--data.dict_kwargs.root={root}',
     ]
-    process = PROCESSES.Process(target=main, args=(arguments,))
+    process = PROCESSES.Process(target=training.fit, args=(arguments,))
     process.start()
     return process
 
@@ -64,6 +65,7 @@ def test_a_killed_run_ends_like_one_that_was_not(
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert process.exitcode == -signal.SIGKILL
+        wait_for_workers(process.pid)
         kills += 1
         print(f'kill {kills}: {[path.name for path in folder.glob("*")]}')
     assert kills
@@ -93,6 +95,18 @@ def wait_for_checkpoints(folder: Path, process: Any, number: int) -> None:
     before = set(folder.glob('*.ckpt'))
     while len(set(folder.glob('*.ckpt')) - before) < number and process.is_alive():
         process.join(0.05)
+
+
+def wait_for_workers(group: int) -> None:
+    """Workers find out within seconds that their trainer is gone, and leave."""
+    for _ in range(300):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.killpg(group, signal.SIGKILL)
+    pytest.fail('workers of a killed run are still there after 30 seconds')
 
 
 def equal(found: Any, expected: Any) -> bool:
