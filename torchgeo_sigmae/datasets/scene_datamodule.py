@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from ..bands import SENTINEL2_TEN_BANDS, get_sensor, normalize_bands
 from ..resume import resumable
+from ..transforms.saliency import valid_pixels
 from .scenes import Scene, SceneChips, find_scenes, group_overlapping
 
 __all__ = ('SceneDataModule',)
@@ -389,7 +390,6 @@ def _band_statistics(
 
 def _valid(sample: dict[str, Any]) -> np.ndarray:
     """Pixels of a chip that hold data, float64 ``(C, pixels)``."""
-    pixels = sample['image'].flatten(1).numpy().astype(np.float64)
-    there = np.isfinite(pixels).all(axis=0) & (pixels != 0).any(axis=0)
-    valid: np.ndarray = pixels[:, there]
-    return valid
+    image = sample['image']
+    pixels: np.ndarray = image[:, valid_pixels(image)].double().numpy()
+    return pixels

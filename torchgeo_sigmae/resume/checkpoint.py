@@ -63,7 +63,6 @@ class ResumableCheckpoint(Callback):
         self.every_n_train_steps = every_n_train_steps
         self.every_n_minutes = every_n_minutes
         self.keep = keep
-        self._folder = Path()
         self._written_at = 0.0
         self._written_step = 0
         self._place: str | None = None
@@ -81,16 +80,15 @@ class ResumableCheckpoint(Callback):
         return Path(self.dirpath or Path(trainer.default_root_dir) / 'resume')
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the folder; remove what a crash left half written.
+        """Remove what a crash left half written.
 
         Args:
             trainer: The trainer.
             pl_module: The task.
             stage: Either 'fit', 'validate', 'test', or 'predict'.
         """
-        self._folder = self.folder(trainer)
         if stage == 'fit' and trainer.is_global_zero:
-            for half in self._folder.glob('*.part'):
+            for half in self.folder(trainer).glob('*.part'):
                 _remove(half)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -210,7 +208,8 @@ class ResumableCheckpoint(Callback):
         """Write what was logged, then the checkpoint; remove the oldest."""
         for logger in trainer.loggers:
             logger.save()
-        path = self._folder / f'step={trainer.global_step:09}.ckpt'
+        folder = self.folder(trainer)
+        path = folder / f'step={trainer.global_step:09}.ckpt'
         part = path.with_suffix('.part')
         self._place = place
         try:
@@ -222,7 +221,7 @@ class ResumableCheckpoint(Callback):
                 with open(part, 'rb+') as file:
                     os.fsync(file.fileno())
             os.replace(part, path)
-            for old in checkpoints(self._folder)[self.keep :]:
+            for old in checkpoints(folder)[self.keep :]:
                 _remove(old)
         self._written_at = time.monotonic()
         self._written_step = trainer.global_step

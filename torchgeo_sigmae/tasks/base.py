@@ -130,12 +130,11 @@ class PretrainingTask(BaseTask):
         batch = mark_valid_pixels(
             batch, self.statistics, self.hparams['nodata'], normalized=not raw
         )
-        if normalize:
-            batch['image'] = self.statistics.normalize(batch['image'])
         if not self._scale_checked:
             self._scale_checked = True
-            still_raw = self._datamodule_normalizes
-            self.statistics.check_scale(batch['image'], normalized=not still_raw)
+            self.statistics.check_scale(batch['image'], normalized=not raw)
+        if normalize:
+            batch['image'] = self.statistics.normalize(batch['image'])
         return batch
 
     def _resolve_statistics(self, datamodule: object = None) -> BatchStatistics:
