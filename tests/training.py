@@ -1,12 +1,29 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What runs in the processes that tests kill."""
+"""Training runs of tests: without noise, and in processes that can be killed."""
 
 import multiprocessing
 import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
 
 from torchgeo_sigmae.__main__ import main
+
+
+def trainer(path: Path, **kwargs: Any) -> Trainer:
+    """On the CPU; writes and prints nothing unless asked to."""
+    return Trainer(
+        accelerator='cpu',
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=path,
+        **kwargs,
+    )
 
 
 def fit(arguments: list[str]) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from geotiffs import RGB, numbered, write
 from lightning.pytorch import Trainer
+from training import trainer
 
 from torchgeo_sigmae import SceneDataModule, SIGMAETask, resumable
 from torchgeo_sigmae.datasets.scene_datamodule import SceneChips
@@ -280,18 +281,6 @@ def test_fill(root: Path) -> None:
 
 
 # --------------------------------------------------------------------------- the task
-
-
-def trainer(path: Path, **kwargs: Any) -> Trainer:
-    return Trainer(
-        accelerator='cpu',
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=path,
-        **kwargs,
-    )
 
 
 @pytest.mark.parametrize('workers', [0, 2])

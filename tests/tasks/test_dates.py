@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 from torchgeo.datamodules import (
     OSCDDataModule,
@@ -18,6 +18,7 @@ from torchgeo.datamodules import (
     SSL4EOS12DataModule,
 )
 from torchgeo.datasets import OSCD, SSL4EOS12
+from training import trainer
 
 from torchgeo_sigmae import (
     BitemporalAugmentation,
@@ -43,18 +44,6 @@ SMALL: dict[str, Any] = {
     'decoder_num_heads': 2,
     'lr': 1e-3,
 }
-
-
-def trainer(path: Path, **kwargs: Any) -> Trainer:
-    return Trainer(
-        accelerator='cpu',
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=path,
-        **kwargs,
-    )
 
 
 class Watch(Callback):

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from torchgeo.datamodules import BigEarthNetDataModule, EuroSATDataModule
 from torchgeo.datasets import BigEarthNet, EuroSAT
+from training import trainer
 
 from torchgeo_sigmae import PatchSaliency, SIGMAETask
 from torchgeo_sigmae._compat import Classification
@@ -29,18 +30,6 @@ SMALL: dict[str, Any] = {
     'decoder_num_heads': 2,
     'lr': 1e-3,
 }
-
-
-def trainer(path: Path, **kwargs: Any) -> Trainer:
-    return Trainer(
-        accelerator='cpu',
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=path,
-        **kwargs,
-    )
 
 
 class Saliency(Callback):
