@@ -59,6 +59,8 @@ def test_pretraining_from_the_example_config(
     assert checkpoint['statistics']['dates'] == dates
     hparams = read_encoder(path).hyper_parameters
     assert hparams['bands'] == list(SENTINEL2_TEN_BANDS)
+    # A training checkpoint tells as much as an exported encoder.
+    assert all(isinstance(value, float) for value in hparams['mean'] + hparams['std'])
 
 
 @pytest.mark.parametrize(

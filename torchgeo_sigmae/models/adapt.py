@@ -238,9 +238,7 @@ def _carry(
 ) -> list[float | None]:
     """Mean or std of the bands taken by name; None for the others."""
     values: Any = known.get(key)
-    # A training checkpoint has the statistics of its batches there, if any.
-    listed = isinstance(values, list | tuple) and len(values) == len(source)
-    if 'data_bands' in known or not listed:
+    if not isinstance(values, list | tuple) or len(values) != len(source):
         return [None] * len(report.bands)
     by_band = dict(zip(source, values, strict=True))
     return [by_band[band.band] if band.named else None for band in report.bands]

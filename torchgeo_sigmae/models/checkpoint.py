@@ -6,7 +6,8 @@
 ``{'hyper_parameters': {'model': name, ...}, 'state_dict': {'model.<key>': tensor}}`` is
 what TorchGeo's ``extract_backbone`` reads, so one file serves ``weights=<path>`` of
 every TorchGeo task and of ours. A Lightning checkpoint of our task keeps the encoder
-under the same keys and can be passed in its place.
+under the same keys and can be passed in its place. Its ``hyper_parameters`` are the
+task's arguments; what is known about the encoder stands under ``'encoder'``.
 """
 
 import os
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 __all__ = (
+    'ENCODER_KEY',
     'EncoderCheckpoint',
     'atomic_save',
     'from_checkpoint_keys',
@@ -32,6 +34,9 @@ __all__ = (
 )
 
 _PREFIX = 'model.'
+
+#: Where a training checkpoint keeps the ``hyper_parameters`` of an encoder file.
+ENCODER_KEY = 'encoder'
 
 #: Parts of our task by their names in its state dict and in a checkpoint. The encoder
 #: is kept under ``model.<timm key>``, so that TorchGeo's ``extract_backbone`` finds it.
@@ -201,6 +206,7 @@ def parse_encoder(
         ) from error
     try:
         hyper_parameters = dict(content['hyper_parameters'])
+        hyper_parameters = dict(content.get(ENCODER_KEY, hyper_parameters))
         hyper_parameters['model']
         state_dict = {
             key.removeprefix(_PREFIX): value

@@ -4,6 +4,7 @@
 """What every pretraining run needs, whatever it masks: data, optimiser, checkpoints."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -12,10 +13,15 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import Metric
 
-from .._compat import BaseTask
+from .._compat import TORCHGEO_VERSION, BaseTask
 from ..bands import Sensor
 from ..models import MaskedAutoencoder
-from ..models.checkpoint import from_checkpoint_keys, to_checkpoint_keys
+from ..models.checkpoint import (
+    ENCODER_KEY,
+    from_checkpoint_keys,
+    save_encoder,
+    to_checkpoint_keys,
+)
 from ..resume import is_resumable
 from ..transforms import bitemporal
 from .batch import mark_valid_pixels
@@ -188,6 +194,43 @@ class PretrainingTask(BaseTask):
 
     # ------------------------------------------------------------------ checkpoints
 
+    @property
+    def encoder_record(self) -> dict[str, Any]:
+        """What must be known to use the encoder, in plain Python values.
+
+        Raises:
+            ValueError: If mean and std of the training data are not known, because the
+                task was neither trained nor given them.
+        """
+        return {
+            'model': self.hparams['model'],
+            'in_channels': len(self.bands),
+            'bands': list(self.bands),
+            'sensor': self.sensor.name,
+            'mean': list(self.statistics.model_mean),
+            'std': list(self.statistics.model_std),
+            'scale': self.statistics.scale,
+            'offset': self.statistics.offset,
+            'size': self.model.encoder.patch_embed.img_size[0],
+            'patch_size': self.model.patch_size,
+            'torchgeo_version': TORCHGEO_VERSION,
+        }
+
+    def export(self, path: str | Path) -> None:
+        """Write the encoder to a file that ``weights=`` of TorchGeo's tasks takes.
+
+        The file holds tensors and plain values only: the encoder under plain timm keys,
+        and its name, bands, normalisation and target.
+
+        Args:
+            path: The file; missing folders are made. Written atomically.
+
+        Raises:
+            ValueError: If mean and std of the training data are not known, because the
+                task was neither trained nor given them.
+        """
+        save_encoder(self.model.encoder, path, self.encoder_record)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is needed to use the weights, under names TorchGeo can read.
 
@@ -200,6 +243,7 @@ class PretrainingTask(BaseTask):
         checkpoint['state_dict'] = to_checkpoint_keys(checkpoint['state_dict'])
         if self._statistics is not None:
             checkpoint['statistics'] = self._statistics.as_dict()
+            checkpoint[ENCODER_KEY] = self.encoder_record
         checkpoint['epoch_metrics'] = {}
         for name, metric in self.epoch_metrics.items():
             with metric.sync_context():

@@ -4,7 +4,6 @@
 """SIGMAE task: masked-autoencoder pretraining guided by spectral indices."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchvision.models._api import WeightsEnum
 
-from .._compat import TORCHGEO_VERSION
 from .._random import seed_from, seeded_generator
 from ..bands import SENTINEL2_TEN_BANDS, get_sensor, normalize_bands
 from ..evaluation import ReconstructionMetrics
@@ -27,7 +25,6 @@ from ..models import (
     gather_tokens,
     load_encoder_weights,
     masked_mse,
-    save_encoder,
 )
 from ..plotting import plot_reconstruction
 from ..transforms import PatchSaliency
@@ -355,41 +352,21 @@ class SIGMAETask(PretrainingTask):
 
     # ----------------------------------------------------------------------- public
 
-    def export(self, path: str | Path) -> None:
-        """Write the encoder to a file that ``weights=`` of TorchGeo's tasks takes.
-
-        The file holds tensors and plain values only: the encoder under plain timm keys,
-        and its name, bands, normalisation and target.
-
-        Args:
-            path: The file; missing folders are made. Written atomically.
+    @property
+    def encoder_record(self) -> dict[str, Any]:
+        """What must be known to use the encoder, in plain Python values.
 
         Raises:
             ValueError: If mean and std of the training data are not known, because the
                 task was neither trained nor given them.
         """
-        encoder = self.model.encoder
-        save_encoder(
-            encoder,
-            path,
-            {
-                'model': self.hparams['model'],
-                'in_channels': len(self.bands),
-                'bands': list(self.bands),
-                'sensor': self.sensor.name,
-                'mean': self.statistics.model_mean,
-                'std': self.statistics.model_std,
-                'scale': self.statistics.scale,
-                'offset': self.statistics.offset,
-                'size': encoder.patch_embed.img_size[0],
-                'patch_size': self.model.patch_size,
-                'norm_pix_loss': self.hparams['norm_pix_loss'],
-                'ssl_method': 'sigmae',
-                'masking': self.hparams['masking'],
-                'mask_ratio': self.curriculum.ratio_at(1.0),
-                'torchgeo_version': TORCHGEO_VERSION,
-            },
-        )
+        return {
+            **super().encoder_record,
+            'norm_pix_loss': self.hparams['norm_pix_loss'],
+            'ssl_method': 'sigmae',
+            'masking': self.hparams['masking'],
+            'mask_ratio': self.curriculum.ratio_at(1.0),
+        }
 
     @torch.no_grad()
     def reconstruct(self, image: Tensor) -> dict[str, Tensor]:
