@@ -57,7 +57,8 @@ def weights(tmp_path: Path) -> type[WeightsEnum]:
 def test_names_are_known_everywhere() -> None:
     assert set(NAMES) <= set(torchgeo.models.list_models())
     assert set(NAMES) <= set(smp.encoders.get_encoder_names())
-    assert set(NAMES) == set(timm.list_models('sigmae_vit_*'))
+    families = ['sigmae_vit_*', 's2mae_vit_*', 'satmae_vit_*']
+    assert set(NAMES) == set(timm.list_models(families))
     model = torchgeo.models.get_model(TINY, in_chans=3, num_classes=5, img_size=64)
     assert isinstance(model, SIGMAEViT)
     assert model.head.out_features == 5

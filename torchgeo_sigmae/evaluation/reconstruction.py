@@ -23,7 +23,8 @@ class ReconstructionMetrics(nn.Module):
     * ``baseline_loss``: the same error of predicting, for every band, the mean of the
       image's visible tokens;
     * ``psnr``: peak signal-to-noise ratio in dB, for a reflectance range of 1;
-    * ``spectral_angle``: mean angle between predicted and true spectra, in degrees;
+    * ``spectral_angle``: mean angle between predicted and true spectra, in degrees,
+      over pixels whose whole spectrum was predicted;
     * ``rmse`` and ``rmse_<band>``: root mean squared error in reflectance.
 
     Where the reconstruction had to borrow the hidden patch's own mean and standard
@@ -53,7 +54,7 @@ class ReconstructionMetrics(nn.Module):
         self.psnr = PeakSignalNoiseRatio(data_range=1.0)
         self.angle = SumMetric(nan_strategy='disable')
         self.spectra = SumMetric()
-        self.error = MeanSquaredError(num_outputs=len(self.bands))
+        self.error = nn.ModuleList(MeanSquaredError() for _ in self.bands)
 
     def update_losses(self, loss: Tensor, baseline_loss: Tensor, pixels: int) -> None:
         """Add the losses of a batch.
@@ -68,20 +69,29 @@ class ReconstructionMetrics(nn.Module):
             self.baseline_loss.update(baseline_loss * pixels)
             self.pixels.update(pixels)
 
-    def update(self, prediction: Tensor, target: Tensor) -> None:
+    def update(
+        self, prediction: Tensor, target: Tensor, predicted: Tensor | None = None
+    ) -> None:
         """Add predicted pixels.
 
         Args:
             prediction: Reflectance ``(pixels, bands)``.
             target: True reflectance, same shape.
+            predicted: Which values count, boolean, same shape; None if all do.
         """
-        if not len(target):
-            return
         prediction, target = prediction.float(), target.float()
-        self.psnr.update(prediction, target)
-        self.error.update(prediction, target)
+        if predicted is None:
+            predicted = torch.ones_like(target, dtype=torch.bool)
+        if not predicted.any():
+            return
+        self.psnr.update(prediction[predicted], target[predicted])
+        for band, error in enumerate(self.error):
+            known = predicted[:, band]
+            if known.any():
+                cast(Metric, error).update(prediction[known, band], target[known, band])
         # The angle of a zero spectrum is undefined.
         some = (prediction.norm(dim=1) > 0) & (target.norm(dim=1) > 0)
+        some &= predicted.all(dim=1)
         if len(self.bands) > 1 and some.any():
             # A list of spectra is an image one pixel wide.
             found, truth = (x[some].T[None, :, :, None] for x in (prediction, target))
@@ -100,7 +110,7 @@ class ReconstructionMetrics(nn.Module):
             # the others wait for its sums.
             warnings.filterwarnings('ignore', message='The ``compute`` method')
             pixels, spectra = self.pixels.compute(), self.spectra.compute()
-            squared = self.error.compute().reshape(-1)
+            squared = torch.stack([cast(Metric, e).compute() for e in self.error])
             metrics = {
                 'loss': self.loss.compute() / pixels,
                 'baseline_loss': self.baseline_loss.compute() / pixels,
@@ -118,5 +128,6 @@ class ReconstructionMetrics(nn.Module):
         """Forget what was added."""
         # A state born in inference mode could not be updated by a later fit.
         with torch.inference_mode(False):
-            for metric in self.children():
-                cast(Metric, metric).reset()
+            for metric in self.modules():
+                if isinstance(metric, Metric):
+                    metric.reset()

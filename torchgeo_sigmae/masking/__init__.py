@@ -12,7 +12,10 @@ from .curriculum import (
 )
 from .strategies import (
     TokenMask,
+    channel_mask,
+    column_mask,
     fixed_mask,
+    group_mask,
     num_masked_tokens,
     random_mask,
     saliency_mask,
@@ -26,7 +29,10 @@ __all__ = (
     'Curriculum',
     'TokenMask',
     'VisibilityRatio',
+    'channel_mask',
+    'column_mask',
     'fixed_mask',
+    'group_mask',
     'num_masked_tokens',
     'random_mask',
     'saliency_mask',

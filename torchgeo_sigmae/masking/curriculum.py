@@ -13,7 +13,10 @@ from torchmetrics import Metric
 
 from .strategies import (
     TokenMask,
+    channel_mask,
     check_mask_ratio,
+    column_mask,
+    group_mask,
     random_mask,
     saliency_mask,
     saliency_ranks,
@@ -21,8 +24,16 @@ from .strategies import (
 
 __all__ = ('MASKINGS', 'SCHEDULES', 'Curriculum', 'VisibilityRatio', 'schedule')
 
-#: Known masking strategies.
-MASKINGS: tuple[str, ...] = ('random', 'saliency')
+#: Known masking strategies, each with what it is for; G is the number of tokens at
+#: every place.
+MASKINGS: dict[str, str] = {
+    'random': 'any token',
+    'saliency': 'any token, salient patches more often',
+    'spatial': 'the same places in every group (G > 1)',
+    'saliency_spatial': 'the same places in every group, salient more often (G > 1)',
+    'group': 'places of its own in every group (G > 1)',
+    'channel': 'whole groups (G > 1)',
+}
 
 #: Known shapes of a schedule.
 SCHEDULES: tuple[str, ...] = ('linear', 'cosine', 'constant')
@@ -68,16 +79,20 @@ class Curriculum:
     ratio, move from a start to an end value.
 
     Attributes:
-        masking: ``'saliency'`` (SSDTM) or ``'random'`` (MAE).
+        masking: One of :data:`MASKINGS`: ``'saliency'`` (SSDTM), ``'random'`` (MAE), or
+            for tokens with a spectral axis ``'spatial'``, ``'saliency_spatial'``,
+            ``'group'``, ``'channel'``.
         mask_ratio: Share of masked tokens in (0, 1), or a (start, end) pair.
         beta: Strength of the guidance, a (start, end) pair; 0 is random masking.
         shape: ``'linear'``, ``'cosine'`` or ``'constant'`` (the end values throughout).
+        groups: Tokens at every place, G.
     """
 
     masking: str = 'saliency'
     mask_ratio: float | Sequence[float] = 0.9
     beta: tuple[float, float] = (0.0, 1.0)
     shape: str = 'linear'
+    groups: int = 1
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing.
@@ -89,6 +104,13 @@ class Curriculum:
             raise ValueError(
                 f'masking: {self.masking!r} is unknown. '
                 f'Use one of {", ".join(MASKINGS)}.'
+            )
+        if self.groups == 1 and self.masking not in {'random', 'saliency'}:
+            same = 'saliency' if 'saliency' in self.masking else 'random'
+            raise ValueError(
+                f'masking: {self.masking!r} is for models with several tokens at every '
+                'place (s2mae_vit_*, satmae_vit_*), this one has one token of all '
+                f'bands. Use masking={same!r}.'
             )
         if not isinstance(self.mask_ratio, int | float) and len(self.mask_ratio) != 2:
             raise ValueError(
@@ -102,6 +124,11 @@ class Curriculum:
             )
         for progress in (0.0, 1.0):
             check_mask_ratio(self.ratio_at(progress))
+
+    @property
+    def guided(self) -> bool:
+        """Whether saliency steers the mask."""
+        return self.masking.startswith('saliency')
 
     def ratio_at(self, progress: float) -> float:
         """Look up the mask ratio.
@@ -125,7 +152,7 @@ class Curriculum:
         Returns:
             The strength; 0 is random masking.
         """
-        if self.masking == 'random':
+        if not self.guided:
             return 0.0
         return schedule(progress, *self.beta, self.shape)
 
@@ -139,7 +166,7 @@ class Curriculum:
         """Mask tokens as at a point of training.
 
         Args:
-            saliency: Saliency per token, ``(B, N)``.
+            saliency: Saliency per token, ``(B, G * N)``.
             progress: Share of training done, in [0, 1].
             generator: Source of randomness; None for torch's global one.
             valid: Tokens that hold data, boolean ``(B, N)``; None if all do.
@@ -147,11 +174,17 @@ class Curriculum:
         Returns:
             Visible and masked token indices.
         """
-        ratio = self.ratio_at(progress)
-        if self.masking == 'random':
-            return random_mask(saliency, ratio, generator, valid)
-        beta = self.beta_at(progress)
-        return saliency_mask(saliency, ratio, generator, valid, beta)
+        ratio, beta = self.ratio_at(progress), self.beta_at(progress)
+        match self.masking:
+            case 'random':
+                return random_mask(saliency, ratio, generator, valid)
+            case 'saliency':
+                return saliency_mask(saliency, ratio, generator, valid, beta)
+            case 'group':
+                return group_mask(saliency, ratio, self.groups, generator, valid)
+            case 'channel':
+                return channel_mask(saliency, ratio, self.groups, generator, valid)
+        return column_mask(saliency, ratio, self.groups, generator, valid, beta)
 
 
 class VisibilityRatio(Metric):

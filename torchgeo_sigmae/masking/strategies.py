@@ -15,7 +15,10 @@ from torch import Generator, Tensor
 
 __all__ = (
     'TokenMask',
+    'channel_mask',
+    'column_mask',
     'fixed_mask',
+    'group_mask',
     'num_masked_tokens',
     'random_mask',
     'saliency_mask',
@@ -149,6 +152,100 @@ def saliency_mask(
     """
     rank = saliency_ranks(score, generator, valid)
     keys = beta * (rank - 0.5) + _gumbel(score, generator)
+    return _mask_highest(keys, ratio, valid)
+
+
+def column_mask(
+    score: Tensor,
+    ratio: float,
+    groups: int,
+    generator: Generator | None = None,
+    valid: Tensor | None = None,
+    beta: float = 0.0,
+) -> TokenMask:
+    """Mask the same places in every group: whole columns of the spectrum.
+
+    SatMAE's consistent masking (arXiv:2207.08051), and with *beta* SSDTM on columns.
+
+    Args:
+        score: Saliency per token ``(B, G * N)``, the same in every group.
+        ratio: Mask ratio in (0, 1), of places.
+        groups: Tokens at every place, G.
+        generator: Source of randomness; None for torch's global one.
+        valid: Tokens that hold data, boolean ``(B, G * N)``; None if all do.
+        beta: Strength of the guidance by saliency; 0 for none.
+
+    Returns:
+        Visible and masked token indices.
+    """
+    count = score.shape[1] // groups
+    known = None if valid is None else valid[:, :count]
+    mask = saliency_mask(score[:, :count], ratio, generator, known, beta)
+    shift = count * torch.arange(groups, device=score.device)[:, None]
+    keep, masked = (
+        (places.unsqueeze(1) + shift).flatten(1) for places in (mask.keep, mask.masked)
+    )
+    return TokenMask(keep, masked)
+
+
+def group_mask(
+    score: Tensor,
+    ratio: float,
+    groups: int,
+    generator: Generator | None = None,
+    valid: Tensor | None = None,
+) -> TokenMask:
+    """Mask every group at places of its own: as many in each.
+
+    SatMAE's independent masking (arXiv:2207.08051).
+
+    Args:
+        score: Any value per token ``(B, G * N)``; only shape and device are used.
+        ratio: Mask ratio in (0, 1), of every group.
+        groups: Tokens at every place, G.
+        generator: Source of randomness; None for torch's global one.
+        valid: Tokens that hold data, boolean ``(B, G * N)``; None if all do.
+
+    Returns:
+        Visible and masked token indices.
+    """
+    apart = score.unflatten(1, (groups, -1)).flatten(0, 1)
+    known = None if valid is None else valid.unflatten(1, (groups, -1)).flatten(0, 1)
+    mask = random_mask(apart, ratio, generator, known)
+    shift = apart.shape[1] * torch.arange(groups, device=score.device)[:, None]
+    keep, masked = (
+        (places.unflatten(0, (-1, groups)) + shift).flatten(1)
+        for places in (mask.keep, mask.masked)
+    )
+    return TokenMask(keep, masked)
+
+
+def channel_mask(
+    score: Tensor,
+    ratio: float,
+    groups: int,
+    generator: Generator | None = None,
+    valid: Tensor | None = None,
+) -> TokenMask:
+    """Mask whole groups, chosen at random for every sample, as far as the ratio goes.
+
+    The "channel mask" S2MAE's slides draw for SatMAE, in our reading. The last group
+    chosen is masked at random places, so that the ratio is kept exactly.
+
+    Args:
+        score: Any value per token ``(B, G * N)``; only shape and device are used.
+        ratio: Mask ratio in (0, 1), of all tokens.
+        groups: Tokens at every place, G.
+        generator: Source of randomness; None for torch's global one.
+        valid: Tokens that hold data, boolean ``(B, G * N)``; None if all do.
+
+    Returns:
+        Visible and masked token indices.
+    """
+    chance = torch.rand((len(score), groups), generator=generator, device=score.device)
+    order = chance.argsort(dim=1).argsort(dim=1).unsqueeze(-1)
+    noise = torch.rand(score.shape, generator=generator, device=score.device)
+    keys = (noise.unflatten(1, (groups, -1)) + order).flatten(1)
     return _mask_highest(keys, ratio, valid)
 
 

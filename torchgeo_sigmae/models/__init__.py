@@ -7,12 +7,16 @@ from . import registry
 from .adapt import adapt_bands
 from .checkpoint import EncoderCheckpoint, read_encoder, save_encoder
 from .decoders import CrossDecoder, SelfDecoder
-from .encoder import SIGMAEViT, build_encoder, encode_visible
+from .encoder import SIGMAEViT, build_encoder
+from .layout import TokenLayout
 from .loading import load_encoder_weights, read_weights
 from .mae import MaskedAutoencoder
 from .matching import AdaptedBand, BandReport
-from .pyramid import SIGMAEPyramid
+from .positions import POSITIONS
+from .pyramid import S2MAEPyramid, SatMAEPyramid, SIGMAEPyramid
 from .registration import register, register_weights
+from .spectral import S2MAEViT, SatMAEViT, SpectralViT, group_bands
+from .stages import Stage, load_stage, parse_stage
 from .tokens import (
     gather_tokens,
     masked_mse,
@@ -21,9 +25,11 @@ from .tokens import (
     scatter_tokens,
     unpatchify,
 )
+from .visible import encode_visible, layout_of
 from .weights import PackagedFile, PackagedWeights, SIGMAE_Weights, normalization
 
 __all__ = (
+    'POSITIONS',
     'AdaptedBand',
     'BandReport',
     'CrossDecoder',
@@ -31,18 +37,29 @@ __all__ = (
     'MaskedAutoencoder',
     'PackagedFile',
     'PackagedWeights',
+    'S2MAEPyramid',
+    'S2MAEViT',
     'SIGMAEPyramid',
     'SIGMAEViT',
     'SIGMAE_Weights',
+    'SatMAEPyramid',
+    'SatMAEViT',
     'SelfDecoder',
+    'SpectralViT',
+    'Stage',
+    'TokenLayout',
     'adapt_bands',
     'build_encoder',
     'encode_visible',
     'gather_tokens',
+    'group_bands',
+    'layout_of',
     'load_encoder_weights',
+    'load_stage',
     'masked_mse',
     'normalization',
     'normalize_patches',
+    'parse_stage',
     'patchify',
     'read_encoder',
     'read_weights',

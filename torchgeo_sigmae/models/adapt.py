@@ -12,7 +12,8 @@ after normalisation.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from ..bands import Sensor, get_sensor
 from .checkpoint import EncoderCheckpoint, write_encoder
 from .loading import read_weights
 from .matching import METHODS, BandReport, match_bands, target_bands
+from .spectrum import BandsOf, adapt_cubes, adapt_groups, is_cubes
 
-__all__ = ('adapt_bands',)
+__all__ = ('adapt_bands', 'adapt_state')
 
 _FIRST_LAYER = 'patch_embed.proj.weight'
 
@@ -35,6 +37,7 @@ _KEPT = (
     'model',
     'size',
     'patch_size',
+    'cube_bands',
     'norm_pix_loss',
     'ssl_method',
     'masking',
@@ -70,6 +73,12 @@ def adapt_bands(
     for others, whose data have statistics of their own; ``scale`` and ``offset`` are
     carried within a sensor. The encoder expects every band with mean 0 and standard
     deviation 1.
+
+    S2MAE's cubes share one kernel, which stays as it is; their positions in the
+    spectrum are interpolated to the wavelengths of the target cubes, so the bands of a
+    cube must divide the number of target bands. SatMAE's target bands join the group of
+    the band they stand in for, else that of the nearest. Two dates become tokens of
+    their own in both, and no weight is divided.
 
     Args:
         weights: A weight enum, its string, or the path of an encoder file whose
@@ -113,17 +122,18 @@ def adapt_bands(
     _check_weights(name, checkpoint)
     source_sensor = _resolve(known['sensor'], target_sensor, name)
     source = source_sensor.spell(known['bands'])
-    report = match_bands(source, source_sensor, target, target_sensor, method, dates)
-    _check_report(report, name, source, source_sensor, target_sensor, method)
-
-    first = checkpoint.state_dict[_FIRST_LAYER]
-    adapted = torch.stack(
-        [_combine(first, source, band.sources, dates) for band in report.bands], dim=1
+    adapted, report = adapt_state(
+        checkpoint.state_dict,
+        (source, source_sensor),
+        (target, target_sensor),
+        method,
+        dates,
     )
+    _check_report(report, name, source, source_sensor, target_sensor, method)
     same = source_sensor.name == target_sensor.name
     write_encoder(
         EncoderCheckpoint(
-            {**checkpoint.state_dict, _FIRST_LAYER: adapted.repeat(1, dates, 1, 1)},
+            adapted,
             {
                 **{key: known[key] for key in _KEPT if key in known},
                 'in_channels': dates * len(target),
@@ -151,6 +161,45 @@ def adapt_bands(
     return report
 
 
+def adapt_state(
+    state_dict: Mapping[str, Tensor],
+    source: BandsOf,
+    target: BandsOf,
+    method: str = 'auto',
+    dates: int = 1,
+) -> tuple[dict[str, Tensor], BandReport]:
+    """Bring the tensors of an encoder to other bands.
+
+    Args:
+        state_dict: Tensors under plain timm keys, of any of our encoders.
+        source: Canonical names of their bands, and the sensor.
+        target: Those wanted.
+        method: As in :func:`adapt_bands`.
+        dates: As in :func:`adapt_bands`.
+
+    Returns:
+        The tensors, and what was done.
+
+    Raises:
+        ValueError: If cubes of bands cannot be made of the target bands.
+    """
+    if is_cubes(state_dict, len(source[0])):
+        return adapt_cubes(state_dict, source, target, method, dates)
+    # SatMAE's dates are tokens of their own, so nothing adds up.
+    grouped = 'patch_embed.band_group' in state_dict
+    report = match_bands(*source, *target, method, dates)
+    report = replace(report, halved=not grouped)
+    first, share = state_dict[_FIRST_LAYER], 1 if grouped else dates
+    adapted = torch.stack(
+        [_combine(first, source[0], band.sources, share) for band in report.bands],
+        dim=1,
+    )
+    changed = {**state_dict, _FIRST_LAYER: adapted.repeat(1, dates, 1, 1)}
+    if grouped:
+        changed |= adapt_groups(state_dict, source, target, report)
+    return changed, report
+
+
 def _is_same_file(weights: str | Path, path: str | Path) -> bool:
     """Whether both exist and are one file."""
     return (
@@ -176,6 +225,8 @@ def _check_weights(name: str, checkpoint: EncoderCheckpoint) -> None:
         )
     first = checkpoint.state_dict.get(_FIRST_LAYER)
     bands = tuple(known['bands'])
+    if is_cubes(checkpoint.state_dict, len(bands)):
+        return
     if first is None or first.ndim != 4 or first.shape[1] != len(bands):
         seen = 'there is none' if first is None else f'its shape is {(*first.shape,)}'
         raise ValueError(

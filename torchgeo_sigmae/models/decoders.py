@@ -5,17 +5,29 @@
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Mlp, build_sincos2d_pos_embed
+from timm.layers import Mlp, resample_abs_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+
+from .positions import sincos_1d, sincos_2d
 
 __all__ = ('CrossDecoder', 'SelfDecoder')
 
 
 class _Decoder(nn.Module):
-    """What both decoders share: a mask token, a final norm, and a head to pixels."""
+    """What both decoders share: mask token, positions, final norm, head to pixels."""
 
-    def __init__(self, out_dim: int, dim: int, depth: int, num_heads: int) -> None:
+    def __init__(
+        self,
+        out_dim: int,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        groups: int,
+        heads: int,
+        positions: str,
+        grid: tuple[int, int] | None,
+    ) -> None:
         super().__init__()
         if dim % 4 or dim % num_heads:
             raise ValueError(
@@ -26,9 +38,20 @@ class _Decoder(nn.Module):
         if depth < 1:
             raise ValueError(f'decoder_depth: {depth} must be at least 1.')
         self.dim = dim
+        self.groups = groups
+        self.heads = heads
+        self.joint = positions == 'vanilla'
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.norm = nn.LayerNorm(dim)
-        self.head = nn.Linear(dim, out_dim)
+        self.head = nn.Linear(dim, heads * out_dim)
+        self.pos_embed: Tensor | None = None
+        self.spectral_embed: Tensor | None = None
+        if positions == 'learnable':
+            if grid is None:
+                raise ValueError('grid: learnable positions need the grid they are of.')
+            self.grid = grid
+            self.pos_embed = nn.Parameter(sincos_2d(grid, dim).unsqueeze(0))
+            self.spectral_embed = nn.Parameter(sincos_1d(groups, dim).unsqueeze(0))
 
     def init_weights(self) -> None:
         """Initialise as MAE does: Xavier linear layers, a small random mask token."""
@@ -39,11 +62,31 @@ class _Decoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
-        """2-D sine-cosine position table ``(N, dim)``."""
-        table: Tensor = build_sincos2d_pos_embed(
-            list(grid), self.dim, device=self.mask_token.device
-        )
-        return table
+        """Positions of all tokens ``(G * N, dim)``."""
+        device = self.mask_token.device
+        if self.joint:
+            return sincos_1d(self.groups * grid[0] * grid[1], self.dim, device)
+        if self.pos_embed is None or self.spectral_embed is None:
+            spatial = sincos_2d(grid, self.dim, device)
+            if self.groups == 1:
+                return spatial
+            spectral = sincos_1d(self.groups, self.dim, device)
+        else:
+            spatial = resample_abs_pos_embed(
+                self.pos_embed, list(grid), list(self.grid), num_prefix_tokens=0
+            )[0]
+            spectral = self.spectral_embed[0]
+        return (spectral.unsqueeze(1) + spatial).flatten(0, 1)
+
+    def predict(self, x: Tensor, predicted: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Bring decoded tokens ``(B, P, dim)`` to pixels, each by its group's head."""
+        out: Tensor = self.head(self.norm(x))
+        if self.heads == 1:
+            return out
+        out = out.unflatten(-1, (self.heads, -1))
+        group = predicted // (grid[0] * grid[1])
+        index = group[..., None, None].expand(-1, -1, 1, out.shape[-1])
+        return out.gather(2, index).squeeze(2)
 
 
 class CrossDecoder(_Decoder):
@@ -62,21 +105,32 @@ class CrossDecoder(_Decoder):
         dim: int = 256,
         depth: int = 4,
         num_heads: int = 8,
+        groups: int = 1,
+        heads: int = 1,
+        positions: str = 'sincos',
+        grid: tuple[int, int] | None = None,
     ) -> None:
         """Initialize a new CrossDecoder instance.
 
         Args:
             encoder_dim: Width of the encoder.
             encoder_depth: Number of blocks of the encoder.
-            out_dim: Values to predict per token, ``C * p * p``.
+            out_dim: Values to predict per token, L.
             dim: Width of the decoder, a multiple of 4 and of *num_heads*.
             depth: Number of blocks.
             num_heads: Number of attention heads.
+            groups: Tokens at every place, G.
+            heads: Heads to pixels: 1, or one for every group.
+            positions: ``'sincos'``, ``'learnable'`` or ``'vanilla'`` (of the running
+                number of a token).
+            grid: Patches per column and per row that learnable positions are made for;
+                other grids are interpolated.
 
         Raises:
-            ValueError: If *dim* is no multiple of 4 and *num_heads*, or *depth* < 1.
+            ValueError: If *dim* is no multiple of 4 and *num_heads*, *depth* < 1, or
+                learnable positions have no grid.
         """
-        super().__init__(out_dim, dim, depth, num_heads)
+        super().__init__(out_dim, dim, depth, num_heads, groups, heads, positions, grid)
         self.mix = nn.Parameter(torch.zeros(depth, encoder_depth))
         self.blocks = nn.ModuleList(
             _CrossBlock(dim, encoder_dim, num_heads) for _ in range(depth)
@@ -102,14 +156,13 @@ class CrossDecoder(_Decoder):
             grid: Patches per column and per row.
 
         Returns:
-            Predictions ``(B, P, C * p * p)``.
+            Predictions ``(B, P, L)``.
         """
         x = self.mask_token + self.positions(grid)[predicted]
         contexts = torch.einsum('kl,lbvd->kbvd', self.mix, torch.stack(features))
         for block, context in zip(self.blocks, contexts, strict=True):
             x = block(x, context)
-        out: Tensor = self.head(self.norm(x))
-        return out
+        return self.predict(x, predicted, grid)
 
 
 class SelfDecoder(_Decoder):
@@ -127,6 +180,10 @@ class SelfDecoder(_Decoder):
         dim: int = 256,
         depth: int = 4,
         num_heads: int = 8,
+        groups: int = 1,
+        heads: int = 1,
+        positions: str = 'sincos',
+        grid: tuple[int, int] | None = None,
     ) -> None:
         """Initialize a new SelfDecoder instance.
 
@@ -134,15 +191,22 @@ class SelfDecoder(_Decoder):
             encoder_dim: Width of the encoder.
             encoder_depth: Not used; here for one signature with
                 :class:`CrossDecoder`.
-            out_dim: Values to predict per token, ``C * p * p``.
+            out_dim: Values to predict per token, L.
             dim: Width of the decoder, a multiple of 4 and of *num_heads*.
             depth: Number of blocks.
             num_heads: Number of attention heads.
+            groups: Tokens at every place, G.
+            heads: Heads to pixels: 1, or one for every group.
+            positions: ``'sincos'``, ``'learnable'`` or ``'vanilla'`` (of the running
+                number of a token).
+            grid: Patches per column and per row that learnable positions are made for;
+                other grids are interpolated.
 
         Raises:
-            ValueError: If *dim* is no multiple of 4 and *num_heads*, or *depth* < 1.
+            ValueError: If *dim* is no multiple of 4 and *num_heads*, *depth* < 1, or
+                learnable positions have no grid.
         """
-        super().__init__(out_dim, dim, depth, num_heads)
+        super().__init__(out_dim, dim, depth, num_heads, groups, heads, positions, grid)
         self.embed = nn.Linear(encoder_dim, dim)
         self.blocks = nn.Sequential(
             *(Block(dim, num_heads, qkv_bias=True) for _ in range(depth))
@@ -165,7 +229,7 @@ class SelfDecoder(_Decoder):
             grid: Patches per column and per row.
 
         Returns:
-            Predictions ``(B, P, C * p * p)``.
+            Predictions ``(B, P, L)``.
         """
         positions = self.positions(grid)
         x = self.embed(features[-1])
@@ -173,8 +237,7 @@ class SelfDecoder(_Decoder):
         hidden = self.mask_token + positions[predicted]
         x = torch.cat([prefix, visible + positions[keep], hidden.to(x.dtype)], dim=1)
         x = self.blocks(x)[:, -predicted.shape[1] :]
-        out: Tensor = self.head(self.norm(x))
-        return out
+        return self.predict(x, predicted, grid)
 
 
 class _CrossBlock(nn.Module):

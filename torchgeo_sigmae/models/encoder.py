@@ -4,7 +4,8 @@
 """The encoder: a timm VisionTransformer.
 
 What is exported, probed and fine-tuned is a plain timm model with plain timm keys. Only
-pretraining treats it differently: it embeds and encodes the visible tokens alone.
+pretraining treats it differently: it embeds and encodes the visible tokens alone, see
+:mod:`~torchgeo_sigmae.models.visible`.
 """
 
 import difflib
@@ -13,14 +14,13 @@ from typing import Any
 
 import timm
 import torch
-import torch.nn.functional as F
 from timm.layers import PatchEmbed, build_sincos2d_pos_embed, resample_abs_pos_embed
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
-from .tokens import gather_tokens
+from .layout import TokenLayout
 
-__all__ = ('SIGMAEViT', 'build_encoder', 'encode_visible', 'resample_positions')
+__all__ = ('SIGMAEViT', 'build_encoder', 'prefix_tokens', 'resample_positions')
 
 
 class SIGMAEViT(VisionTransformer):
@@ -41,6 +41,27 @@ class SIGMAEViT(VisionTransformer):
         """
         super().__init__(*args, **kwargs)
         self.register_load_state_dict_pre_hook(_adapt_state_dict)
+
+    @property
+    def layout(self) -> TokenLayout:
+        """What its tokens are."""
+        embed = self.patch_embed
+        return TokenLayout.whole(embed.patch_size[0], embed.proj.in_channels)
+
+    def set_in_channels(self, in_channels: int, pretrained: bool = False) -> None:
+        """Take another number of bands: a new, random first layer.
+
+        Args:
+            in_channels: Number of bands.
+            pretrained: Ignored. smp says here whether it loaded weights, which it does
+                not do for our names; TorchGeo loads them after this call.
+        """
+        old = self.patch_embed.proj
+        if in_channels != old.in_channels:
+            self.patch_embed.proj = nn.Conv2d(
+                in_channels, old.out_channels, old.kernel_size, old.stride
+            ).to(old.weight)
+            self.in_chans = in_channels
 
     def init_weights(self, *args: Any, **kwargs: Any) -> None:
         """Initialise as timm does, with sine-cosine positions.
@@ -94,7 +115,7 @@ def _remedy(found: torch.Size | None, expected: torch.Size) -> str:
     if found[0] != expected[0] or found[2:] != expected[2:]:
         remedies.append(
             'Use the model name (model or backbone) the weights were made with, which '
-            f'has width {found[0]} and patch size {found[2]}.'
+            f'has width {found[0]} and patch size {found[-1]}.'
         )
     if found[1] != expected[1]:
         remedies.append(
@@ -139,16 +160,38 @@ def resample_positions(model: VisionTransformer, positions: Tensor) -> Tensor:
     return resampled
 
 
+def prefix_tokens(encoder: VisionTransformer) -> Tensor:
+    """Class and register tokens of a timm ViT, with their positions.
+
+    Args:
+        encoder: The ViT.
+
+    Returns:
+        ``(1, prefix, D)``.
+    """
+    tokens = [t for t in (encoder.cls_token, encoder.reg_token) if t is not None]
+    if not tokens:
+        none: Tensor = encoder.norm.weight.new_zeros(1, 0, encoder.embed_dim)
+        return none
+    head = torch.cat(tokens, dim=1)
+    if encoder.pos_embed is not None and not encoder.no_embed_class:
+        head = head + encoder.pos_embed[:, : encoder.num_prefix_tokens]
+    return head
+
+
 def build_encoder(
-    model: str, in_channels: int, size: int | None = None
+    model: str, in_channels: int, size: int | None = None, **kwargs: Any
 ) -> VisionTransformer:
     """Build an encoder for pretraining from a timm name.
 
     Args:
-        model: One of our names (``sigmae_vit_{tiny,small,base,large}_patch{8,16}``) or
-            any timm ``VisionTransformer`` with a plain patch embedding.
+        model: One of our names (``sigmae_vit_{tiny,small,base,large}_patch{8,16}``,
+            ``s2mae_vit_..._patch8``, ``satmae_vit_..._patch8``) or any timm
+            ``VisionTransformer`` with a plain patch embedding.
         in_channels: Number of input bands.
         size: Side of the images in pixels; None for the model's own default.
+        **kwargs: What S2MAE's and SatMAE's encoders take beside: ``cube_bands``,
+            ``groups``, ``positions``.
 
     Returns:
         The encoder, without a head, for any image size its patches divide.
@@ -177,11 +220,13 @@ def build_encoder(
             global_pool='avg',
             fc_norm=False,
             **image,
+            **kwargs,
         )
     except (TypeError, AssertionError) as error:
         raise ValueError(_not_a_vit(model)) from error
-    plain = type(encoder) in (VisionTransformer, SIGMAEViT)
-    if not plain or type(encoder.patch_embed) is not PatchEmbed:
+    ours = isinstance(encoder, SIGMAEViT)
+    plain = type(encoder) is VisionTransformer
+    if not ours and not (plain and type(encoder.patch_embed) is PatchEmbed):
         raise ValueError(_not_a_vit(model))
     patch = encoder.patch_embed.patch_size
     if size is not None and (patch[0] != patch[1] or size % patch[0]):
@@ -204,51 +249,3 @@ def _not_a_vit(model: str) -> str:
         "be masked. Use for example 'sigmae_vit_small_patch8' or "
         "'vit_base_patch16_224'."
     )
-
-
-def encode_visible(
-    encoder: VisionTransformer, patches: Tensor, keep: Tensor, grid: tuple[int, int]
-) -> list[Tensor]:
-    """Embed and encode the visible tokens only.
-
-    Pixels are gathered before the patch embedding, whose convolution is applied as the
-    linear map it is, so masked patches cost nothing.
-
-    Args:
-        encoder: The encoder.
-        patches: Flat patches ``(B, N, C * p * p)`` of
-            :func:`~torchgeo_sigmae.models.tokens.patchify`.
-        keep: Indices of the visible tokens, ``(B, V)``.
-        grid: Patches per column and per row.
-
-    Returns:
-        The output of every block, each ``(B, prefix + V, D)``; the last one normalised,
-        equal to the encoder's ``forward_features`` restricted to the visible tokens.
-    """
-    embed = encoder.patch_embed
-    visible = gather_tokens(patches, keep)
-    x = embed.norm(F.linear(visible, embed.proj.weight.flatten(1), embed.proj.bias))
-
-    prefix = []
-    if encoder.cls_token is not None:
-        prefix.append(encoder.cls_token)
-    if encoder.reg_token is not None:
-        prefix.append(encoder.reg_token)
-    head = torch.cat(prefix, dim=1) if prefix else x.new_zeros(1, 0, x.shape[-1])
-    if encoder.pos_embed is not None:
-        skipped = 0 if encoder.no_embed_class else encoder.num_prefix_tokens
-        positions = resample_abs_pos_embed(
-            encoder.pos_embed, list(grid), list(embed.grid_size), skipped
-        )
-        x = x + positions[0, skipped:][keep]
-        if skipped:
-            head = head + positions[:, :skipped]
-    x = torch.cat([head.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
-    x = encoder.norm_pre(encoder.patch_drop(encoder.pos_drop(x)))
-
-    features = []
-    for block in encoder.blocks:
-        x = block(x)
-        features.append(x)
-    features[-1] = encoder.norm(features[-1])
-    return features

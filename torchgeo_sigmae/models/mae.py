@@ -7,8 +7,8 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from .decoders import CrossDecoder, SelfDecoder
-from .encoder import encode_visible
-from .tokens import patchify
+from .spectral import SatMAEViT, SpectralViT
+from .visible import encode_visible, layout_of
 
 __all__ = ('DECODERS', 'MaskedAutoencoder')
 
@@ -53,15 +53,21 @@ class MaskedAutoencoder(nn.Module):
                 f'decoder: {decoder!r} is unknown. Use one of {", ".join(DECODERS)}.'
             )
         self.encoder = encoder
-        self.patch_size: int = encoder.patch_embed.patch_size[0]
-        self.in_channels: int = encoder.patch_embed.proj.in_channels
+        self.layout = layout_of(encoder)
+        self.patch_size = self.layout.patch_size
+        self.in_channels = self.layout.channels
+        groups = self.layout.num_groups
         self.decoder = DECODERS[decoder](
             encoder.embed_dim,
             len(encoder.blocks),
-            self.in_channels * self.patch_size**2,
+            self.layout.token_size,
             decoder_dim,
             decoder_depth,
             decoder_num_heads,
+            groups=groups,
+            heads=groups if isinstance(encoder, SatMAEViT) else 1,
+            positions=_decoder_positions(encoder),
+            grid=encoder.patch_embed.grid_size,
         )
 
     def grid(self, image: Tensor) -> tuple[int, int]:
@@ -88,10 +94,10 @@ class MaskedAutoencoder(nn.Module):
             image: Normalised images ``(B, C, H, W)``.
             keep: Indices of the visible tokens, ``(B, V)``.
             predicted: Indices of the tokens to predict, ``(B, P)``.
-            patches: The patches of *image*, if they were computed already.
+            patches: The tokens of *image*, if they were cut already.
 
         Returns:
-            Predicted patches ``(B, P, C * p * p)`` in the space of the target.
+            Predicted tokens ``(B, P, L)`` in the space of the target.
 
         Raises:
             ValueError: If the patch size does not divide the image, or its number of
@@ -103,8 +109,17 @@ class MaskedAutoencoder(nn.Module):
                 f'{self.in_channels}. Select bands by name before the model.'
             )
         if patches is None:
-            patches = patchify(image, self.patch_size)
+            patches = self.layout.patchify(image)
         grid = self.grid(image)
         features = encode_visible(self.encoder, patches, keep, grid)
         out: Tensor = self.decoder(features, keep, predicted, grid)
         return out
+
+
+def _decoder_positions(encoder: VisionTransformer) -> str:
+    """The kind of positions that goes with those of an encoder."""
+    if not isinstance(encoder, SpectralViT):
+        return 'sincos'
+    if encoder.joint:
+        return 'vanilla'
+    return 'learnable' if encoder.learnable else 'sincos'

@@ -59,23 +59,27 @@ class BandReport:
 
     Attributes:
         bands: One entry a target band, in order.
-        left_out: Source bands that no target band stands in for. The encoder sees them
+        left_out: Source bands that no target band stands in for. A plain ViT sees them
             at their mean.
-        dates: Number of dates; with two, every weight is halved.
+        dates: Number of dates.
+        halved: Whether every weight was divided by it.
     """
 
     bands: tuple[AdaptedBand, ...]
     left_out: tuple[str, ...]
     dates: int
+    halved: bool = True
 
     def __str__(self) -> str:
         """One line a band, and what was left out."""
         lines = [str(band) for band in self.bands]
         if self.left_out:
             left_out = ', '.join(self.left_out)
-            lines.append(f'Left out, seen at their mean: {left_out}.')
+            how = ', seen at their mean' if self.halved else ''
+            lines.append(f'Left out{how}: {left_out}.')
         if self.dates > 1:
-            lines.append(f'Every weight 1/{self.dates}, once for each date.')
+            weight = f'weight 1/{self.dates}' if self.halved else 'token'
+            lines.append(f'Every {weight}, once for each date.')
         return '\n'.join(lines)
 
 

@@ -7,18 +7,19 @@ import math
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .encoder import SIGMAEViT
-from .registry import NAMES, vit_arguments
+from .registry import NAMES
+from .spectral import S2MAEViT, SatMAEViT
 
-__all__ = ('SIGMAEPyramid',)
+__all__ = ('PYRAMIDS', 'S2MAEPyramid', 'SIGMAEPyramid', 'SatMAEPyramid')
 
 #: Strides of the maps, one per level of an smp decoder.
 _STRIDES = (2, 4, 8, 16, 32)
 
 
-class SIGMAEPyramid(SIGMAEViT):
+class _Pyramid(SIGMAEViT):
     """A :class:`~.encoder.SIGMAEViT` that returns a pyramid of feature maps.
 
     A plain ViT has one resolution, that of its patches. Every level of the pyramid is a
@@ -41,25 +42,26 @@ class SIGMAEPyramid(SIGMAEViT):
     def __init__(
         self, model: str, depth: int = 5, output_stride: int = 32, **kwargs: Any
     ) -> None:
-        """Initialize a new SIGMAEPyramid instance.
+        """Initialize a new pyramid.
 
         Args:
             model: One of our names, for example ``'sigmae_vit_small_patch8'``.
             depth: Number of maps, 1 to 5: strides 2 to ``2 ** depth``.
             output_stride: Largest stride: 8, 16 or 32.
-            **kwargs: Passed to :class:`~.encoder.SIGMAEViT`.
+            **kwargs: Passed to the encoder.
 
         Raises:
             ValueError: If an argument is not one of these.
         """
-        if model not in NAMES:
-            raise ValueError(f'model: {model!r} is not one of {list(NAMES)}.')
+        names = [n for n in NAMES if PYRAMIDS[NAMES[n].encoder] is type(self)]
+        if model not in names:
+            raise ValueError(f'model: {model!r} is not one of {names}.')
         if not 1 <= depth <= len(_STRIDES):
             raise ValueError(
                 f'depth: {depth} maps were asked for; use 1 to {len(_STRIDES)} '
                 '(encoder_depth of the smp model).'
             )
-        arguments = {**vit_arguments(*NAMES[model]), 'num_classes': 0, **kwargs}
+        arguments = {**NAMES[model].arguments(), 'num_classes': 0, **kwargs}
         super().__init__(**arguments, dynamic_img_pad=True)
         blocks = len(self.blocks)
         self._taken = [math.ceil(blocks * (i + 1) / depth) - 1 for i in range(depth)]
@@ -70,28 +72,12 @@ class SIGMAEPyramid(SIGMAEViT):
     @property
     def out_channels(self) -> list[int]:
         """Channels of the maps :meth:`forward` returns."""
-        bands: int = self.patch_embed.proj.in_channels
-        return [bands] + [self.embed_dim] * len(self._strides)
+        return [self.layout.channels] + [self.embed_dim] * len(self._strides)
 
     @property
     def output_stride(self) -> int:
         """Stride of the coarsest map."""
         return self._strides[-1]
-
-    def set_in_channels(self, in_channels: int, pretrained: bool = False) -> None:
-        """Take another number of bands: a new, random first layer.
-
-        Args:
-            in_channels: Number of bands.
-            pretrained: Ignored. smp says here whether it loaded weights, which it does
-                not do for our names; TorchGeo loads them after this call.
-        """
-        old = self.patch_embed.proj
-        if in_channels != old.in_channels:
-            self.patch_embed.proj = nn.Conv2d(
-                in_channels, old.out_channels, old.kernel_size, old.stride
-            ).to(old.weight)
-            self.in_chans = in_channels
 
     def make_dilated(self, output_stride: int) -> None:
         """Keep maps at *output_stride* or finer, which DeepLab asks for.
@@ -153,6 +139,26 @@ class SIGMAEPyramid(SIGMAEViT):
                 patch = self.patch_embed.patch_size[0]
                 self.set_input_size((side * patch, side * patch))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class SIGMAEPyramid(_Pyramid):
+    """The pyramid of ``sigmae_vit_*``."""
+
+
+class S2MAEPyramid(_Pyramid, S2MAEViT):
+    """The pyramid of ``s2mae_vit_*``: of the mean over the spectrum."""
+
+
+class SatMAEPyramid(_Pyramid, SatMAEViT):
+    """The pyramid of ``satmae_vit_*``: of the mean over the groups."""
+
+
+#: The pyramid of each encoder.
+PYRAMIDS: dict[type[SIGMAEViT], type[_Pyramid]] = {
+    SIGMAEViT: SIGMAEPyramid,
+    S2MAEViT: S2MAEPyramid,
+    SatMAEViT: SatMAEPyramid,
+}
 
 
 def _resample(level: Tensor, patch: int, stride: int, size: tuple[int, int]) -> Tensor:

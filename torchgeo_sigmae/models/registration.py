@@ -18,7 +18,7 @@ import torchgeo.models
 from timm.models import VisionTransformer
 from torchvision.models._api import WeightsEnum
 
-from .pyramid import SIGMAEPyramid
+from .pyramid import PYRAMIDS
 from .registry import NAMES
 
 __all__ = ('build_model', 'register', 'register_weights')
@@ -87,9 +87,9 @@ def register() -> None:
     lost = []
     encoders = _table(smp, 'encoders', 'encoders')
     if encoders is not None and all(map(_is_smp_entry, encoders.values())):
-        for name in NAMES:
+        for name, known in NAMES.items():
             encoders[name] = {
-                'encoder': SIGMAEPyramid,
+                'encoder': PYRAMIDS[known.encoder],
                 'params': {'model': name},
                 'pretrained_settings': {},
             }

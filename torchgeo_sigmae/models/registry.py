@@ -3,12 +3,14 @@
 
 """Our encoders under their names: importing this module registers them with timm."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from timm.models import VisionTransformer, build_model_with_cfg, register_model
+from timm.models import build_model_with_cfg, register_model
 from timm.models.vision_transformer import checkpoint_filter_fn
 
 from .encoder import SIGMAEViT
+from .spectral import S2MAEViT, SatMAEViT
 
 # A list, because timm's register_model appends the names to it.
 __all__: list[str] = []
@@ -24,42 +26,36 @@ _WIDTHS: dict[str, dict[str, int]] = {
 }
 
 
-def vit_arguments(variant: str, patch_size: int) -> dict[str, Any]:
-    """Arguments of :class:`~.encoder.SIGMAEViT` behind one of our names.
+class Architecture(NamedTuple):
+    """What is behind one of our names.
 
-    Args:
+    Attributes:
+        encoder: Its class.
         variant: ``tiny``, ``small``, ``base`` or ``large``.
-        patch_size: Side of a patch in pixels, 8 or 16.
-
-    Returns:
-        The arguments, for ten bands.
+        patch_size: Side of a patch in pixels.
     """
-    return {
-        'patch_size': patch_size,
-        'img_size': _IMAGE_SIZE[patch_size],
-        'in_chans': 10,
-        # The feature that is probed is the one that is fine-tuned: the mean of the
-        # normalised patch tokens, with no second norm in front of the head.
-        'global_pool': 'avg',
-        'fc_norm': False,
-        'dynamic_img_size': True,
-        **_WIDTHS[variant],
-    }
 
+    encoder: type[SIGMAEViT]
+    variant: str
+    patch_size: int
 
-def _create(
-    variant: str, patch_size: int, pretrained: bool, **kwargs: Any
-) -> VisionTransformer:
-    """Build one of our registered models through timm's builder; *kwargs* override."""
-    model: VisionTransformer = build_model_with_cfg(
-        SIGMAEViT,
-        f'sigmae_vit_{variant}_patch{patch_size}',
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={'out_indices': 3, 'feature_cls': 'getter'},
-        **{**vit_arguments(variant, patch_size), **kwargs},
-    )
-    return model
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the class, for ten bands.
+
+        Returns:
+            The arguments.
+        """
+        return {
+            'patch_size': self.patch_size,
+            'img_size': _IMAGE_SIZE[self.patch_size],
+            'in_chans': 10,
+            # The feature that is probed is the one that is fine-tuned: the mean of the
+            # normalised patch tokens, with no second norm in front of the head.
+            'global_pool': 'avg',
+            'fc_norm': False,
+            'dynamic_img_size': True,
+            **_WIDTHS[self.variant],
+        }
 
 
 def _config(patch_size: int) -> dict[str, Any]:
@@ -80,59 +76,44 @@ def _config(patch_size: int) -> dict[str, Any]:
     }
 
 
-#: Our names, each with its variant and its patch size.
-NAMES: dict[str, tuple[str, int]] = {
-    f'sigmae_vit_{variant}_patch{patch_size}': (variant, patch_size)
+#: Our names, and what is behind them.
+NAMES: dict[str, Architecture] = {
+    f'{family}_vit_{variant}_patch{patch_size}': Architecture(
+        encoder, variant, patch_size
+    )
+    for family, encoder, patch_sizes in (
+        ('sigmae', SIGMAEViT, (8, 16)),
+        ('s2mae', S2MAEViT, (8,)),
+        ('satmae', SatMAEViT, (8,)),
+    )
     for variant in _WIDTHS
-    for patch_size in _IMAGE_SIZE
+    for patch_size in patch_sizes
 }
 
-default_cfgs = {name: _config(patch_size) for name, (_, patch_size) in NAMES.items()}
+default_cfgs = {name: _config(known.patch_size) for name, known in NAMES.items()}
 
 
-@register_model
-def sigmae_vit_tiny_patch8(pretrained: bool = False, **kwargs: Any) -> Any:
-    """ViT-Ti/8, 10 bands, 96 px by default."""
-    return _create('tiny', 8, pretrained, **kwargs)
+def _register(name: str, architecture: Architecture) -> Callable[..., SIGMAEViT]:
+    """Register a name with timm, whose builders are functions of that name."""
+
+    def build(pretrained: bool = False, **kwargs: Any) -> SIGMAEViT:
+        model: SIGMAEViT = build_model_with_cfg(
+            architecture.encoder,
+            name,
+            pretrained,
+            pretrained_filter_fn=checkpoint_filter_fn,
+            feature_cfg={'out_indices': 3, 'feature_cls': 'getter'},
+            **{**architecture.arguments(), **kwargs},
+        )
+        return model
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = (
+        f'{architecture.encoder.__name__}, {architecture.variant}, patches of '
+        f'{architecture.patch_size} pixels, 10 bands.'
+    )
+    registered: Callable[..., SIGMAEViT] = register_model(build)
+    return registered
 
 
-@register_model
-def sigmae_vit_tiny_patch16(pretrained: bool = False, **kwargs: Any) -> Any:
-    """ViT-Ti/16, 10 bands, 224 px by default."""
-    return _create('tiny', 16, pretrained, **kwargs)
-
-
-@register_model
-def sigmae_vit_small_patch8(pretrained: bool = False, **kwargs: Any) -> Any:
-    """ViT-S/8, 10 bands, 96 px by default."""
-    return _create('small', 8, pretrained, **kwargs)
-
-
-@register_model
-def sigmae_vit_small_patch16(pretrained: bool = False, **kwargs: Any) -> Any:
-    """ViT-S/16, 10 bands, 224 px by default."""
-    return _create('small', 16, pretrained, **kwargs)
-
-
-@register_model
-def sigmae_vit_base_patch8(pretrained: bool = False, **kwargs: Any) -> Any:
-    """ViT-B/8, 10 bands, 96 px by default."""
-    return _create('base', 8, pretrained, **kwargs)
-
-
-@register_model
-def sigmae_vit_base_patch16(pretrained: bool = False, **kwargs: Any) -> Any:
-    """ViT-B/16, 10 bands, 224 px by default."""
-    return _create('base', 16, pretrained, **kwargs)
-
-
-@register_model
-def sigmae_vit_large_patch8(pretrained: bool = False, **kwargs: Any) -> Any:
-    """ViT-L/8, 10 bands, 96 px by default."""
-    return _create('large', 8, pretrained, **kwargs)
-
-
-@register_model
-def sigmae_vit_large_patch16(pretrained: bool = False, **kwargs: Any) -> Any:
-    """ViT-L/16, 10 bands, 224 px by default."""
-    return _create('large', 16, pretrained, **kwargs)
+globals().update({name: _register(name, known) for name, known in NAMES.items()})

@@ -95,12 +95,13 @@ def visible(shown: np.ndarray, hidden: np.ndarray) -> np.ndarray:
 
     Args:
         shown: Colours ``(H, W, 3)``.
-        hidden: Masked pixels, boolean ``(H, W)``.
+        hidden: Masked pixels, boolean ``(H, W)``, or colour by colour ``(H, W, 3)``.
 
     Returns:
         Colours ``(H, W, 3)``.
     """
-    return np.where(hidden[..., None], HIDDEN_GREY, shown)
+    hidden = hidden if hidden.ndim == 3 else hidden[..., None]
+    return np.where(hidden, HIDDEN_GREY, shown)
 
 
 def empty_figure(width: float, height: float) -> Figure:

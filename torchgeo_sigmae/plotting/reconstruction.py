@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -39,7 +40,8 @@ def plot_reconstruction(
     Args:
         image: Reflectance ``(B, C, H, W)``; NaN where there is no data.
         reconstruction: Reflectance, same shape.
-        mask: Hidden pixels, boolean ``(B, H, W)``.
+        mask: Hidden pixels, boolean ``(B, H, W)``; ``(B, C, H, W)`` where bands are
+            hidden one by one: the picture then shows the colours that are left.
         saliency: Saliency in [0, 1], ``(B, H / p, W / p)``.
         bands: Names of the C bands.
         sensor: The sensor they belong to.
@@ -65,10 +67,13 @@ def plot_reconstruction(
         truth = image[row, channels].float().numpy()
         low, high = stretch(truth)
         hidden = mask[row].numpy().astype(bool)
+        share = hidden.mean()
+        if hidden.ndim == 3:
+            hidden = np.moveaxis(hidden[channels], 0, -1)
         true_colours = colours(truth, low, high)
         found = colours(reconstruction[row, channels].float().numpy(), low, high)
         axes[row, 0].imshow(true_colours)
-        height, width = hidden.shape
+        height, width = hidden.shape[:2]
         heat = axes[row, 1].imshow(
             saliency[row].float().numpy(),
             cmap='viridis',
@@ -77,7 +82,7 @@ def plot_reconstruction(
             extent=(-0.5, width - 0.5, height - 0.5, -0.5),
         )
         axes[row, 2].imshow(visible(true_colours, hidden))
-        axes[row, 2].set_xlabel(f'{hidden.mean():.0%} masked', fontsize=8)
+        axes[row, 2].set_xlabel(f'{share:.0%} masked', fontsize=8)
         axes[row, 3].imshow(found)
         for axis, title in zip(axes[row], titles, strict=True):
             clear_ticks(axis)

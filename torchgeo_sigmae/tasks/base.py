@@ -4,6 +4,7 @@
 """What every pretraining run needs, whatever it masks: data, optimiser, checkpoints."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,10 @@ class PretrainingTask(BaseTask):
     _datamodule_normalizes = False
     _scale_checked = False
     _steps: int | None = None
+    _stage: dict[str, Any] | None = None
+
+    #: What earlier stages of progressive pretraining were trained on.
+    history: Sequence[dict[str, Any]] = ()
 
     # ------------------------------------------------------------------------- data
 
@@ -183,6 +188,21 @@ class PretrainingTask(BaseTask):
 
     # ---------------------------------------------------------------------- logging
 
+    def on_train_start(self) -> None:
+        """Note what this run is trained on."""
+        datamodule = attached_datamodule(self.trainer)
+        dataset: Any = getattr(self.trainer.train_dataloader, 'dataset', None)
+        root = getattr(datamodule, 'root', None)
+        root = getattr(datamodule, 'kwargs', {}).get('root', root)
+        self._stage = {
+            'datamodule': type(datamodule).__name__ if datamodule else None,
+            'root': None if root is None else str(root),
+            'samples': len(dataset) if hasattr(dataset, '__len__') else None,
+            'bands': list(self.bands),
+            'size': self.model.encoder.patch_embed.img_size[0],
+            'steps': self.global_step,
+        }
+
     def on_train_epoch_end(self) -> None:
         """Log what was collected over the epoch.
 
@@ -214,7 +234,14 @@ class PretrainingTask(BaseTask):
             'size': self.model.encoder.patch_embed.img_size[0],
             'patch_size': self.model.patch_size,
             'torchgeo_version': TORCHGEO_VERSION,
+            'trained_on': [*self.history, self.stage],
         }
+
+    @property
+    def stage(self) -> dict[str, Any]:
+        """What this run is trained on, in plain Python values."""
+        stage = self._stage or {'datamodule': None, 'samples': None, 'steps': 0}
+        return {**stage, 'steps': self.global_step} if self._trainer else stage
 
     def export(self, path: str | Path) -> None:
         """Write the encoder to a file that ``weights=`` of TorchGeo's tasks takes.
@@ -263,6 +290,8 @@ class PretrainingTask(BaseTask):
         checkpoint['state_dict'] = from_checkpoint_keys(checkpoint['state_dict'])
         if 'statistics' in checkpoint and self._statistics is None:
             self._statistics = BatchStatistics.from_dict(checkpoint['statistics'])
+        if trained_on := checkpoint.get(ENCODER_KEY, {}).get('trained_on'):
+            *self.history, self._stage = trained_on
         if self._trainer is None:
             return
         for name, state in checkpoint.get('epoch_metrics', {}).items():

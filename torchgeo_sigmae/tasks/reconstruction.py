@@ -7,6 +7,7 @@ Pure functions of tensors between the batch and the model, used by every step of
 :class:`~torchgeo_sigmae.tasks.SIGMAETask`. Invalid pixels take part in nothing.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -15,23 +16,22 @@ from torch import Tensor
 from ..masking import TokenMask
 from ..models import (
     MaskedAutoencoder,
+    TokenLayout,
     gather_tokens,
     normalize_patches,
-    patchify,
     scatter_tokens,
-    unpatchify,
 )
 from ..transforms import PatchSaliency, valid_pixels
 from .statistics import BatchStatistics
 
 __all__ = (
+    'TARGETS',
+    'TargetSpace',
     'TokenBatch',
     'baseline_prediction',
-    'denormalize',
+    'fill_in',
     'make_tokens',
     'reconstruct',
-    'spectra',
-    'target_patches',
 )
 
 
@@ -40,10 +40,11 @@ class TokenBatch(NamedTuple):
 
     Attributes:
         image: Normalised images ``(B, C, H, W)``, 0 at invalid pixels.
-        patches: Their patches, ``(B, N, C * p * p)``.
-        pixels: Which entries of the patches hold data, boolean, same shape.
-        valid: Which tokens hold data, boolean ``(B, N)``.
-        saliency: Saliency per token in [0, 1], ``(B, N)``.
+        patches: Their tokens, ``(B, G * N, L)``.
+        pixels: Which entries of the tokens hold data, boolean, same shape.
+        valid: Which tokens hold data, boolean ``(B, G * N)``.
+        saliency: Saliency per token in [0, 1], ``(B, G * N)``.
+        layout: What a token is.
     """
 
     image: Tensor
@@ -51,19 +52,127 @@ class TokenBatch(NamedTuple):
     pixels: Tensor
     valid: Tensor
     saliency: Tensor
+    layout: TokenLayout
+
+
+#: Known spaces of the target.
+TARGETS = ('standardized', 'unit', 'reflectance')
+
+
+@dataclass(frozen=True)
+class TargetSpace:
+    """In what space hidden pixels are predicted.
+
+    S2MAE's slides ablate three: without normalisation, [0, 1] and standardised. Which
+    limits they scale to [0, 1] they do not say; we take two standard deviations to both
+    sides of the mean and clip, as is usual for Sentinel-2.
+
+    Attributes:
+        name: ``'standardized'`` (per band, what the encoder sees), ``'unit'`` ([0, 1]
+            per band) or ``'reflectance'``.
+        norm_pix: Whether every token is then normalised by its own mean and variance.
+        mean: Mean reflectance of every band the model sees.
+        std: Standard deviation of the reflectance, likewise.
+    """
+
+    name: str
+    norm_pix: bool
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a space that is not known.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        if self.name not in TARGETS:
+            raise ValueError(
+                f'target: {self.name!r} is unknown. Use one of {", ".join(TARGETS)}.'
+            )
+
+    def encode(self, tokens: TokenBatch, index: Tensor) -> Tensor:
+        """Look up what is to be predicted.
+
+        Args:
+            tokens: The batch.
+            index: Token indices ``(B, P)``.
+
+        Returns:
+            Targets ``(B, P, L)``.
+        """
+        patches = self._scale(tokens, index)
+        if self.norm_pix:
+            return normalize_patches(patches, gather_tokens(tokens.pixels, index))[0]
+        return patches
+
+    def decode(self, prediction: Tensor, tokens: TokenBatch, index: Tensor) -> Tensor:
+        """Bring predictions from the space of the target to that of the image.
+
+        Undoing *norm_pix* needs the hidden token's own mean and standard deviation, an
+        oracle.
+
+        Args:
+            prediction: ``(B, P, L)``.
+            tokens: The batch.
+            index: Token indices ``(B, P)``.
+
+        Returns:
+            Predictions in the space of the image, float32.
+        """
+        prediction = prediction.float()
+        if self.norm_pix:
+            truth, pixels = (
+                self._scale(tokens, index),
+                gather_tokens(tokens.pixels, index),
+            )
+            _, mean, std = normalize_patches(truth, pixels)
+            prediction = prediction * std + mean
+        if self.name == 'unit':
+            return (prediction - 0.5) * 4
+        if self.name == 'reflectance':
+            mean, std = self._per_value(tokens, index)
+            return (prediction - mean) / std
+        return prediction
+
+    def _scale(self, tokens: TokenBatch, index: Tensor) -> Tensor:
+        """Tokens in the space of the target, without *norm_pix*."""
+        patches = gather_tokens(tokens.patches, index)
+        if self.name == 'unit':
+            return (patches / 4 + 0.5).clamp(0, 1)
+        if self.name == 'reflectance':
+            mean, std = self._per_value(tokens, index)
+            return patches * std + mean
+        return patches
+
+    def _per_value(self, tokens: TokenBatch, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and std for every value of tokens, each ``(B, P, L)``."""
+        layout = tokens.layout
+        group = index // (tokens.patches.shape[1] // layout.num_groups)
+        found = []
+        for values in (self.mean, self.std):
+            table = torch.tensor(values, device=index.device)[layout.padded()]
+            table = table.unflatten(0, (layout.num_groups, -1))
+            found.append(table.repeat_interleave(layout.patch_size**2, dim=1)[group])
+        return found[0], found[1]
 
 
 @torch.no_grad()
 def make_tokens(
-    image: Tensor, valid: Tensor, statistics: BatchStatistics, saliency: PatchSaliency
+    image: Tensor,
+    valid: Tensor,
+    statistics: BatchStatistics,
+    saliency: PatchSaliency,
+    layout: TokenLayout,
 ) -> TokenBatch:
-    """Select bands, find saliency in reflectance, and cut into patches.
+    """Select bands, find saliency in reflectance, and cut into tokens.
 
     Args:
         image: Normalised batch ``(B, len(data_bands), H, W)``.
         valid: Valid pixels, boolean ``(B, H, W)``.
         statistics: What the batch holds.
         saliency: The saliency of the model's bands.
+        layout: What a token is; each takes the saliency of its patch.
 
     Returns:
         The batch as the model sees it.
@@ -75,35 +184,21 @@ def make_tokens(
     valid = valid & valid_pixels(image, nodata=None)
     scores = saliency.saliency(statistics.reflectance(image), valid)
     image = torch.where(valid.unsqueeze(1), image, 0)
-    pixels = patchify(valid.unsqueeze(1).expand_as(image), saliency.patch_size)
+    pixels = layout.patchify(valid.unsqueeze(1).expand_as(image))
+    places = pixels.shape[1] // layout.num_groups
+    pixels = pixels & layout.slots(image.device).repeat_interleave(places, dim=0)
     return TokenBatch(
         image,
-        patchify(image, saliency.patch_size),
+        layout.patchify(image),
         pixels,
         pixels.any(dim=-1),
-        scores.flatten(1),
+        scores.flatten(1).repeat(1, layout.num_groups),
+        layout,
     )
 
 
-def target_patches(tokens: TokenBatch, index: Tensor, norm_pix: bool) -> Tensor:
-    """Look up what is to be predicted.
-
-    Args:
-        tokens: The batch.
-        index: Token indices ``(B, P)``.
-        norm_pix: Whether every patch is normalised by its own mean and variance.
-
-    Returns:
-        Targets ``(B, P, C * p * p)``.
-    """
-    patches = gather_tokens(tokens.patches, index)
-    if norm_pix:
-        return normalize_patches(patches, gather_tokens(tokens.pixels, index))[0]
-    return patches
-
-
 def baseline_prediction(
-    tokens: TokenBatch, mask: TokenMask, bands: int, norm_pix: bool
+    tokens: TokenBatch, mask: TokenMask, target: TargetSpace
 ) -> Tensor:
     """Predict, for every band, the mean of the image's visible tokens.
 
@@ -112,61 +207,44 @@ def baseline_prediction(
     Args:
         tokens: The batch.
         mask: Its mask.
-        bands: Number of bands C.
-        norm_pix: As in :func:`target_patches`; the mean is taken over targets.
+        target: The space of the target, in which the mean is taken.
 
     Returns:
-        Predictions for the masked tokens, ``(B, M, C * p * p)``.
+        Predictions for the masked tokens, ``(B, M, L)``.
     """
-    seen = target_patches(tokens, mask.keep, norm_pix).unflatten(-1, (bands, -1))
-    valid = gather_tokens(tokens.pixels, mask.keep).unflatten(-1, (bands, -1))
-    count = valid.sum(dim=(1, 3)).clamp(min=1)
-    mean = torch.where(valid, seen, 0).sum(dim=(1, 3)) / count
-    patch: Tensor = mean.unsqueeze(-1).expand(-1, -1, seen.shape[-1]).flatten(1)
-    return patch.unsqueeze(1).expand(-1, mask.masked.shape[1], -1)
+    layout = tokens.layout
+    places = tokens.patches.shape[1] // layout.num_groups
+    seen = target.encode(tokens, mask.keep)
+    valid = gather_tokens(tokens.pixels, mask.keep)
+    # One sum per band of a group, (B, V, m), then one per group, (B, G, m).
+    sums = torch.where(valid, seen, 0).unflatten(-1, (layout.group_size, -1)).sum(-1)
+    counts = valid.unflatten(-1, (layout.group_size, -1)).sum(-1).to(sums.dtype)
+    group = (mask.keep // places).unsqueeze(-1).expand_as(sums)
+    empty = sums.new_zeros(len(sums), layout.num_groups, layout.group_size)
+    total, count = (empty.scatter_add(1, group, values) for values in (sums, counts))
+    mean = (total / count.clamp(min=1)).repeat_interleave(layout.patch_size**2, dim=-1)
+    return gather_tokens(mean, mask.masked // places)
 
 
-def denormalize(
-    prediction: Tensor, tokens: TokenBatch, index: Tensor, norm_pix: bool
-) -> Tensor:
-    """Bring predictions from the space of the target to that of the image.
+def fill_in(
+    tokens: TokenBatch, index: Tensor, prediction: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Put predictions in the place of tokens.
 
     Args:
-        prediction: ``(B, P, C * p * p)``.
         tokens: The batch.
-        index: Token indices ``(B, P)``.
-        norm_pix: Whether the target was normalised per patch; undoing that needs the
-            hidden patch's own mean and standard deviation, an oracle.
+        index: Indices of the predicted tokens, ``(B, P)``.
+        prediction: Their values in the space of the image, ``(B, P, L)``.
 
     Returns:
-        Predictions in the space of the image, float32.
+        Images ``(B, C, H, W)``, and which of their values are predictions.
     """
-    if norm_pix:
-        patches = gather_tokens(tokens.patches, index)
-        pixels = gather_tokens(tokens.pixels, index)
-        _, mean, std = normalize_patches(patches, pixels)
-        prediction = prediction * std + mean
-    return prediction.float()
-
-
-def spectra(
-    patches: Tensor, tokens: TokenBatch, index: Tensor, statistics: BatchStatistics
-) -> Tensor:
-    """List the spectra of the valid pixels of tokens.
-
-    Args:
-        patches: Values in the space of the image, ``(B, P, C * p * p)``.
-        tokens: The batch.
-        index: Token indices ``(B, P)`` the values belong to.
-        statistics: What the batch holds.
-
-    Returns:
-        Reflectance ``(pixels, C)``.
-    """
-    bands = len(statistics.channels)
-    valid = gather_tokens(tokens.pixels, index).unflatten(-1, (bands, -1))[:, :, 0]
-    values = patches.unflatten(-1, (bands, -1)).transpose(-1, -2)
-    return statistics.reflectance(values[valid], dim=-1)
+    layout, size = tokens.layout, tokens.layout.patch_size
+    grid = tokens.image.shape[-2] // size, tokens.image.shape[-1] // size
+    patches = scatter_tokens(tokens.patches, index, prediction)
+    hidden = torch.zeros_like(tokens.valid).scatter(1, index, True)
+    hidden = hidden.unsqueeze(-1).expand_as(patches)
+    return layout.unpatchify(patches, grid), layout.unpatchify(hidden, grid)
 
 
 @torch.no_grad()
@@ -175,36 +253,36 @@ def reconstruct(
     tokens: TokenBatch,
     mask: TokenMask,
     statistics: BatchStatistics,
-    norm_pix: bool,
+    target: TargetSpace,
 ) -> dict[str, Tensor]:
-    """Reconstruct whole images: visible patches as they are, hidden ones predicted.
+    """Reconstruct whole images: visible tokens as they are, hidden ones predicted.
 
     Args:
         model: The model.
         tokens: The batch.
         mask: Its mask.
         statistics: What the batch holds.
-        norm_pix: As in :func:`denormalize`.
+        target: The space the model predicts in.
 
     Returns:
         ``'image'`` and ``'reconstruction'`` in reflectance ``(B, C, H, W)``, NaN where
-        there is no data; ``'mask'`` ``(B, H, W)``, True where hidden; ``'saliency'``
-        ``(B, H / p, W / p)`` in [0, 1].
+        there is no data; ``'mask'``, True where hidden, ``(B, H, W)`` or, where every
+        place has several tokens, ``(B, C, H, W)``; ``'saliency'`` ``(B, H / p, W / p)``
+        in [0, 1].
     """
-    grid, size = model.grid(tokens.image), model.patch_size
     prediction = model(tokens.image, mask.keep, mask.masked, tokens.patches)
-    prediction = denormalize(prediction, tokens, mask.masked, norm_pix)
-    patches = scatter_tokens(tokens.patches, mask.masked, prediction)
-    hidden = torch.zeros_like(tokens.valid).scatter(1, mask.masked, True).unsqueeze(-1)
-    # A partly valid patch is predicted whole, a patch without data not at all.
-    predicted = (hidden & tokens.valid.unsqueeze(-1)).expand_as(patches)
-    known = unpatchify(tokens.pixels, size, grid)
-    filled = unpatchify(tokens.pixels | predicted, size, grid)
-    image = statistics.reflectance(tokens.image)
-    result = statistics.reflectance(unpatchify(patches, size, grid))
+    prediction = target.decode(prediction, tokens, mask.masked)
+    found, hidden = fill_in(tokens, mask.masked, prediction)
+    layout, grid = tokens.layout, model.grid(tokens.image)
+    known = layout.unpatchify(tokens.pixels, grid)
+    # A partly valid token is predicted whole, one without data not at all.
+    held = tokens.valid.unsqueeze(-1).expand_as(tokens.pixels)
+    predicted = hidden & layout.unpatchify(held, grid)
+    image, result = (statistics.reflectance(x) for x in (tokens.image, found))
+    places = tokens.saliency.shape[1] // layout.num_groups
     return {
         'image': torch.where(known, image, torch.nan),
-        'reconstruction': torch.where(filled, result, torch.nan),
-        'mask': unpatchify(hidden.expand(-1, -1, size**2), size, grid)[:, 0],
-        'saliency': tokens.saliency.unflatten(-1, grid),
+        'reconstruction': torch.where(known | predicted, result, torch.nan),
+        'mask': hidden if layout.num_groups > 1 else hidden[:, 0],
+        'saliency': tokens.saliency[:, :places].unflatten(-1, grid),
     }

@@ -21,10 +21,14 @@ from ..masking import Curriculum, VisibilityRatio, fixed_mask, select_predicted
 from ..masking.strategies import check_predict_ratio
 from ..models import (
     MaskedAutoencoder,
+    Stage,
     build_encoder,
     gather_tokens,
+    group_bands,
     load_encoder_weights,
+    load_stage,
     masked_mse,
+    parse_stage,
 )
 from ..plotting import plot_reconstruction
 from ..transforms import PatchSaliency
@@ -37,13 +41,12 @@ from .batch import (
     mark_valid_pixels,
 )
 from .reconstruction import (
+    TargetSpace,
     TokenBatch,
     baseline_prediction,
-    denormalize,
+    fill_in,
     make_tokens,
     reconstruct,
-    spectra,
-    target_patches,
 )
 
 __all__ = ('SIGMAETask',)
@@ -66,18 +69,22 @@ class SIGMAETask(PretrainingTask):
     .. versionadded:: 0.1
     """
 
-    ignore = ('transform', 'weights')
+    ignore = ('transform', 'weights', 'previous')
 
     def __init__(
         self,
         model: str = 'sigmae_vit_small_patch8',
         weights: WeightsEnum | str | None = None,
+        previous: str | None = None,
         in_channels: int | None = None,
         bands: Sequence[str] = SENTINEL2_TEN_BANDS,
         data_bands: Sequence[str] | None = None,
         sensor: str = 'sentinel2',
         transform: nn.Module | None = None,
         size: int | None = None,
+        cube_bands: int | None = None,
+        groups: Sequence[Sequence[str]] | None = None,
+        positions: str = 'learnable',
         masking: str = 'saliency',
         mask_ratio: float | tuple[float, float] = 0.9,
         predict_ratio: float = 1.0,
@@ -92,6 +99,7 @@ class SIGMAETask(PretrainingTask):
         decoder_depth: int = 4,
         decoder_num_heads: int = 8,
         norm_pix_loss: bool = False,
+        target: str = 'standardized',
         mean: float | Sequence[float] | None = None,
         std: float | Sequence[float] | None = None,
         normalize: bool | None = None,
@@ -109,9 +117,14 @@ class SIGMAETask(PretrainingTask):
         Args:
             model: Name of the encoder:
                 ``sigmae_vit_{tiny,small,base,large}_patch{8,16}`` or any timm
-                ``VisionTransformer``.
+                ``VisionTransformer``; ``s2mae_vit_..._patch8`` for S2MAE,
+                ``satmae_vit_..._patch8`` for SatMAE.
             weights: Initial encoder weights: a weight enum, its string, the path of an
                 exported encoder, or None to start from scratch.
+            previous: The stage of progressive pretraining before this one: its training
+                checkpoint, or the ``default_root_dir`` of its run. Encoder and decoder
+                go on from there, at any image size; other bands are matched as in
+                ``adapt_bands``.
             in_channels: Number of bands the model sees; by default that of *bands*.
             bands: Names of the bands the model sees, in order and any spelling.
             data_bands: Names of the channels of a batch, in order, those of one date.
@@ -121,7 +134,17 @@ class SIGMAETask(PretrainingTask):
                 ``AugmentationSequential``; ``nn.Identity()`` for none. Default: random
                 resized crops and flips.
             size: Side of training images in pixels; None for the model's default.
-            masking: ``'saliency'`` (SIGMAE's SSDTM) or ``'random'`` (MAE).
+            cube_bands: Of ``s2mae_vit_*``: bands of a cube, a divisor of their number;
+                None for 3 or else 2.
+            groups: Of ``satmae_vit_*``: names of the bands of each group; None for
+                SatMAE's (10 m; red edge; short-wave infrared; what is left).
+            positions: Of both: ``'learnable'``, ``'sincos'`` or ``'vanilla'``
+                (sines and cosines of a token's running number).
+            masking: ``'saliency'`` (SIGMAE's SSDTM) or ``'random'`` (MAE, S2MAE). With
+                several tokens at every place also ``'spatial'`` (the same places in
+                every group of bands), ``'saliency_spatial'`` (likewise, salient places
+                more often), ``'group'`` (other places in every group) or ``'channel'``
+                (whole groups).
             mask_ratio: Share of masked tokens, in (0, 1); a pair changes it from start
                 to end along the curriculum.
             predict_ratio: Share of the valid masked tokens to decode in training, drawn
@@ -139,6 +162,9 @@ class SIGMAETask(PretrainingTask):
             decoder_num_heads: Number of attention heads in the decoder.
             norm_pix_loss: Normalise every target patch by its own mean and variance.
                 Unlike TorchGeo's, off by default: predictions then stay in reflectance.
+            target: Space of the target: ``'standardized'`` (what the encoder sees),
+                ``'unit'`` ([0, 1] per band: two standard deviations to both sides of
+                the mean, clipped) or ``'reflectance'``.
             mean: What is subtracted from the raw batch, one value or one per channel;
                 None to ask the datamodule. Never guessed.
             std: What the raw batch is divided by, likewise.
@@ -164,6 +190,7 @@ class SIGMAETask(PretrainingTask):
             FileNotFoundError: If *weights* is neither a file nor a known enum.
         """
         self.weights = weights
+        self.previous = previous
         super().__init__()
         side = self.hparams['size'] or self.model.encoder.patch_embed.img_size[0]
         self.transform = default_transform(side) if transform is None else transform
@@ -189,20 +216,28 @@ class SIGMAETask(PretrainingTask):
                 f'in_channels: {hparams["in_channels"]} for {len(self.bands)} bands '
                 f'{list(self.bands)}. Leave in_channels out, or name as many bands.'
             )
-        self.curriculum = Curriculum(
-            hparams['masking'],
-            hparams['mask_ratio'],
-            (hparams['saliency_start'], hparams['saliency_end']),
-            hparams['curriculum'],
-        )
         check_predict_ratio(hparams['predict_ratio'])
+        TargetSpace(hparams['target'], hparams['norm_pix_loss'])
         if self.weights is True:
             raise ValueError(
                 "weights: True would mean timm's own weights, which are for "
                 'three bands. Pass the path of an exported encoder, a weight enum or '
                 'its string, or None.'
             )
-        encoder = build_encoder(hparams['model'], len(self.bands), hparams['size'])
+        if self.weights and self.previous:
+            raise ValueError(
+                'weights, previous: both given, but a stage brings its encoder along. '
+                'Pass one of them.'
+            )
+        arguments, stage = self._encoder_arguments(), None
+        if self.previous:
+            stage = parse_stage(self.previous, hparams['model'])
+            stage = stage.for_bands(self.bands, self.sensor)
+            self._check_stage(stage)
+            arguments |= stage.encoder_arguments()
+        encoder = build_encoder(
+            hparams['model'], len(self.bands), hparams['size'], **arguments
+        )
         if self.weights:
             load_encoder_weights(encoder, self.weights, self.bands, self.sensor)
         self.model = MaskedAutoencoder(
@@ -211,6 +246,18 @@ class SIGMAETask(PretrainingTask):
             hparams['decoder_dim'],
             hparams['decoder_depth'],
             hparams['decoder_num_heads'],
+        )
+        if stage is not None:
+            load_stage(self.model, stage)
+            self.history = stage.known['trained_on']
+            for line in str(stage.report or '').splitlines():
+                rank_zero_info(line)
+        self.curriculum = Curriculum(
+            hparams['masking'],
+            hparams['mask_ratio'],
+            (hparams['saliency_start'], hparams['saliency_end']),
+            hparams['curriculum'],
+            self.model.layout.num_groups,
         )
         self.patch_saliency = PatchSaliency(
             self.bands,
@@ -230,9 +277,21 @@ class SIGMAETask(PretrainingTask):
         # A diverged run shows: torchmetrics would leave NaN out.
         self.train_loss = MeanMetric(nan_strategy='disable')
         self.epoch_metrics = {'train_loss_epoch': self.train_loss}
-        if self.hparams['masking'] == 'saliency':
+        if self.curriculum.guided:
             self.visibility_ratio = VisibilityRatio()
             self.epoch_metrics['visibility_ratio'] = self.visibility_ratio
+
+    @property
+    def target(self) -> TargetSpace:
+        """The space hidden pixels are predicted in."""
+        known = self.statistics
+        mean, std = torch.tensor(known.model_mean), torch.tensor(known.model_std)
+        return TargetSpace(
+            self.hparams['target'],
+            self.hparams['norm_pix_loss'],
+            tuple((mean * known.scale + known.offset).tolist()),
+            tuple((std * known.scale).tolist()),
+        )
 
     # ------------------------------------------------------------------------ steps
 
@@ -263,7 +322,7 @@ class SIGMAETask(PretrainingTask):
         """
         tokens, keep, predicted, counts = self._draw(batch)
         prediction = self.model(tokens.image, keep, predicted, tokens.patches)
-        target = target_patches(tokens, predicted, self.hparams['norm_pix_loss'])
+        target = self.target.encode(tokens, predicted)
         pixels = gather_tokens(tokens.pixels, predicted) & counts.unsqueeze(-1)
         loss = masked_mse(prediction, target, pixels)
         size = tokens.image.shape[0]
@@ -364,8 +423,13 @@ class SIGMAETask(PretrainingTask):
             **super().encoder_record,
             'norm_pix_loss': self.hparams['norm_pix_loss'],
             'ssl_method': 'sigmae',
+            'target': self.hparams['target'],
             'masking': self.hparams['masking'],
             'mask_ratio': self.curriculum.ratio_at(1.0),
+            'groups': [
+                [self.bands[channel] for channel in group]
+                for group in self.model.layout.groups
+            ],
         }
 
     @torch.no_grad()
@@ -411,6 +475,31 @@ class SIGMAETask(PretrainingTask):
 
     # ---------------------------------------------------------------------- private
 
+    def _encoder_arguments(self) -> dict[str, Any]:
+        """What S2MAE's and SatMAE's encoders take; refused for others."""
+        hparams, model = self.hparams, self.hparams['model']
+        s2mae, satmae = model.startswith('s2mae_'), model.startswith('satmae_')
+        for name, default, allowed in (
+            ('cube_bands', None, s2mae),
+            ('groups', None, satmae),
+            ('positions', 'learnable', s2mae or satmae),
+        ):
+            if hparams[name] != default and not allowed:
+                family = 'satmae' if name == 'groups' else 's2mae'
+                raise ValueError(
+                    f'{name}: {hparams[name]!r} means nothing to model={model!r}. '
+                    f'Leave {name} out, or use model={family + "_vit_small_patch8"!r}.'
+                )
+        if satmae:
+            groups = group_bands(self.bands, self.sensor, hparams['groups'])
+            return {'groups': groups, 'positions': hparams['positions']}
+        if s2mae:
+            return {
+                'cube_bands': hparams['cube_bands'],
+                'positions': hparams['positions'],
+            }
+        return {}
+
     # Random numbers, logging and kornia are no business of torch.compile, which is left
     # with the model and the loss.
     @torch.compiler.disable
@@ -433,7 +522,7 @@ class SIGMAETask(PretrainingTask):
         size = tokens.image.shape[0]
         ratio = self.curriculum.ratio_at(self.progress)
         self.log('mask_ratio', ratio, batch_size=size)
-        if self.hparams['masking'] == 'saliency':
+        if self.curriculum.guided:
             beta = self.curriculum.beta_at(self.progress)
             self.log('saliency_beta', beta, batch_size=size)
             self.visibility_ratio.update(tokens.saliency, mask.keep, tokens.valid)
@@ -451,13 +540,28 @@ class SIGMAETask(PretrainingTask):
             image, valid = augment(self.transform, image, valid, seed)
         # Missing pixels are NaN in the image; the mask adds padding.
         pixels = valid[:, 0] > 0.5
-        return make_tokens(image, pixels, self.statistics, self.patch_saliency)
+        return make_tokens(
+            image, pixels, self.statistics, self.patch_saliency, self.model.layout
+        )
+
+    def _check_stage(self, stage: Stage) -> None:
+        """Refuse other cubes or groups than those of the stage before."""
+        asked = {
+            'cube_bands': self.hparams['cube_bands'],
+            'groups': self.hparams['groups'],
+        }
+        for name, value in asked.items():
+            known = stage.encoder_arguments().get(name)
+            if value is not None and value != known:
+                raise ValueError(
+                    f'{name}: {value!r}, but it goes on as in the stage before. Leave '
+                    f'{name} out.'
+                )
 
     @torch.compiler.disable
     def _evaluate(self, batch: dict[str, Any], metrics: ReconstructionMetrics) -> None:
         """Add a batch to the metrics of a stage."""
-        norm_pix = self.hparams['norm_pix_loss']
-        tokens = self._prepare(batch)
+        tokens, space = self._prepare(batch), self.target
         samples, count = tokens.saliency.shape
         dates = samples // len(batch['image'])
         # Lightning deals the samples of unshuffled data to the processes in turn, all
@@ -468,20 +572,29 @@ class SIGMAETask(PretrainingTask):
         self._evaluated += samples
         mask = fixed_mask(place, count, self.curriculum.ratio_at(1.0), tokens.valid)
         prediction = self.model(tokens.image, mask.keep, mask.masked, tokens.patches)
-        baseline = baseline_prediction(tokens, mask, len(self.bands), norm_pix)
-        target = target_patches(tokens, mask.masked, norm_pix)
+        baseline = baseline_prediction(tokens, mask, space)
+        target = space.encode(tokens, mask.masked)
         pixels = gather_tokens(tokens.pixels, mask.masked)
         metrics.update_losses(
             masked_mse(prediction, target, pixels),
             masked_mse(baseline, target, pixels),
             int(pixels.sum()),
         )
-        found = denormalize(prediction, tokens, mask.masked, norm_pix)
-        truth = gather_tokens(tokens.patches, mask.masked)
-        metrics.update(
-            spectra(found, tokens, mask.masked, self.statistics),
-            spectra(truth, tokens, mask.masked, self.statistics),
+        prediction = space.decode(prediction, tokens, mask.masked)
+        found, hidden = fill_in(tokens, mask.masked, prediction)
+        known = self.model.layout.unpatchify(
+            tokens.pixels, self.model.grid(tokens.image)
         )
+        # (B, C, H, W) to a list of pixels, (B * H * W, C).
+        found, truth, predicted = (
+            values.movedim(1, -1).flatten(0, -2)
+            for values in (
+                self.statistics.reflectance(found),
+                self.statistics.reflectance(tokens.image),
+                hidden & known,
+            )
+        )
+        metrics.update(found, truth, predicted)
 
     @torch.compiler.disable
     def _reconstruct(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
@@ -490,8 +603,7 @@ class SIGMAETask(PretrainingTask):
         generator = seeded_generator(torch.device('cpu'), *key)
         tokens = self._prepare(batch)
         mask = self.curriculum.mask(tokens.saliency, 1.0, generator, tokens.valid)
-        norm_pix = self.hparams['norm_pix_loss']
-        return reconstruct(self.model, tokens, mask, self.statistics, norm_pix)
+        return reconstruct(self.model, tokens, mask, self.statistics, self.target)
 
     @torch.compiler.disable
     def _log_metrics(self, metrics: ReconstructionMetrics) -> None:

@@ -1,0 +1,166 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What a token is: a patch of all bands, of a few neighbouring bands, or of a group."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .tokens import patchify, unpatchify
+
+__all__ = ('TokenLayout',)
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """How the G tokens at every place share the bands.
+
+    Tokens are ordered group by group: token ``g * N + n`` is group g at place n, of N
+    places in row-major order. A token is a vector of ``L = m * p * p`` values, channel
+    first, where m is the size of the largest group; smaller groups are padded with
+    values that mean nothing, which :meth:`slots` tells apart.
+
+    Attributes:
+        patch_size: Side p of a patch in pixels.
+        groups: Indices of the channels of each group; every channel is in one group.
+    """
+
+    patch_size: int
+    groups: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def whole(cls, patch_size: int, channels: int) -> 'TokenLayout':
+        """One token a place, of all bands: SIGMAE's and every plain ViT's.
+
+        Args:
+            patch_size: Side of a patch in pixels.
+            channels: Number of bands.
+
+        Returns:
+            The layout.
+        """
+        return cls(patch_size, (tuple(range(channels)),))
+
+    @classmethod
+    def cubes(cls, patch_size: int, channels: int, depth: int) -> 'TokenLayout':
+        """Cubes of neighbouring bands: S2MAE's.
+
+        Args:
+            patch_size: Side of a patch in pixels.
+            channels: Number of bands.
+            depth: Number of bands of a cube; divides *channels*.
+
+        Returns:
+            The layout.
+        """
+        starts = range(0, channels, depth)
+        return cls(patch_size, tuple(tuple(range(i, i + depth)) for i in starts))
+
+    @classmethod
+    def grouped(cls, patch_size: int, membership: Sequence[int]) -> 'TokenLayout':
+        """Groups of bands: SatMAE's.
+
+        Args:
+            patch_size: Side of a patch in pixels.
+            membership: For every channel, the number of its group.
+
+        Returns:
+            The layout.
+        """
+        groups = (
+            tuple(c for c, group in enumerate(membership) if group == g)
+            for g in range(max(membership) + 1)
+        )
+        return cls(patch_size, tuple(groups))
+
+    @property
+    def channels(self) -> int:
+        """Number of bands C."""
+        return sum(map(len, self.groups))
+
+    @property
+    def num_groups(self) -> int:
+        """Number of tokens at every place, G."""
+        return len(self.groups)
+
+    @property
+    def group_size(self) -> int:
+        """Bands of the largest group, m."""
+        return max(map(len, self.groups))
+
+    @property
+    def token_size(self) -> int:
+        """Values of a token, L."""
+        return self.group_size * self.patch_size**2
+
+    def padded(self) -> list[int]:
+        """Channels of all groups one after the other, ``G * m``.
+
+        Returns:
+            Channel indices; smaller groups are filled with their first channel.
+        """
+        return [
+            group[slot] if slot < len(group) else group[0]
+            for group in self.groups
+            for slot in range(self.group_size)
+        ]
+
+    def slots(self, device: torch.device | None = None) -> Tensor:
+        """Which values of a token are data, not padding.
+
+        Args:
+            device: Where to put the answer.
+
+        Returns:
+            Boolean ``(G, L)``.
+        """
+        sizes = torch.tensor([len(group) for group in self.groups], device=device)
+        place = torch.arange(self.group_size, device=device)
+        slots: Tensor = place < sizes[:, None]
+        return slots.repeat_interleave(self.patch_size**2, dim=1)
+
+    def patchify(self, image: Tensor) -> Tensor:
+        """Cut images into tokens.
+
+        Args:
+            image: ``(B, C, H, W)``.
+
+        Returns:
+            Tokens ``(B, G * N, L)``.
+
+        Raises:
+            ValueError: If the patch size does not divide H and W.
+        """
+        padded = self.padded()
+        if padded != list(range(self.channels)):
+            image = image[:, padded]
+        flat = patchify(image, self.patch_size)
+        if self.num_groups == 1:
+            return flat
+        apart: Tensor = flat.unflatten(-1, (self.num_groups, -1))
+        return apart.transpose(1, 2).flatten(1, 2)
+
+    def unpatchify(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Put tokens back together: the inverse of :meth:`patchify`.
+
+        Args:
+            tokens: ``(B, G * N, L)``.
+            grid: Patches per column and per row, with ``N = grid[0] * grid[1]``.
+
+        Returns:
+            Images ``(B, C, H, W)``.
+        """
+        if self.num_groups > 1:
+            tokens = tokens.unflatten(1, (self.num_groups, -1))
+            tokens = tokens.transpose(1, 2).flatten(2)
+        image = unpatchify(tokens, self.patch_size, grid)
+        places = {
+            channel: g * self.group_size + slot
+            for g, group in enumerate(self.groups)
+            for slot, channel in enumerate(group)
+        }
+        order = [places[channel] for channel in range(self.channels)]
+        return image if order == list(range(image.shape[1])) else image[:, order]

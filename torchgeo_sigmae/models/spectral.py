@@ -1,0 +1,553 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Encoders whose tokens have a place in the spectrum too: S2MAE's and SatMAE's.
+
+To the outside they are plain timm ViTs: ``forward_features`` and the intermediate
+features have one token a place, the mean over the spectrum.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import PatchEmbed, resample_abs_pos_embed
+from torch import Tensor, nn
+
+from ..bands import SENTINEL2, SENTINEL2_TEN_BANDS, Sensor
+from .encoder import SIGMAEViT, prefix_tokens
+from .layout import TokenLayout
+from .positions import POSITIONS, sincos_1d, sincos_2d
+
+__all__ = ('S2MAEViT', 'SatMAEViT', 'SpectralViT', 'group_bands')
+
+
+class _SpectralEmbed(PatchEmbed):
+    """Patch embedding with G tokens a place, ``(B, G, h, w, D)``."""
+
+    layout: TokenLayout
+    proj: Any
+    norm: Any
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed the tokens of whole images ``(B, C, H, W)``."""
+        height, width = x.shape[-2:]
+        patch = self.layout.patch_size
+        if x.shape[1] != self.layout.channels:
+            raise ValueError(
+                f'image: {x.shape[1]} channels, but the encoder takes '
+                f'{self.layout.channels}. Select bands by name before the model.'
+            )
+        if self.dynamic_img_pad:
+            x = F.pad(x, (0, -width % patch, 0, -height % patch))
+        tokens = self.layout.patchify(x)
+        groups = self.layout.num_groups
+        group = torch.arange(groups, device=x.device)
+        group = group.repeat_interleave(tokens.shape[1] // groups)
+        embedded = self.embed(tokens, group.expand(len(x), -1))
+        out: Tensor = embedded.unflatten(
+            1, (groups, *self.dynamic_feat_size((height, width)))
+        )
+        return out
+
+    def embed(self, tokens: Tensor, group: Tensor) -> Tensor:
+        """Embed tokens ``(B, K, L)`` of the groups ``(B, K)``; returns (B, K, D)."""
+        raise NotImplementedError
+
+
+class _CubeEmbed(_SpectralEmbed):
+    """One kernel for the cubes of all bands: a 3-D convolution, S2MAE's."""
+
+    def __init__(
+        self, *args: Any, cube_bands: int | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.set_bands(self.proj.in_channels, cube_bands)
+
+    def set_bands(self, channels: int, cube_bands: int | None = None) -> None:
+        """Take other bands, with a new kernel where the depth of a cube changes."""
+        patch = self.patch_size[0]
+        depth = _cube_depth(channels, cube_bands)
+        self.layout = TokenLayout.cubes(patch, channels, depth)
+        kernel = (depth, patch, patch)
+        old = self.proj
+        if old.kernel_size != kernel:
+            self.proj = nn.Conv3d(
+                1, old.out_channels, kernel, kernel, bias=old.bias is not None
+            ).to(old.weight)
+
+    def embed(self, tokens: Tensor, group: Tensor) -> Tensor:
+        """Apply the convolution as the linear map it is."""
+        weight = self.proj.weight.flatten(1)
+        out: Tensor = self.norm(F.linear(tokens, weight, self.proj.bias))
+        return out
+
+
+class _GroupEmbed(_SpectralEmbed):
+    """A kernel for every group of bands, kept as one convolution over all: SatMAE's."""
+
+    band_group: Tensor
+
+    def __init__(
+        self, *args: Any, groups: Sequence[Sequence[int]] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.share(self.proj.in_channels, groups)
+
+    def share(
+        self, channels: int, groups: Sequence[Sequence[int]] | None = None
+    ) -> None:
+        """Share the channels out to groups."""
+        groups = _default_groups(channels) if groups is None else groups
+        if sorted(c for group in groups for c in group) != list(range(channels)):
+            raise ValueError(
+                f'groups: {[list(group) for group in groups]} must hold each of the '
+                f'{channels} channels once.'
+            )
+        patch = self.patch_size[0]
+        self.layout = TokenLayout(patch, tuple(tuple(group) for group in groups))
+        membership = [
+            next(g for g, group in enumerate(groups) if channel in group)
+            for channel in range(channels)
+        ]
+        # In the state dict, because the encoder is wrong without it.
+        device = self.proj.weight.device
+        self.register_buffer('band_group', torch.tensor(membership, device=device))
+
+    def set_bands(self, channels: int) -> None:
+        """Take other bands, with a new kernel and default groups."""
+        old = self.proj
+        self.proj = nn.Conv2d(
+            channels, old.out_channels, old.kernel_size, old.stride
+        ).to(old.weight)
+        self.share(channels)
+
+    def embed(self, tokens: Tensor, group: Tensor) -> Tensor:
+        """Apply every group's kernel to its own tokens."""
+        layout, weight = self.layout, self.proj.weight
+        if layout.num_groups == 1:
+            whole: Tensor = self.norm(
+                F.linear(tokens, weight.flatten(1), self.proj.bias)
+            )
+            return whole
+        kernels = weight[:, layout.padded()].flatten(1)
+        kernels = kernels.unflatten(1, (layout.num_groups, -1))
+        kernels = torch.where(layout.slots(weight.device), kernels, 0)
+        # All kernels on every token, then each token's own: a few per cent of a block.
+        x = F.linear(tokens, kernels.transpose(0, 1).flatten(0, 1))
+        x = x.unflatten(-1, (layout.num_groups, -1))
+        x = x.gather(2, group[..., None, None].expand(-1, -1, 1, x.shape[-1]))
+        out: Tensor = self.norm(x.squeeze(2) + self.proj.bias)
+        return out
+
+
+class SpectralViT(SIGMAEViT):
+    """A ViT with G tokens at every place, each with a part of the spectrum.
+
+    Positions are separable: ``pos_embed`` says where in the image, ``spectral_embed``
+    where in the spectrum, and a token gets the sum. Features that leave the encoder are
+    the mean over the G tokens of a place, so that heads, decoders and pyramids see the
+    plain ViT they know.
+
+    The number of bands a state dict was made for is checked when it loads: TorchGeo's
+    loaders look at the first layer only, which does not always tell.
+    """
+
+    def __init__(self, *args: Any, positions: str = 'learnable', **kwargs: Any) -> None:
+        """Initialize a new SpectralViT instance.
+
+        Args:
+            *args: Passed to :class:`timm.models.VisionTransformer`.
+            positions: ``'learnable'``; ``'sincos'`` (the same, but fixed at their
+                start); ``'vanilla'`` (fixed, of the running number of a token, which
+                does not tell space from spectrum).
+            **kwargs: Passed to :class:`timm.models.VisionTransformer`.
+
+        Raises:
+            ValueError: If an argument is unknown, or the bands cannot be shared out.
+        """
+        if positions not in POSITIONS:
+            raise ValueError(
+                f'positions: {positions!r} is unknown. Use one of {POSITIONS}.'
+            )
+        super().__init__(*args, **kwargs)
+        # In the state dict, because the encoder is wrong without it.
+        joint = torch.tensor(positions == 'vanilla')
+        self.register_buffer('joint_positions', joint)
+        self.joint_positions: Tensor
+        self.joint = positions == 'vanilla'
+        self.learnable = positions == 'learnable'
+        shape = (1, self.layout.num_groups, self.embed_dim)
+        self.spectral_embed = nn.Parameter(torch.zeros(shape))
+        self.init_positions()
+
+    @property
+    def layout(self) -> TokenLayout:
+        """What its tokens are."""
+        layout: TokenLayout = self.patch_embed.layout
+        return layout
+
+    def init_positions(self) -> None:
+        """Set positions to where they start."""
+        spatial, spectral = self.position_tables()
+        prefix = 0 if self.no_embed_class else self.num_prefix_tokens
+        with torch.no_grad():
+            self.pos_embed[:, prefix:] = 0 if self.joint else spatial
+            self.spectral_embed.copy_(0 * spectral if self.joint else spectral)
+        self.pos_embed.requires_grad_(self.learnable)
+        self.spectral_embed.requires_grad_(self.learnable)
+
+    def position_tables(self) -> tuple[Tensor, Tensor]:
+        """Compute where learnable positions start.
+
+        Returns:
+            Tables ``(N, D)`` of places and ``(G, D)`` of the spectrum.
+        """
+        return (
+            sincos_2d(self.patch_embed.grid_size, self.embed_dim),
+            sincos_1d(self.layout.num_groups, self.embed_dim),
+        )
+
+    def token_positions(self, grid: tuple[int, int]) -> Tensor:
+        """Look up the positions of all tokens.
+
+        Args:
+            grid: Patches per column and per row.
+
+        Returns:
+            Positions ``(G * N, D)``.
+        """
+        groups = self.layout.num_groups
+        if self.joint:
+            count = groups * grid[0] * grid[1]
+            return sincos_1d(count, self.embed_dim, self.pos_embed.device)
+        prefix = 0 if self.no_embed_class else self.num_prefix_tokens
+        spatial = resample_abs_pos_embed(
+            self.pos_embed, list(grid), list(self.patch_embed.grid_size), prefix
+        )[0, prefix:]
+        positions: Tensor = self.spectral_embed[0].unsqueeze(1) + spatial
+        return positions.flatten(0, 1)
+
+    def set_in_channels(self, in_channels: int, pretrained: bool = False) -> None:
+        """Take another number of bands: new, random first layer and spectrum.
+
+        Args:
+            in_channels: Number of bands.
+            pretrained: Ignored, see :meth:`SIGMAEViT.set_in_channels`.
+        """
+        if in_channels != self.layout.channels:
+            self.patch_embed.set_bands(in_channels)
+            self.in_chans = in_channels
+            self._resize_spectrum(self.layout.num_groups)
+            self.init_positions()
+
+    def _resize_spectrum(self, groups: int) -> None:
+        """Make room for the positions of another number of groups."""
+        if groups != self.spectral_embed.shape[1]:
+            shape = (1, groups, self.embed_dim)
+            self.spectral_embed = nn.Parameter(
+                self.spectral_embed.new_zeros(shape), requires_grad=self.learnable
+            )
+
+    def _pos_embed(self, x: Tensor) -> Tensor:
+        """Add positions to ``(B, G, h, w, D)``, and put the prefix tokens in front."""
+        positions = self.token_positions((x.shape[2], x.shape[3]))
+        x = x.flatten(1, 3) + positions
+        head = prefix_tokens(self)
+        out: Tensor = self.pos_drop(torch.cat([head.expand(len(x), -1, -1), x], dim=1))
+        return out
+
+    def forward_features(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Compute the features of whole images.
+
+        Args:
+            x: Images ``(B, C, H, W)``.
+            *args: Passed to timm.
+            **kwargs: Passed to timm.
+
+        Returns:
+            Normalised tokens ``(B, prefix + N, D)``, one a place.
+        """
+        tokens = super().forward_features(x, *args, **kwargs)
+        return self.pool_spectrum(tokens, self.num_prefix_tokens)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        *args: Any,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
+        output_dict: bool = False,
+        return_prefix_tokens: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Compute the features after several blocks, as timm's does.
+
+        Args:
+            x: Images ``(B, C, H, W)``.
+            *args: Passed to timm.
+            output_fmt: ``'NCHW'`` or ``'NLC'``.
+            intermediates_only: Whether to leave the last features out.
+            output_dict: Not supported.
+            return_prefix_tokens: Whether to return pairs with the prefix tokens.
+            **kwargs: Passed to timm.
+
+        Returns:
+            As timm's, with one token a place.
+
+        Raises:
+            NotImplementedError: If *output_dict* is asked for.
+        """
+        if output_dict:
+            raise NotImplementedError('output_dict: not supported; leave it out.')
+        last, found = super().forward_intermediates(
+            x, *args, output_fmt='NLC', return_prefix_tokens=True, **kwargs
+        )
+        grid = self.patch_embed.dynamic_feat_size((x.shape[-2], x.shape[-1]))
+        levels: list[Any] = []
+        for level in found:
+            tokens, prefix = level if isinstance(level, tuple) else (level, None)
+            tokens = self.pool_spectrum(tokens)
+            if output_fmt == 'NCHW':
+                tokens = tokens.transpose(1, 2).unflatten(2, grid).contiguous()
+            pair = return_prefix_tokens and prefix is not None
+            levels.append((tokens, prefix) if pair else tokens)
+        if intermediates_only:
+            return levels
+        return self.pool_spectrum(last, self.num_prefix_tokens), levels
+
+    def pool_spectrum(self, tokens: Tensor, prefix: int = 0) -> Tensor:
+        """Average the tokens of every place.
+
+        Args:
+            tokens: ``(B, prefix + G * N, D)``.
+            prefix: Number of tokens in front to keep.
+
+        Returns:
+            ``(B, prefix + N, D)``.
+        """
+        head, rest = tokens[:, :prefix], tokens[:, prefix:]
+        pooled = rest.unflatten(1, (self.layout.num_groups, -1)).mean(dim=1)
+        return torch.cat([head, pooled], dim=1)
+
+    def no_weight_decay(self) -> set[str]:
+        """Name the parameters that should not decay.
+
+        Returns:
+            Their names.
+        """
+        return {*super().no_weight_decay(), 'spectral_embed'}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Sort parameters into layers, for learning rates by layer.
+
+        Args:
+            coarse: As timm's.
+
+        Returns:
+            Patterns; positions in the spectrum belong to the first layer.
+        """
+        groups: dict[str, Any] = super().group_matcher(coarse)
+        stem = groups['stem'].removeprefix('^')
+        return {**groups, 'stem': f'^spectral_embed|^{stem}'}
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any
+    ) -> None:
+        """Become what the state dict is of, where the number of bands allows it."""
+        joint = state_dict.get(f'{prefix}joint_positions')
+        if joint is not None:
+            self.joint = bool(joint)
+            self.pos_embed.requires_grad_(self.learnable and not self.joint)
+        self._adopt(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _adopt(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Take over how the bands are shared out; subclasses know where it stands."""
+        raise NotImplementedError
+
+
+class S2MAEViT(SpectralViT):
+    """S2MAE's encoder: tokens are cubes of p x p pixels and b neighbouring bands.
+
+    After "S2MAE: A Spatial-Spectral Pretraining Foundation Model for Spectral Remote
+    Sensing Data" (CVPR 2024), of which we know the slides. One kernel serves all cubes,
+    and learnable positions tell them apart.
+    """
+
+    def __init__(
+        self, *args: Any, cube_bands: int | None = None, **kwargs: Any
+    ) -> None:
+        """Initialize a new S2MAEViT instance.
+
+        Args:
+            *args: Passed to :class:`SpectralViT`.
+            cube_bands: Bands of a cube, a divisor of the number of bands; None for 3 or
+                else 2, whichever divides it.
+            **kwargs: Passed to :class:`SpectralViT`.
+
+        Raises:
+            ValueError: If *cube_bands* does not divide the number of bands.
+        """
+
+        def embed(*embed_args: Any, **embed_kwargs: Any) -> _CubeEmbed:
+            return _CubeEmbed(*embed_args, cube_bands=cube_bands, **embed_kwargs)
+
+        super().__init__(*args, embed_layer=embed, **kwargs)
+
+    def _adopt(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Take over the depth of a cube, and check the number of bands."""
+        kernel = state_dict.get(f'{prefix}patch_embed.proj.weight')
+        spectrum = state_dict.get(f'{prefix}spectral_embed')
+        if kernel is None or kernel.ndim != 5 or spectrum is None:
+            return  # refused by the hook
+        depth, groups = kernel.shape[2], spectrum.shape[1]
+        if depth * groups != self.layout.channels:
+            raise ValueError(
+                f'weights: made for {depth * groups} bands in cubes of {depth}, but '
+                f'this encoder takes {self.layout.channels}. Pass '
+                f'in_channels={depth * groups} and data with the bands of the weights, '
+                'or bring the weights to other bands with adapt_bands.'
+            )
+        self.patch_embed.set_bands(self.layout.channels, depth)
+        self._resize_spectrum(groups)
+
+
+class SatMAEViT(SpectralViT):
+    """SatMAE's encoder: a token for every group of bands.
+
+    After "SatMAE: Pre-training Transformers for Temporal and Multi-Spectral Satellite
+    Imagery" (https://arxiv.org/abs/2207.08051), written from the paper. Every group has
+    its own patch embedding. As there, three quarters of a position start as sines and
+    cosines of the place, one quarter as those of the group.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        groups: Sequence[Sequence[int]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Initialize a new SatMAEViT instance.
+
+        Args:
+            *args: Passed to :class:`SpectralViT`.
+            groups: Channels of each group; None for SatMAE's of the ten bands of
+                Sentinel-2 (10 m; red edge; short-wave infrared), or for another number
+                of channels groups of four neighbours.
+            **kwargs: Passed to :class:`SpectralViT`.
+
+        Raises:
+            ValueError: If *groups* does not hold every channel once.
+        """
+
+        def embed(*embed_args: Any, **embed_kwargs: Any) -> _GroupEmbed:
+            return _GroupEmbed(*embed_args, groups=groups, **embed_kwargs)
+
+        super().__init__(*args, embed_layer=embed, **kwargs)
+
+    def position_tables(self) -> tuple[Tensor, Tensor]:
+        """Compute where learnable positions start.
+
+        Returns:
+            Tables ``(N, D)`` of places and ``(G, D)`` of the groups.
+        """
+        part = self.embed_dim // 4
+        spatial = sincos_2d(self.patch_embed.grid_size, self.embed_dim - part)
+        spectral = sincos_1d(self.layout.num_groups, part)
+        return F.pad(spatial, (0, part)), F.pad(spectral, (self.embed_dim - part, 0))
+
+    def _adopt(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Take over the groups; the number of bands shows in the first layer."""
+        membership = state_dict.get(f'{prefix}patch_embed.band_group')
+        if membership is None or len(membership) != self.layout.channels:
+            return  # refused by the hook
+        known = TokenLayout.grouped(self.layout.patch_size, membership.tolist())
+        self.patch_embed.share(known.channels, known.groups)
+        self._resize_spectrum(self.layout.num_groups)
+
+
+def _cube_depth(channels: int, cube_bands: int | None) -> int:
+    """Bands of a cube: as asked for, or what divides."""
+    if cube_bands is None:
+        for depth in (3, 2):
+            if channels % depth == 0:
+                return depth
+        divisors = [d for d in range(1, channels + 1) if channels % d == 0]
+        raise ValueError(
+            f'in_channels: {channels} bands cannot be cut into cubes of 3 or 2 '
+            f'neighbours. Leave bands out, for example down to {channels - 1}, or pass '
+            f'cube_bands, one of {divisors}.'
+        )
+    if cube_bands < 1 or channels % cube_bands:
+        divisors = [d for d in range(1, channels + 1) if channels % d == 0]
+        raise ValueError(
+            f'cube_bands: {cube_bands} does not divide {channels} bands. Use one of '
+            f'{divisors}, or leave bands out.'
+        )
+    return cube_bands
+
+
+def _default_groups(channels: int) -> list[list[int]]:
+    """SatMAE's groups of our ten bands; neighbours otherwise."""
+    if channels == len(SENTINEL2_TEN_BANDS):
+        return group_bands(SENTINEL2_TEN_BANDS)
+    return [
+        list(range(start, min(start + 4, channels))) for start in range(0, channels, 4)
+    ]
+
+
+#: SatMAE's groups of Sentinel-2: 10 m; red edge and narrow infrared; short-wave
+#: infrared.
+_SATMAE_GROUPS = (
+    ('B02', 'B03', 'B04', 'B08'),
+    ('B05', 'B06', 'B07', 'B8A'),
+    ('B11', 'B12'),
+)
+
+
+def group_bands(
+    bands: Sequence[str],
+    sensor: Sensor = SENTINEL2,
+    groups: Sequence[Sequence[str]] | None = None,
+) -> list[list[int]]:
+    """Share bands out to groups by their names.
+
+    Args:
+        bands: Canonical names of the bands, in order.
+        sensor: The sensor they belong to.
+        groups: Names of the bands of each group, any spelling; None for SatMAE's
+            groups of Sentinel-2, with what is in none of them (B01, B09, B10) as one
+            more. Bands of other sensors go with their nearest in wavelength.
+
+    Returns:
+        Channel indices of every group, none of them empty.
+
+    Raises:
+        ValueError: If *groups* does not name every band once.
+    """
+    if groups is not None:
+        named = [sensor.spell(group) for group in groups]
+        if sorted(name for group in named for name in group) != sorted(bands):
+            raise ValueError(
+                f'groups: {[list(group) for group in groups]} must name each of the '
+                f'bands {list(bands)} once.'
+            )
+        return [[bands.index(name) for name in group] for group in named]
+    shared: list[list[int]] = [[] for _ in range(len(_SATMAE_GROUPS) + 1)]
+    for channel, name in enumerate(bands):
+        shared[_nearest_group(name, sensor)].append(channel)
+    return [group for group in shared if group]
+
+
+def _nearest_group(name: str, sensor: Sensor) -> int:
+    """Number of SatMAE's group a band belongs to."""
+    if sensor.name != SENTINEL2.name:
+        wavelength = sensor.band(name).wavelength
+        known = [SENTINEL2.band(n) for group in _SATMAE_GROUPS for n in group]
+        name = min(known, key=lambda b: abs(b.wavelength - wavelength)).name
+    return next(
+        (number for number, group in enumerate(_SATMAE_GROUPS) if name in group),
+        len(_SATMAE_GROUPS),
+    )

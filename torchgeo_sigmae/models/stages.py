@@ -1,0 +1,246 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Progressive pretraining: the next stage goes on from the last, decoder included.
+
+S2MAE's slides pretrain on one dataset and then on another, with other images. Nothing
+that was learned is thrown away: positions are interpolated to the new image size and
+the new bands, never started anew.
+"""
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor
+
+from ..bands import Sensor, get_sensor
+from .adapt import adapt_state
+from .checkpoint import ENCODER_KEY, parse_encoder
+from .layout import TokenLayout
+from .mae import MaskedAutoencoder
+from .matching import BandReport
+from .spectrum import BandsOf
+
+__all__ = ('Stage', 'layout_of_state', 'load_stage', 'parse_stage')
+
+_DECODER = 'decoder.'
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage of pretraining leaves to the next.
+
+    Attributes:
+        encoder: Its encoder, under plain timm keys.
+        decoder: Its decoder.
+        known: What is known about it, as in an encoder file.
+        layout: What a token was when it was trained.
+        report: What was done for other bands, if anything.
+    """
+
+    encoder: dict[str, Tensor]
+    decoder: dict[str, Tensor]
+    known: dict[str, Any]
+    layout: TokenLayout
+    report: BandReport | None = None
+
+    @property
+    def bands(self) -> BandsOf:
+        """The bands it was trained on, and their sensor."""
+        sensor = get_sensor(self.known['sensor'])
+        return sensor.spell(self.known['bands']), sensor
+
+    def encoder_arguments(self) -> dict[str, Any]:
+        """Arguments of an encoder that shares bands out as this one.
+
+        Returns:
+            ``cube_bands`` of S2MAE, ``groups`` of SatMAE, nothing of others.
+        """
+        layout = layout_of_state(self.encoder, self.layout.patch_size)
+        if 'patch_embed.band_group' in self.encoder:
+            return {'groups': layout.groups}
+        return {'cube_bands': layout.group_size} if layout.num_groups > 1 else {}
+
+    def for_bands(self, bands: tuple[str, ...], sensor: Sensor) -> 'Stage':
+        """Bring encoder and positions to other bands.
+
+        Args:
+            bands: Canonical names of the next stage's bands.
+            sensor: Their sensor.
+
+        Returns:
+            The stage itself where the bands are the same.
+
+        Raises:
+            ValueError: If cubes of bands cannot be made of the new bands.
+        """
+        source, target = self.bands, (bands, sensor)
+        if source[0] == bands and source[1].name == sensor.name:
+            return self
+        encoder, report = adapt_state(self.encoder, source, target)
+        decoder = dict(self.decoder)
+        if 'spectral_embed' in decoder:
+            spectrum = {**self.encoder, 'spectral_embed': decoder['spectral_embed']}
+            adapted, _ = adapt_state(spectrum, source, target)
+            decoder['spectral_embed'] = adapted['spectral_embed']
+        return replace(self, encoder=encoder, decoder=decoder, report=report)
+
+
+def parse_stage(path: str | Path, model: str) -> Stage:
+    """Read a training checkpoint of the task.
+
+    Args:
+        path: A checkpoint, or the folder of a run with ``resume: true``.
+        model: Name of the next stage's encoder.
+
+    Returns:
+        Its content.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or no checkpoint in the folder.
+        ValueError: If it is no training checkpoint of ours, or one of another encoder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted((path / 'resume').glob('*.ckpt'), key=os.path.getmtime)
+        if not files:
+            raise FileNotFoundError(
+                f'previous: {str(path)!r} holds no resume/*.ckpt. Pass the '
+                'default_root_dir of a finished run, or the path of a checkpoint.'
+            )
+        path = files[-1]
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'previous: there is no file {str(path)!r}. Pass a training checkpoint of '
+            'SIGMAETask, or the default_root_dir of a finished run.'
+        )
+    encoder = parse_encoder(path, str(path))
+    content = torch.load(path, map_location='cpu', weights_only=True)
+    decoder = {
+        key.removeprefix(_DECODER): value
+        for key, value in content['state_dict'].items()
+        if key.startswith(_DECODER)
+    }
+    if not decoder or ENCODER_KEY not in content:
+        raise ValueError(
+            f'previous: {str(path)!r} has no decoder, or does not tell what it was '
+            'trained on. Pass a training checkpoint of SIGMAETask; an exported encoder '
+            'goes to weights.'
+        )
+    known = encoder.hyper_parameters
+    if known['model'] != model:
+        raise ValueError(
+            f'previous: it pretrained model={known["model"]!r}, this stage has '
+            f'{model!r}. Use the same model; other sizes and bands are no obstacle.'
+        )
+    layout = layout_of_state(encoder.state_dict, known['patch_size'])
+    return Stage(encoder.state_dict, decoder, known, layout)
+
+
+def load_stage(model: MaskedAutoencoder, stage: Stage) -> None:
+    """Continue from a stage: its encoder and decoder, at this image size.
+
+    Args:
+        model: The model of the next stage, built with the stage's
+            :meth:`~Stage.encoder_arguments`.
+        stage: The stage before, brought to the bands of the model.
+
+    Raises:
+        ValueError: If the stage had another decoder.
+    """
+    decoder = dict(stage.decoder)
+    model.encoder.load_state_dict(stage.encoder)
+    if stage.report is not None:
+        _adapt_head(model, decoder, stage)
+    if 'pos_embed' in decoder and model.decoder.pos_embed is not None:
+        side = math.isqrt(decoder['pos_embed'].shape[1])
+        decoder['pos_embed'] = resample_abs_pos_embed(
+            decoder['pos_embed'],
+            list(model.decoder.grid),
+            [side, side],
+            num_prefix_tokens=0,
+        )
+    _check_decoder(model, decoder)
+    model.decoder.load_state_dict(decoder)
+
+
+def layout_of_state(encoder: Mapping[str, Tensor], patch_size: int) -> TokenLayout:
+    """What the tokens of an encoder are, from its tensors.
+
+    Args:
+        encoder: Tensors under plain timm keys.
+        patch_size: Side of its patches in pixels.
+
+    Returns:
+        The layout.
+    """
+    kernel = encoder['patch_embed.proj.weight']
+    if kernel.ndim == 5:
+        depth, cubes = kernel.shape[2], encoder['spectral_embed'].shape[1]
+        return TokenLayout.cubes(patch_size, depth * cubes, depth)
+    membership = encoder.get('patch_embed.band_group')
+    if membership is None:
+        return TokenLayout.whole(patch_size, kernel.shape[1])
+    return TokenLayout.grouped(patch_size, membership.tolist())
+
+
+def _adapt_head(
+    model: MaskedAutoencoder, decoder: dict[str, Tensor], stage: Stage
+) -> None:
+    """Give every band's outputs to the bands that stand in for it.
+
+    The last layer is linear, so a band that is the mean of others is predicted by the
+    mean of their rows. Bands without counterpart start as a new layer does.
+    """
+    assert stage.report is not None
+    if model.decoder.heads == 1 and stage.layout.num_groups > 1:
+        return  # one head for all cubes
+    source, new = stage.bands[0], model.layout
+    for key, own in model.decoder.head.state_dict().items():
+        known = _by_channel(decoder[f'head.{key}'], stage.layout)
+        rows = own.clone().unflatten(0, (new.num_groups, new.group_size, -1))
+        places = {
+            channel: (g, slot)
+            for g, group in enumerate(new.groups)
+            for slot, channel in enumerate(group)
+        }
+        for channel, band in enumerate(stage.report.bands):
+            total = sum(band.sources.values())
+            parts = [
+                known[source.index(name)] * (share / total)
+                for name, share in band.sources.items()
+            ]
+            if parts:
+                rows[places[channel]] = torch.stack(parts).sum(dim=0)
+        decoder[f'head.{key}'] = rows.flatten(0, 2)
+
+
+def _by_channel(rows: Tensor, layout: TokenLayout) -> Tensor:
+    """Sort the rows of a head by band, ``(C, p * p, ...)``."""
+    rows = rows.unflatten(0, (layout.num_groups, layout.group_size, -1))
+    places = {
+        channel: rows[g, slot]
+        for g, group in enumerate(layout.groups)
+        for slot, channel in enumerate(group)
+    }
+    return torch.stack([places[channel] for channel in range(layout.channels)])
+
+
+def _check_decoder(model: MaskedAutoencoder, decoder: dict[str, Tensor]) -> None:
+    """Refuse the decoder of another architecture in one readable message."""
+    own = {key: tuple(value.shape) for key, value in model.decoder.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in decoder.items()}
+    if own != found:
+        odd = sorted(key for key in own.keys() ^ found.keys())
+        odd += [key for key in own if key in found and own[key] != found[key]]
+        raise ValueError(
+            f'previous: its decoder does not fit this one, for example {odd[0]}. Use '
+            'the same decoder, decoder_dim, decoder_depth and positions in every '
+            'stage, or pass the encoder alone to weights.'
+        )
