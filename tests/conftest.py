@@ -5,9 +5,11 @@
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import matplotlib as mpl
 import numpy as np
@@ -20,6 +22,7 @@ from torchgeo.datasets import SSL4EOS12
 
 from torchgeo_sigmae.bands import OSCD_BANDS
 from torchgeo_sigmae.datasets import SyntheticSentinel2, SyntheticSentinel2DataModule
+from torchgeo_sigmae.models.registry import Architecture
 
 mpl.use('Agg')
 
@@ -167,6 +170,20 @@ def ssl4eo_root(ssl4eo_files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(SSL4EOS12, '__len__', lambda self: 3)
     monkeypatch.setattr('random.sample', lambda names, count: sorted(names)[:count])
     return ssl4eo_files
+
+
+@pytest.fixture(scope='module')
+def narrow_models() -> Iterator[None]:
+    """Our names with a sixth of their width: the same code, a fraction of the time."""
+    arguments = Architecture.arguments
+
+    def narrow(architecture: Architecture) -> dict[str, Any]:
+        known = arguments(architecture)
+        width = known['embed_dim'] // 6 // 16 * 16
+        return {**known, 'embed_dim': width, 'num_heads': 2}
+
+    with mock.patch.object(Architecture, 'arguments', narrow):
+        yield
 
 
 @pytest.fixture(autouse=True)

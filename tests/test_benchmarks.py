@@ -3,6 +3,7 @@
 
 """The benchmarks run, on little; what they measure is not tested."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -52,3 +53,56 @@ def test_finetune(
     )  # fmt: skip
     assert '| test_iou_positive |' in table
     assert (tmp_path / 'out' / 'segment_barkbeetle.json').exists()
+
+
+@pytest.mark.parametrize('real', [False, True])
+def test_models(real: bool, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    data = tmp_path
+    if real:
+        data = request.getfixturevalue('real_data')('scenes').parent
+    table = run(
+        'benchmarks.models', '--data', data, '--output', tmp_path / 'out',
+        '--model-size', 'tiny', '--size', 32, '--sizes', 16, 32, '--batch-size', 2,
+        '--repetitions', 2, '--warm-up', 0, '--threads', 1,
+    )  # fmt: skip
+    assert ('real Sentinel-2 chips' if real else 'synthetic chips') in table
+    assert table.count('| s2mae | random | 80 | 8 |') == 1
+    found = json.loads((tmp_path / 'out' / 'models.json').read_text())
+    assert [row['masking'] for row in found['models']] == [
+        'saliency', 'random', 'random', 'spatial', 'group',
+    ]  # fmt: skip
+    for row in found['models']:
+        assert len(row['seconds']) == 2
+        # Gradients and two moments of every parameter, in four bytes each.
+        assert row['bytes'] is None or 12 < row['bytes'] / row['parameters'] < 100
+        # Six for every visible token and weight that it meets, most of them.
+        assert row['flop'] > 2 * 6 * row['visible'] * 5e6
+    small, large = found['tokens']
+    assert large['tokens'] == 4 * small['tokens']
+    assert large['flop'] > 3 * small['flop']
+
+
+def test_s2mae_ablation(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+    pytest.importorskip('sklearn')
+    command = (
+        'benchmarks.s2mae_ablation', '--data', real_data('eurosat').parent, '--output',
+        tmp_path, '--steps', 2, '--seeds', 1, '--batch-size', 2, '--every', 10,
+    )  # fmt: skip
+    first = run(*command, '--only', 'data')
+    assert first.count('seed 0: probe') == 3
+    kept = tmp_path / 'rows' / 'data-both-seed0.json'
+    written = kept.stat().st_mtime_ns
+    # A row of other options is not taken for one of these.
+    other = tmp_path / 'rows' / 'data-barkbeetle-seed0.json'
+    content = json.loads(other.read_text())
+    content['asked']['steps'] = 3
+    other.write_text(json.dumps(content))
+    # The default stands on both axes; what is new is run.
+    second = run(*command, '--only', 'data', 'pretrained')
+    assert second.count('finished before') == 2
+    assert '[2/4] data-barkbeetle, seed 0: probe' in second
+    assert '[4/4] pretrained-False, seed 0: probe' in second
+    assert kept.stat().st_mtime_ns == written
+    table = (tmp_path / 'table.md').read_text()
+    assert table.count('(default)') == 2
+    assert table.strip() in second

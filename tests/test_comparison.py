@@ -14,24 +14,25 @@ from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.bands import SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS
 
 CELLS = Path(__file__).parents[1] / 'examples' / 'comparison'
-MODELS = ('resnet50-imagenet', 'resnet50-seco', 'vit-scratch', 'vit-imagenet', 'sigmae')
+OURS = ('sigmae', 's2mae', 'satmae')
+MODELS = ('resnet50-imagenet', 'resnet50-seco', 'vit-scratch', 'vit-imagenet', *OURS)
 
 
 @pytest.fixture(scope='module')
-def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Encoders of ten and of twelve bands, as SIGMAETask exports them."""
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Encoders of ten bands, as SIGMAETask exports them."""
     found = {}
-    for bands in (SENTINEL2_TEN_BANDS, SENTINEL2_L2A_BANDS):
-        path = tmp_path_factory.mktemp('encoders') / f'{len(bands)}.pth'
+    for family in OURS:
+        found[family] = tmp_path_factory.mktemp('encoders') / f'{family}.pth'
         SIGMAETask(
-            bands=bands,
+            f'{family}_vit_small_patch8',
+            bands=SENTINEL2_TEN_BANDS,
             decoder_dim=16,
             decoder_depth=1,
             decoder_num_heads=1,
             mean=0.0,
             std=1.0,
-        ).export(path)
-        found[len(bands)] = path
+        ).export(found[family])
     return found
 
 
@@ -84,7 +85,7 @@ def dry_run(path: Path, dataset: str, model: str, root: Path, weights: object) -
 def test_every_cell(
     dataset: str,
     model: str,
-    encoders: dict[int, Path],
+    encoders: dict[str, Path],
     imagenet: Path,
     request: pytest.FixtureRequest,
     tmp_path: Path,
@@ -92,15 +93,12 @@ def test_every_cell(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     root = request.getfixturevalue(f'{dataset}_root')
-    weights: Path | None = None
-    if model == 'sigmae':
-        weights = encoders[12 if dataset == 'bigearthnet' else 10]
-    elif model == 'vit-imagenet':
-        weights = imagenet
-        if dataset == 'bigearthnet':
-            weights = tmp_path / 'twelve.pth'
-            bands = ['--bands', *SENTINEL2_L2A_BANDS]
-            main(['adapt-bands', str(imagenet), '-o', str(weights), *bands])
+    weights = {**encoders, 'vit-imagenet': imagenet}.get(model)
+    if weights is not None and dataset == 'bigearthnet':
+        # As the cells say: its twelve bands take an adapted file.
+        source, weights = weights, tmp_path / 'twelve.pth'
+        bands = ['--bands', *SENTINEL2_L2A_BANDS]
+        main(['adapt-bands', str(source), '-o', str(weights), *bands])
     dry_run(tmp_path, dataset, model, root, weights)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from torchgeo_sigmae.__main__ import main
-from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
+from torchgeo_sigmae.bands import SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.models import read_encoder
 from torchgeo_sigmae.plotting import read_log
 
@@ -64,16 +64,18 @@ def test_pretraining_from_the_example_config(
 
 
 @pytest.mark.parametrize(
-    ('name', 'root', 'settings'),
+    ('name', 'folder', 'root', 'settings'),
     [
-        ('scenes', 'data.init_args', ['--data.init_args.length=16']),
-        ('barkbeetle', 'data.init_args', ['--data.init_args.length=28']),
-        ('bigearthnet', 'data.dict_kwargs', []),
+        ('scenes', 'scenes', 'data.init_args', ['--data.init_args.length=16']),
+        ('satmae', 'scenes', 'data.init_args', ['--data.init_args.length=16']),
+        ('barkbeetle', 'barkbeetle', 'data.init_args', ['--data.init_args.length=28']),
+        ('bigearthnet', 'bigearthnet', 'data.dict_kwargs', []),
     ],
 )
 def test_pretraining_on_real_data_from_the_example_config(
     real_data: Callable[[str], Path],
     name: str,
+    folder: str,
     root: str,
     settings: list[str],
     tmp_path: Path,
@@ -83,7 +85,7 @@ def test_pretraining_on_real_data_from_the_example_config(
     command = [
         'fit',
         f'--config={EXAMPLES / f"pretrain_{name}.yaml"}',
-        f'--{root}.root={real_data(name)}',
+        f'--{root}.root={real_data(folder)}',
         *FAST,
         *settings,
     ]
@@ -105,3 +107,59 @@ def test_pretraining_on_real_data_from_the_example_config(
     main(command)
     assert 'resume/step=000000001.ckpt (step 1)' in said[0]
     assert len(read_log(output)['train_loss_epoch'][0]) == 1
+
+
+def test_progressive_pretraining_from_the_example_configs(
+    real_data: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # One step a stage.
+    commands = {
+        name: [
+            'fit',
+            f'--config={EXAMPLES / f"{name}.yaml"}',
+            f'--data.init_args.root={real_data(folder)}',
+            '--data.init_args.length=16',
+            *FAST,
+        ]
+        for name, folder in (
+            ('pretrain_s2mae', 'scenes'),
+            ('pretrain_s2mae_stage2', 'barkbeetle'),
+        )
+    }
+    found = {}
+    for name, command in commands.items():
+        main(command)
+        (path,) = (tmp_path / 'outputs' / name / 'resume').glob('*.ckpt')
+        assert torch.load(path, weights_only=True)['global_step'] == 1
+        found[name] = read_encoder(path)
+    first, second = found.values()
+    assert first.hyper_parameters['bands'] == list(SENTINEL2_TEN_BANDS)
+    assert second.hyper_parameters['bands'] == list(SENTINEL2_L2A_BANDS)
+    stages = second.hyper_parameters['trained_on']
+    assert stages[:1] == first.hyper_parameters['trained_on']
+    assert [(len(stage['bands']), stage['size']) for stage in stages] == [
+        (10, 64),
+        (12, 96),
+    ]
+    assert [Path(stage['root']).name for stage in stages] == ['scenes', 'barkbeetle']
+    # Cubes of two bands in both, on 8 x 8 and on 12 x 12 places.
+    assert first.state_dict['spectral_embed'].shape == (1, 5, 192)
+    assert second.state_dict['spectral_embed'].shape == (1, 6, 192)
+    assert first.state_dict['pos_embed'].shape == (1, 1 + 64, 192)
+    assert second.state_dict['pos_embed'].shape == (1, 1 + 144, 192)
+    # It went on: Adam's first step moves a weight by little more than 0.0005 at most.
+    moved = [
+        (value - first.state_dict[key]).abs().max()
+        for key, value in second.state_dict.items()
+        if key.startswith('blocks.') or key == 'patch_embed.proj.weight'
+    ]
+    assert len(moved) == 12 * 12 + 1
+    assert 0 < max(moved) < 6e-4
+    # The same command goes on with stage 2, not from stage 1 again.
+    said: list[str] = []
+    monkeypatch.setattr('torchgeo_sigmae.cli.rank_zero_info', said.append)
+    main(commands['pretrain_s2mae_stage2'])
+    assert 'resume/step=000000001.ckpt (step 1)' in said[0]

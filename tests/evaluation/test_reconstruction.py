@@ -85,3 +85,61 @@ def test_reset_in_inference_mode_serves_training_later() -> None:
     metrics.update(torch.rand(4, 3), torch.rand(4, 3))
     metrics.update_losses(torch.tensor(2.0), torch.tensor(1.0), 12)
     assert metrics.compute()['val_loss'] == 2
+
+
+def test_values_that_were_predicted_against_numpy() -> None:
+    truth = torch.rand(500, 3) * 0.5 + 0.01
+    found = truth + 0.05 * torch.randn(500, 3)
+    predicted = torch.rand(500, 3) < torch.tensor([0.2, 0.6, 0.9])
+    metrics = ReconstructionMetrics(BANDS, 'val_')
+    # What was not predicted may hold anything.
+    damaged = torch.where(predicted, found, torch.nan)
+    for part in (slice(0, 100), slice(100, 500)):
+        metrics.update(damaged[part], truth[part], predicted[part])
+    metrics.update_losses(torch.tensor(1.0), torch.tensor(1.0), 10)
+    values = {key: float(value) for key, value in metrics.compute().items()}
+
+    t, f, known = truth.double().numpy(), found.double().numpy(), predicted.numpy()
+    squares = (t - f) ** 2
+    mse = np.array([squares[known[:, band], band].mean() for band in range(3)])
+    whole = known.all(axis=1)
+    assert 10 < whole.sum() < 200
+    cosine = (t * f).sum(1) / np.linalg.norm(t, axis=1) / np.linalg.norm(f, axis=1)
+    expected = {
+        'val_loss': 1.0,
+        'val_baseline_loss': 1.0,
+        'val_psnr': -10 * math.log10(squares[known].mean()),
+        'val_spectral_angle': np.degrees(np.arccos(cosine))[whole].mean(),
+        'val_rmse': math.sqrt(mse.mean()),
+        **{f'val_rmse_{b}': math.sqrt(v) for b, v in zip(BANDS, mse, strict=True)},
+    }
+    assert values == pytest.approx(expected, rel=1e-3)
+
+
+def test_all_predicted_is_the_default() -> None:
+    truth, found = torch.rand(2, 50, 3)
+    values = []
+    for predicted in (None, torch.ones(50, 3, dtype=torch.bool)):
+        metrics = ReconstructionMetrics(BANDS)
+        metrics.update(found, truth, predicted)
+        metrics.update_losses(torch.tensor(1.0), torch.tensor(1.0), 10)
+        values.append({key: float(v) for key, v in metrics.compute().items()})
+    assert values[0] == values[1]
+
+
+def test_no_angle_without_a_whole_spectrum() -> None:
+    truth, found = torch.rand(2, 50, 3)
+    predicted = torch.zeros(50, 3, dtype=torch.bool)
+    metrics = ReconstructionMetrics(BANDS)
+    metrics.update(found, truth, predicted)
+    metrics.update_losses(torch.tensor(1.0), torch.tensor(1.0), 10)
+    predicted[:, 1:] = True
+    metrics.update(found, truth, predicted)
+    values = metrics.compute()
+    assert values['val_spectral_angle'].isnan()
+    assert values['val_rmse_B08'] > 0
+    predicted[7] = True
+    metrics.update(found, truth, predicted)
+    cosine = torch.cosine_similarity(found[7], truth[7], dim=0)
+    expected = torch.rad2deg(torch.arccos(cosine))
+    torch.testing.assert_close(metrics.compute()['val_spectral_angle'], expected)

@@ -10,9 +10,14 @@ from torchgeo_sigmae.masking import (
     SCHEDULES,
     Curriculum,
     VisibilityRatio,
+    channel_mask,
+    column_mask,
+    group_mask,
     random_mask,
+    saliency_mask,
     schedule,
 )
+from torchgeo_sigmae.masking.curriculum import MASKINGS
 
 
 @given(st.floats(0, 1), st.floats(-5, 5), st.floats(-5, 5), st.sampled_from(SCHEDULES))
@@ -93,3 +98,49 @@ def test_visibility_ignores_invalid_tokens() -> None:
 def test_bad_settings(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Curriculum(**arguments)
+
+
+@pytest.mark.parametrize('masking', list(MASKINGS))
+def test_every_masking_is_its_strategy(masking: str) -> None:
+    score = torch.rand(6, 20).repeat(1, 3)
+    valid = (torch.rand(6, 20) > 0.2).repeat(1, 3)
+    curriculum = Curriculum(masking, (0.5, 0.75), (0.0, 4.0), groups=3)
+    assert curriculum.guided == masking.startswith('saliency')
+    assert curriculum.beta_at(0.5) == (2.0 if curriculum.guided else 0.0)
+    generator = torch.Generator()
+    expected = {
+        'random': lambda: random_mask(score, 0.75, generator, valid),
+        'saliency': lambda: saliency_mask(score, 0.75, generator, valid, 4.0),
+        'spatial': lambda: column_mask(score, 0.75, 3, generator, valid),
+        'saliency_spatial': lambda: column_mask(score, 0.75, 3, generator, valid, 4.0),
+        'group': lambda: group_mask(score, 0.75, 3, generator, valid),
+        'channel': lambda: channel_mask(score, 0.75, 3, generator, valid),
+    }
+    generator.manual_seed(1)
+    found = curriculum.mask(score, 1.0, generator, valid)
+    generator.manual_seed(1)
+    for one, other in zip(found, expected[masking](), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize('masking', ['spatial', 'saliency_spatial', 'group', 'channel'])
+def test_one_token_a_place_has_no_spectrum_to_mask(masking: str) -> None:
+    instead = 'saliency' if 'saliency' in masking else 'random'
+    message = f"masking: '{masking}' is for models .*one token .*masking='{instead}'"
+    with pytest.raises(ValueError, match=message):
+        Curriculum(masking)
+    Curriculum(masking, groups=2)
+    Curriculum(instead)
+
+
+def test_guidance_of_whole_columns_hides_the_salient() -> None:
+    score = torch.rand(400, 40).repeat(1, 3)
+    ratios = []
+    for masking in ('spatial', 'saliency_spatial'):
+        curriculum = Curriculum(masking, 0.75, (2.0, 2.0), groups=3)
+        mask = curriculum.mask(score, 1.0, torch.Generator().manual_seed(0))
+        metric = VisibilityRatio()
+        metric.update(score, mask.keep)
+        ratios.append(metric.compute().item())
+    assert ratios[0] == pytest.approx(1, abs=0.15)
+    assert ratios[1] > 2

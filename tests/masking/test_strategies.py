@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 import itertools
+from unittest import mock
 
 import pytest
 import torch
@@ -10,8 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from torchgeo_sigmae.masking import (
+    TokenMask,
     VisibilityRatio,
+    channel_mask,
+    column_mask,
     fixed_mask,
+    group_mask,
     num_masked_tokens,
     random_mask,
     saliency_mask,
@@ -225,3 +230,123 @@ def test_other_bad_input() -> None:
     masked: Tensor = torch.zeros(1, 4, dtype=torch.long)
     with pytest.raises(ValueError, match=r'predict_ratio: 0 is not in \(0, 1\]'):
         select_predicted(masked, ratio=0)
+
+
+# -------------------------------------------------------- several tokens at every place
+
+SPECTRAL = {'column': column_mask, 'group': group_mask, 'channel': channel_mask}
+every_spectral = pytest.mark.parametrize('strategy', list(SPECTRAL))
+
+
+def hidden(mask: TokenMask, groups: int) -> Tensor:
+    """Which tokens are masked, ``(B, G, N)``."""
+    count = mask.keep.shape[1] + mask.masked.shape[1]
+    found = torch.zeros(len(mask.keep), count, dtype=torch.bool)
+    return found.scatter(1, mask.masked, True).unflatten(1, (groups, -1))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    groups=st.integers(2, 6),
+    places=st.integers(2, 40),
+    ratio=st.floats(0.001, 0.999),
+    strategy=st.sampled_from(list(SPECTRAL)),
+    invalid=st.floats(0, 1),
+    seed=st.integers(0, 2**31),
+)
+def test_every_spectral_mask_is_a_partition(
+    groups: int, places: int, ratio: float, strategy: str, invalid: float, seed: int
+) -> None:
+    score = torch.rand(3, places, generator=generator(seed)).repeat(1, groups)
+    valid = torch.rand(3, places, generator=generator(seed + 1)) >= invalid
+    valid = valid.repeat(1, groups)
+    mask = SPECTRAL[strategy](score, ratio, groups, generator(seed), valid)
+    both = torch.cat([mask.keep, mask.masked], dim=1).sort(dim=1).values
+    assert (both == torch.arange(groups * places)).all()
+    found = hidden(mask, groups)
+    if strategy == 'channel':
+        assert mask.masked.shape[1] == num_masked_tokens(groups * places, ratio)
+    else:
+        each = num_masked_tokens(places, ratio)
+        assert (found.sum(dim=2) == each).all()
+    if strategy == 'column':
+        assert (found == found[:, :1]).all()
+    # No invalid token is visible while a valid one is masked, in any group.
+    if strategy != 'channel':
+        seen = ~found & ~valid.unflatten(1, (groups, -1))
+        lost = found & valid.unflatten(1, (groups, -1))
+        assert not (seen.any(dim=2) & lost.any(dim=2)).any()
+    else:
+        seen, lost = ~found.flatten(1) & ~valid, found.flatten(1) & valid
+        assert not (seen.any(dim=1) & lost.any(dim=1)).any()
+
+
+@pytest.mark.parametrize(('ratio', 'whole', 'rest'), [(0.5, 2, 0), (0.9, 3, 6)])
+def test_channel_masks_hide_whole_groups(ratio: float, whole: int, rest: int) -> None:
+    found = hidden(channel_mask(torch.zeros(500, 40), ratio, 4, generator()), 4)
+    counts = found.sum(dim=2).sort(dim=1, descending=True).values
+    assert (counts[:, :whole] == 10).all()
+    assert (counts[:, whole] == rest).all()
+    # Every group is chosen equally often, and in the last one every place.
+    share = found.float().mean(dim=(0, 2))
+    torch.testing.assert_close(share, torch.full((4,), ratio), rtol=0, atol=0.08)
+    if rest:
+        partly = found[counts[:, whole, None] == found.sum(dim=2)].float().mean(0)
+        torch.testing.assert_close(partly, torch.full((10,), 0.6), rtol=0, atol=0.08)
+
+
+def test_group_masks_differ_between_groups_and_column_masks_do_not() -> None:
+    draws = 4000
+    found = hidden(group_mask(torch.zeros(draws, 30), 0.5, 3, generator()), 3)
+    # Of 10 places 5 are masked: two groups agree on a place by chance alone.
+    both = (found[:, 0] & found[:, 1]).float().mean(0)
+    torch.testing.assert_close(both, torch.full((10,), 0.25), rtol=0, atol=0.03)
+    seen = found.float().mean(0)
+    torch.testing.assert_close(seen, torch.full((3, 10), 0.5), rtol=0, atol=0.03)
+    column = hidden(column_mask(torch.zeros(draws, 30), 0.5, 3, generator()), 3)
+    seen = column.float().mean(0)
+    torch.testing.assert_close(seen, torch.full((3, 10), 0.5), rtol=0, atol=0.03)
+
+
+def test_columns_are_chosen_as_single_tokens_are() -> None:
+    score = torch.rand(50, 36, generator=generator())
+    expected = saliency_mask(score, 0.75, generator(3), beta=2.0)
+    found = column_mask(score.repeat(1, 4), 0.75, 4, generator(3), beta=2.0)
+    assert torch.equal(found.keep[:, :9], expected.keep)
+    assert torch.equal(found.keep[:, 27:], expected.keep + 3 * 36)
+    assert torch.equal(found.masked[:, 27:54], expected.masked + 36)
+    # Without guidance, saliency has no say.
+    plain = column_mask(score.repeat(1, 4), 0.75, 4, generator(3))
+    uniform = random_mask(score, 0.75, generator(4))
+    ratios = []
+    for mask in (found, plain, TokenMask(uniform.keep, uniform.masked)):
+        metric = VisibilityRatio()
+        keep = mask.keep[:, :9]
+        metric.update(score, keep)
+        ratios.append(metric.compute().item())
+    assert ratios[0] > 2
+    assert ratios[1] == pytest.approx(1, abs=0.5)
+
+
+@every_spectral
+def test_spectral_masks_are_reproducible_from_a_seed(strategy: str) -> None:
+    score = torch.rand(4, 60, generator=generator())
+    masks = [SPECTRAL[strategy](score, 0.6, 3, generator(s)) for s in (5, 5, 6)]
+    assert torch.equal(masks[0].keep, masks[1].keep)
+    assert not torch.equal(masks[0].keep, masks[2].keep)
+
+
+@every_spectral
+def test_spectral_masks_refuse_ratios_outside(strategy: str) -> None:
+    for ratio in (0.0, 1.0, 1.5):
+        with pytest.raises(ValueError, match=r'mask_ratio: .* is not in \(0, 1\)'):
+            SPECTRAL[strategy](torch.rand(1, 8), ratio, 2)
+
+
+def test_noise_is_drawn_where_the_generator_is() -> None:
+    """A seed on the CPU gives one mask, on whatever device the tokens are."""
+    score = torch.zeros(2, 12, device='meta')
+    with mock.patch('torch.rand', wraps=torch.rand) as rand:
+        channel_mask(score, 0.5, 3, generator())
+    devices = {torch.device(call.kwargs['device']).type for call in rand.mock_calls}
+    assert devices == {'cpu'}

@@ -242,9 +242,9 @@ def channel_mask(
     Returns:
         Visible and masked token indices.
     """
-    chance = torch.rand((len(score), groups), generator=generator, device=score.device)
+    chance = _uniform(score[:, :groups], generator)
     order = chance.argsort(dim=1).argsort(dim=1).unsqueeze(-1)
-    noise = torch.rand(score.shape, generator=generator, device=score.device)
+    noise = _uniform(score, generator)
     keys = (noise.unflatten(1, (groups, -1)) + order).flatten(1)
     return _mask_highest(keys, ratio, valid)
 

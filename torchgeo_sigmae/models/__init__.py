@@ -15,7 +15,13 @@ from .matching import AdaptedBand, BandReport
 from .positions import POSITIONS
 from .pyramid import S2MAEPyramid, SatMAEPyramid, SIGMAEPyramid
 from .registration import register, register_weights
-from .spectral import S2MAEViT, SatMAEViT, SpectralViT, group_bands
+from .spectral import (
+    S2MAEViT,
+    SatMAEViT,
+    SpectralViT,
+    encoder_arguments,
+    group_bands,
+)
 from .stages import Stage, load_stage, parse_stage
 from .tokens import (
     gather_tokens,
@@ -51,6 +57,7 @@ __all__ = (
     'adapt_bands',
     'build_encoder',
     'encode_visible',
+    'encoder_arguments',
     'gather_tokens',
     'group_bands',
     'layout_of',

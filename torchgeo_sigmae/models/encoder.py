@@ -29,7 +29,9 @@ class SIGMAEViT(VisionTransformer):
     It differs from timm's in three ways: position embeddings start as 2-D sines and
     cosines instead of noise; position embeddings of another grid are resampled when a
     state dict is loaded; and a state dict whose first layer is missing or has another
-    shape is refused, strict or not, so that no loader can lose weights in silence.
+    shape, or that has positions in the spectrum where this encoder has none or the
+    other way round, is refused, strict or not, so that no loader can lose weights in
+    silence.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -84,7 +86,7 @@ class SIGMAEViT(VisionTransformer):
 def _adapt_state_dict(
     model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object
 ) -> None:
-    """Before a state dict loads: resample positions, refuse a foreign first layer."""
+    """Before a state dict loads: resample positions, refuse another encoder's."""
     assert isinstance(model, SIGMAEViT)
     key = f'{prefix}patch_embed.proj.weight'
     expected = model.patch_embed.proj.weight.shape
@@ -95,6 +97,15 @@ def _adapt_state_dict(
             f'weights: this encoder takes a first layer ({key}) of shape '
             f'{tuple(expected)} = (width, bands, patch, patch), but the state dict '
             f'{seen}. {_remedy(found, expected)}'
+        )
+    key = f'{prefix}spectral_embed'
+    if (key in state_dict) != hasattr(model, 'spectral_embed'):
+        # SatMAE's first layer has the shape of a plain ViT's.
+        own, seen = ('has', 'has none') if key not in state_dict else ('has no', 'has')
+        raise ValueError(
+            f'weights: this encoder {own} positions in the spectrum ({key}), but the '
+            f'state dict {seen}. Use the model name (model or backbone) the weights '
+            'were made with.'
         )
     key = f'{prefix}pos_embed'
     if key in state_dict:

@@ -3,7 +3,7 @@
 
 """What a token is: a patch of all bands, of a few neighbouring bands, or of a group."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .tokens import patchify, unpatchify
 
-__all__ = ('TokenLayout',)
+__all__ = ('TokenLayout', 'layout_of_state')
 
 
 @dataclass(frozen=True)
@@ -164,3 +164,23 @@ class TokenLayout:
         }
         order = [places[channel] for channel in range(self.channels)]
         return image if order == list(range(image.shape[1])) else image[:, order]
+
+
+def layout_of_state(encoder: Mapping[str, Tensor], patch_size: int) -> TokenLayout:
+    """What the tokens of an encoder are, from its tensors.
+
+    Args:
+        encoder: Tensors under plain timm keys.
+        patch_size: Side of its patches in pixels.
+
+    Returns:
+        The layout.
+    """
+    kernel = encoder['patch_embed.proj.weight']
+    if kernel.ndim == 5:
+        depth, cubes = kernel.shape[2], encoder['spectral_embed'].shape[1]
+        return TokenLayout.cubes(patch_size, depth * cubes, depth)
+    membership = encoder.get('patch_embed.band_group')
+    if membership is None:
+        return TokenLayout.whole(patch_size, kernel.shape[1])
+    return TokenLayout.grouped(patch_size, membership.tolist())

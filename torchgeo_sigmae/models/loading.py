@@ -16,6 +16,7 @@ from torchvision.models._api import WeightsEnum
 from ..bands import SENTINEL2, Sensor, get_sensor
 from .checkpoint import EncoderCheckpoint, read_encoder
 from .encoder import resample_positions
+from .spectral import SpectralViT
 from .weights import PackagedWeights, find_weights
 
 __all__ = ('load_encoder_weights', 'read_weights')
@@ -72,6 +73,8 @@ def load_encoder_weights(
     state_dict, known = checkpoint.state_dict, checkpoint.hyper_parameters
     if bands is not None:
         _check_bands(str(weights), known, bands, get_sensor(sensor))
+    if isinstance(encoder, SpectralViT):
+        encoder.adopt(state_dict)
     _check_architecture(encoder, state_dict, str(weights), str(known.get('model', '?')))
     if state_dict.get('pos_embed') is not None:
         positions = resample_positions(encoder, state_dict['pos_embed'])

@@ -66,7 +66,9 @@ class MaskedAutoencoder(nn.Module):
             decoder_num_heads,
             groups=groups,
             heads=groups if isinstance(encoder, SatMAEViT) else 1,
-            positions=_decoder_positions(encoder),
+            positions=(
+                encoder.positions if isinstance(encoder, SpectralViT) else 'sincos'
+            ),
             grid=encoder.patch_embed.grid_size,
         )
 
@@ -114,12 +116,3 @@ class MaskedAutoencoder(nn.Module):
         features = encode_visible(self.encoder, patches, keep, grid)
         out: Tensor = self.decoder(features, keep, predicted, grid)
         return out
-
-
-def _decoder_positions(encoder: VisionTransformer) -> str:
-    """The kind of positions that goes with those of an encoder."""
-    if not isinstance(encoder, SpectralViT):
-        return 'sincos'
-    if encoder.joint:
-        return 'vanilla'
-    return 'learnable' if encoder.learnable else 'sincos'

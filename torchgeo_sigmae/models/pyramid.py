@@ -108,12 +108,12 @@ class _Pyramid(SIGMAEViT):
         """
         size = (x.shape[-2], x.shape[-1])
         grid = self.patch_embed.dynamic_feat_size(size)
-        tokens = self.forward_intermediates(
-            x, indices=self._taken, output_fmt='NLC', intermediates_only=True
+        last, tokens = self.forward_intermediates(
+            x, indices=self._taken, output_fmt='NLC'
         )
         tokens = [
             *(F.layer_norm(token, token.shape[-1:]) for token in tokens[:-1]),
-            self.norm(tokens[-1]),
+            last[:, self.num_prefix_tokens :],
         ]
         maps = [token.transpose(1, 2).unflatten(2, grid) for token in tokens]
         patch = self.patch_embed.patch_size[0]

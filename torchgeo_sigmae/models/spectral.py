@@ -7,7 +7,7 @@ To the outside they are plain timm ViTs: ``forward_features`` and the intermedia
 features have one token a place, the mean over the spectrum.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,10 +17,16 @@ from torch import Tensor, nn
 
 from ..bands import SENTINEL2, SENTINEL2_TEN_BANDS, Sensor
 from .encoder import SIGMAEViT, prefix_tokens
-from .layout import TokenLayout
+from .layout import TokenLayout, layout_of_state
 from .positions import POSITIONS, sincos_1d, sincos_2d
 
-__all__ = ('S2MAEViT', 'SatMAEViT', 'SpectralViT', 'group_bands')
+__all__ = (
+    'S2MAEViT',
+    'SatMAEViT',
+    'SpectralViT',
+    'encoder_arguments',
+    'group_bands',
+)
 
 
 class _SpectralEmbed(PatchEmbed):
@@ -105,12 +111,12 @@ class _GroupEmbed(_SpectralEmbed):
                 f'groups: {[list(group) for group in groups]} must hold each of the '
                 f'{channels} channels once.'
             )
-        patch = self.patch_size[0]
-        self.layout = TokenLayout(patch, tuple(tuple(group) for group in groups))
         membership = [
             next(g for g, group in enumerate(groups) if channel in group)
             for channel in range(channels)
         ]
+        # As a state dict tells it: the channels of a group in ascending order.
+        self.layout = TokenLayout.grouped(self.patch_size[0], membership)
         # In the state dict, because the encoder is wrong without it.
         device = self.proj.weight.device
         self.register_buffer('band_group', torch.tensor(membership, device=device))
@@ -187,6 +193,13 @@ class SpectralViT(SIGMAEViT):
         """What its tokens are."""
         layout: TokenLayout = self.patch_embed.layout
         return layout
+
+    @property
+    def positions(self) -> str:
+        """The kind of its positions, those of the weights it has loaded."""
+        if self.joint:
+            return 'vanilla'
+        return 'learnable' if self.learnable else 'sincos'
 
     def init_positions(self) -> None:
         """Set positions to where they start."""
@@ -359,12 +372,18 @@ class SpectralViT(SIGMAEViT):
         joint = state_dict.get(f'{prefix}joint_positions')
         if joint is not None:
             self.joint = bool(joint)
-            self.pos_embed.requires_grad_(self.learnable and not self.joint)
-        self._adopt(state_dict, prefix)
+        self.adopt(state_dict, prefix)
+        for positions in (self.pos_embed, self.spectral_embed):
+            positions.requires_grad_(self.learnable and not self.joint)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _adopt(self, state_dict: dict[str, Any], prefix: str) -> None:
-        """Take over how the bands are shared out; subclasses know where it stands."""
+    def adopt(self, state_dict: Mapping[str, Tensor], prefix: str = '') -> None:
+        """Take over how the bands are shared out; subclasses know where it stands.
+
+        Args:
+            state_dict: What is about to load.
+            prefix: In front of the keys.
+        """
         raise NotImplementedError
 
 
@@ -396,8 +415,16 @@ class S2MAEViT(SpectralViT):
 
         super().__init__(*args, embed_layer=embed, **kwargs)
 
-    def _adopt(self, state_dict: dict[str, Any], prefix: str) -> None:
-        """Take over the depth of a cube, and check the number of bands."""
+    def adopt(self, state_dict: Mapping[str, Tensor], prefix: str = '') -> None:
+        """Take over the depth of a cube, and check the number of bands.
+
+        Args:
+            state_dict: What is about to load.
+            prefix: In front of the keys.
+
+        Raises:
+            ValueError: If it was made for another number of bands.
+        """
         kernel = state_dict.get(f'{prefix}patch_embed.proj.weight')
         spectrum = state_dict.get(f'{prefix}spectral_embed')
         if kernel is None or kernel.ndim != 5 or spectrum is None:
@@ -458,14 +485,36 @@ class SatMAEViT(SpectralViT):
         spectral = sincos_1d(self.layout.num_groups, part)
         return F.pad(spatial, (0, part)), F.pad(spectral, (self.embed_dim - part, 0))
 
-    def _adopt(self, state_dict: dict[str, Any], prefix: str) -> None:
-        """Take over the groups; the number of bands shows in the first layer."""
+    def adopt(self, state_dict: Mapping[str, Tensor], prefix: str = '') -> None:
+        """Take over the groups; the number of bands shows in the first layer.
+
+        Args:
+            state_dict: What is about to load.
+            prefix: In front of the keys.
+        """
         membership = state_dict.get(f'{prefix}patch_embed.band_group')
         if membership is None or len(membership) != self.layout.channels:
             return  # refused by the hook
         known = TokenLayout.grouped(self.layout.patch_size, membership.tolist())
         self.patch_embed.share(known.channels, known.groups)
         self._resize_spectrum(self.layout.num_groups)
+
+
+def encoder_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Arguments of an encoder that shares bands out as another one does.
+
+    Args:
+        state_dict: The other's tensors under plain timm keys.
+
+    Returns:
+        ``cube_bands`` of S2MAE, ``groups`` of SatMAE, nothing of others.
+    """
+    if 'spectral_embed' not in state_dict:
+        return {}
+    layout = layout_of_state(state_dict, 1)
+    if 'patch_embed.band_group' in state_dict:
+        return {'groups': layout.groups}
+    return {'cube_bands': layout.group_size}
 
 
 def _cube_depth(channels: int, cube_bands: int | None) -> int:
@@ -534,7 +583,7 @@ def group_bands(
                 f'groups: {[list(group) for group in groups]} must name each of the '
                 f'bands {list(bands)} once.'
             )
-        return [[bands.index(name) for name in group] for group in named]
+        return [sorted(bands.index(name) for name in group) for group in named]
     shared: list[list[int]] = [[] for _ in range(len(_SATMAE_GROUPS) + 1)]
     for channel, name in enumerate(bands):
         shared[_nearest_group(name, sensor)].append(channel)

@@ -157,7 +157,9 @@ def adapt_groups(
     for band in report.bands:
         # What has no wavelength, a radar band say, goes with the last group.
         origin, known = source[0][-1], target[1].find(band.band)
-        if band.sources:
+        if band.named:
+            origin = band.band
+        elif band.sources:
             origin = max(band.sources, key=lambda n: band.sources[n])
         elif known is not None and wavelengths:
             distance = {n: abs(w - known.wavelength) for n, w in wavelengths.items()}

@@ -10,7 +10,6 @@ the new bands, never started anew.
 
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,13 @@ from torch import Tensor
 from ..bands import Sensor, get_sensor
 from .adapt import adapt_state
 from .checkpoint import ENCODER_KEY, parse_encoder
-from .layout import TokenLayout
+from .layout import TokenLayout, layout_of_state
 from .mae import MaskedAutoencoder
 from .matching import BandReport
+from .spectral import S2MAEViT, encoder_arguments
 from .spectrum import BandsOf
 
-__all__ = ('Stage', 'layout_of_state', 'load_stage', 'parse_stage')
+__all__ = ('Stage', 'load_stage', 'parse_stage')
 
 _DECODER = 'decoder.'
 
@@ -62,10 +62,7 @@ class Stage:
         Returns:
             ``cube_bands`` of S2MAE, ``groups`` of SatMAE, nothing of others.
         """
-        layout = layout_of_state(self.encoder, self.layout.patch_size)
-        if 'patch_embed.band_group' in self.encoder:
-            return {'groups': layout.groups}
-        return {'cube_bands': layout.group_size} if layout.num_groups > 1 else {}
+        return encoder_arguments(self.encoder)
 
     def for_bands(self, bands: tuple[str, ...], sensor: Sensor) -> 'Stage':
         """Bring encoder and positions to other bands.
@@ -170,26 +167,6 @@ def load_stage(model: MaskedAutoencoder, stage: Stage) -> None:
     model.decoder.load_state_dict(decoder)
 
 
-def layout_of_state(encoder: Mapping[str, Tensor], patch_size: int) -> TokenLayout:
-    """What the tokens of an encoder are, from its tensors.
-
-    Args:
-        encoder: Tensors under plain timm keys.
-        patch_size: Side of its patches in pixels.
-
-    Returns:
-        The layout.
-    """
-    kernel = encoder['patch_embed.proj.weight']
-    if kernel.ndim == 5:
-        depth, cubes = kernel.shape[2], encoder['spectral_embed'].shape[1]
-        return TokenLayout.cubes(patch_size, depth * cubes, depth)
-    membership = encoder.get('patch_embed.band_group')
-    if membership is None:
-        return TokenLayout.whole(patch_size, kernel.shape[1])
-    return TokenLayout.grouped(patch_size, membership.tolist())
-
-
 def _adapt_head(
     model: MaskedAutoencoder, decoder: dict[str, Tensor], stage: Stage
 ) -> None:
@@ -199,7 +176,7 @@ def _adapt_head(
     mean of their rows. Bands without counterpart start as a new layer does.
     """
     assert stage.report is not None
-    if model.decoder.heads == 1 and stage.layout.num_groups > 1:
+    if isinstance(model.encoder, S2MAEViT):
         return  # one head for all cubes
     source, new = stage.bands[0], model.layout
     for key, own in model.decoder.head.state_dict().items():
@@ -236,9 +213,12 @@ def _check_decoder(model: MaskedAutoencoder, decoder: dict[str, Tensor]) -> None
     """Refuse the decoder of another architecture in one readable message."""
     own = {key: tuple(value.shape) for key, value in model.decoder.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in decoder.items()}
-    if own != found:
+    # Positions that are not learned leave nothing in a state dict.
+    joint = getattr(model.encoder, 'joint', False) != model.decoder.joint
+    if own != found or joint:
         odd = sorted(key for key in own.keys() ^ found.keys())
         odd += [key for key in own if key in found and own[key] != found[key]]
+        odd += ['positions']
         raise ValueError(
             f'previous: its decoder does not fit this one, for example {odd[0]}. Use '
             'the same decoder, decoder_dim, decoder_depth and positions in every '

@@ -241,7 +241,9 @@ class PretrainingTask(BaseTask):
     def stage(self) -> dict[str, Any]:
         """What this run is trained on, in plain Python values."""
         stage = self._stage or {'datamodule': None, 'samples': None, 'steps': 0}
-        return {**stage, 'steps': self.global_step} if self._trainer else stage
+        # A trainer that only evaluates has made no steps.
+        done = self.global_step if self._trainer else 0
+        return {**stage, 'steps': max(stage['steps'], done)}
 
     def export(self, path: str | Path) -> None:
         """Write the encoder to a file that ``weights=`` of TorchGeo's tasks takes.

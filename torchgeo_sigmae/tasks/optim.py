@@ -29,7 +29,14 @@ __all__ = (
 DEFAULT_WARMUP = 0.05
 
 #: Positions and tokens: they do not decay, though they have more than one dimension.
-UNDECAYED = ('pos_embed', 'cls_token', 'reg_token', 'mask_token', 'mix')
+UNDECAYED = (
+    'pos_embed',
+    'spectral_embed',
+    'cls_token',
+    'reg_token',
+    'mask_token',
+    'mix',
+)
 
 
 def total_steps(trainer: Trainer) -> int:

@@ -135,6 +135,22 @@ class TargetSpace:
             return (prediction - mean) / std
         return prediction
 
+    def centre(self, layout: TokenLayout) -> Tensor:
+        """Where the mean of the training data lies in the space of the target.
+
+        Args:
+            layout: What a token is.
+
+        Returns:
+            One value per band of a group, ``(G, m)``.
+        """
+        centre = torch.zeros(layout.num_groups, layout.group_size)
+        if self.norm_pix or self.name == 'standardized':
+            return centre
+        if self.name == 'unit':
+            return centre + 0.5
+        return torch.tensor(self.mean)[layout.padded()].view_as(centre)
+
     def _scale(self, tokens: TokenBatch, index: Tensor) -> Tensor:
         """Tokens in the space of the target, without *norm_pix*."""
         patches = gather_tokens(tokens.patches, index)
@@ -222,7 +238,11 @@ def baseline_prediction(
     group = (mask.keep // places).unsqueeze(-1).expand_as(sums)
     empty = sums.new_zeros(len(sums), layout.num_groups, layout.group_size)
     total, count = (empty.scatter_add(1, group, values) for values in (sums, counts))
-    mean = (total / count.clamp(min=1)).repeat_interleave(layout.patch_size**2, dim=-1)
+    # A group that is hidden everywhere: the mean of the training data.
+    mean = torch.where(
+        count > 0, total / count.clamp(min=1), target.centre(layout).to(total)
+    )
+    mean = mean.repeat_interleave(layout.patch_size**2, dim=-1)
     return gather_tokens(mean, mask.masked // places)
 
 

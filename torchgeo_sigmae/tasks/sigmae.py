@@ -3,13 +3,14 @@
 
 """SIGMAE task: masked-autoencoder pretraining guided by spectral indices."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from kornia import augmentation as K
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
+from timm.models import VisionTransformer
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchvision.models._api import WeightsEnum
@@ -21,14 +22,19 @@ from ..masking import Curriculum, VisibilityRatio, fixed_mask, select_predicted
 from ..masking.strategies import check_predict_ratio
 from ..models import (
     MaskedAutoencoder,
-    Stage,
+    S2MAEViT,
+    SatMAEViT,
+    SpectralViT,
     build_encoder,
+    encoder_arguments,
     gather_tokens,
     group_bands,
+    layout_of,
     load_encoder_weights,
     load_stage,
     masked_mse,
     parse_stage,
+    read_weights,
 )
 from ..plotting import plot_reconstruction
 from ..transforms import PatchSaliency
@@ -233,13 +239,17 @@ class SIGMAETask(PretrainingTask):
         if self.previous:
             stage = parse_stage(self.previous, hparams['model'])
             stage = stage.for_bands(self.bands, self.sensor)
-            self._check_stage(stage)
-            arguments |= stage.encoder_arguments()
+            arguments = self._go_on(arguments, stage.encoder, stage.known)
+        elif self.weights:
+            given = read_weights(self.weights)
+            arguments = self._go_on(arguments, given.state_dict, given.hyper_parameters)
         encoder = build_encoder(
             hparams['model'], len(self.bands), hparams['size'], **arguments
         )
         if self.weights:
             load_encoder_weights(encoder, self.weights, self.bands, self.sensor)
+        if self.weights or self.previous:
+            self._keep_layout(encoder)
         self.model = MaskedAutoencoder(
             encoder,
             hparams['decoder'],
@@ -371,7 +381,8 @@ class SIGMAETask(PretrainingTask):
 
         Returns:
             ``'image'`` and ``'reconstruction'`` in reflectance ``(B, C, H, W)``, NaN
-            where there is no data; ``'mask'`` ``(B, H, W)``, True where hidden;
+            where there is no data; ``'mask'`` ``(B, H, W)``, True where hidden, or with
+            several tokens at every place ``(B, C, H, W)``;
             ``'saliency'`` ``(B, H / p, W / p)`` in [0, 1]. With ``norm_pix_loss`` the
             reconstruction borrows the hidden patch's own mean and standard deviation.
         """
@@ -422,7 +433,8 @@ class SIGMAETask(PretrainingTask):
         return {
             **super().encoder_record,
             'norm_pix_loss': self.hparams['norm_pix_loss'],
-            'ssl_method': 'sigmae',
+            'ssl_method': self._family(),
+            'positions': self.hparams['positions'],
             'target': self.hparams['target'],
             'masking': self.hparams['masking'],
             'mask_ratio': self.curriculum.ratio_at(1.0),
@@ -475,10 +487,15 @@ class SIGMAETask(PretrainingTask):
 
     # ---------------------------------------------------------------------- private
 
+    def _family(self) -> str:
+        """Whose encoder it is."""
+        family: str = self.hparams['model'].partition('_')[0]
+        return family if family in {'s2mae', 'satmae'} else 'sigmae'
+
     def _encoder_arguments(self) -> dict[str, Any]:
         """What S2MAE's and SatMAE's encoders take; refused for others."""
         hparams, model = self.hparams, self.hparams['model']
-        s2mae, satmae = model.startswith('s2mae_'), model.startswith('satmae_')
+        s2mae, satmae = (self._family() == name for name in ('s2mae', 'satmae'))
         for name, default, allowed in (
             ('cube_bands', None, s2mae),
             ('groups', None, satmae),
@@ -544,19 +561,41 @@ class SIGMAETask(PretrainingTask):
             image, pixels, self.statistics, self.patch_saliency, self.model.layout
         )
 
-    def _check_stage(self, stage: Stage) -> None:
-        """Refuse other cubes or groups than those of the stage before."""
+    def _keep_layout(self, encoder: VisionTransformer) -> None:
+        """Note what came with weights, so that a checkpoint restores without them."""
+        layout = layout_of(encoder)
+        if isinstance(encoder, S2MAEViT):
+            self.hparams['cube_bands'] = layout.group_size
+        if isinstance(encoder, SatMAEViT):
+            self.hparams['groups'] = [
+                [self.bands[channel] for channel in group] for group in layout.groups
+            ]
+        if isinstance(encoder, SpectralViT):
+            self.hparams['positions'] = encoder.positions
+
+    def _go_on(
+        self,
+        arguments: dict[str, Any],
+        state_dict: Mapping[str, Tensor],
+        known: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Take over cubes or groups of an encoder; refuse others than its own."""
+        own = encoder_arguments(state_dict)
         asked = {
-            'cube_bands': self.hparams['cube_bands'],
-            'groups': self.hparams['groups'],
+            name: arguments[name]
+            for name in ('cube_bands', 'groups')
+            if self.hparams[name] is not None
         }
+        if 'positions' in known and 'positions' in arguments:
+            own['positions'] = known['positions']
+            asked['positions'] = arguments['positions']
         for name, value in asked.items():
-            known = stage.encoder_arguments().get(name)
-            if value is not None and value != known:
+            if name in own and _listed(value) != _listed(own[name]):
                 raise ValueError(
-                    f'{name}: {value!r}, but it goes on as in the stage before. Leave '
-                    f'{name} out.'
+                    f'{name}: {value!r}, but the encoder goes on with {own[name]!r}. '
+                    f'Pass that, or train from scratch.'
                 )
+        return {**arguments, **own} if arguments else arguments
 
     @torch.compiler.disable
     def _evaluate(self, batch: dict[str, Any], metrics: ReconstructionMetrics) -> None:
@@ -630,3 +669,8 @@ class SIGMAETask(PretrainingTask):
         figure = self.plot(self._reconstruct(few, 0))
         for experiment in experiments:
             experiment.add_figure('reconstruction', figure, self.global_step)
+
+
+def _listed(value: Any) -> Any:
+    """Nested tuples as lists, to compare with what a configuration holds."""
+    return [*map(_listed, value)] if isinstance(value, list | tuple) else value

@@ -1,0 +1,485 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Time and memory of a pretraining step: SIGMAE, S2MAE and SatMAE at one setting.
+
+    python -m benchmarks.models [--data PATH] [--output PATH]
+
+A step is what the model does with a batch that is there: tokens with their saliency,
+mask, forward, loss, backward, AdamW. Loader and augmentation are left out, as they are
+the same for all.
+
+- Time: all contenders and a matrix product in turn, in one process; median and
+  interquartile range.
+- Memory: a process for each contender, which takes two steps (the first makes the
+  optimiser's state). What its peak is above the time before, when weights and batch
+  were there: resident memory on the CPU (Linux only), allocated memory on a GPU.
+- FLOP: those of the matrix products in forward and backward, as torch counts them with
+  attention as plain matrix products. Fused attention recomputes some, which is not
+  counted.
+
+Writes tables and OUTPUT/models.json. About ten minutes on 2 CPU cores.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from datetime import datetime
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import Dataset
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2
+from torchgeo_sigmae.datasets import SceneChips, find_scenes
+from torchgeo_sigmae.masking import select_predicted
+from torchgeo_sigmae.models import gather_tokens, masked_mse
+from torchgeo_sigmae.tasks.optim import build_optimizer
+from torchgeo_sigmae.tasks.reconstruction import make_tokens
+
+#: Families of encoders, and how they are masked.
+CONTENDERS = (
+    ('sigmae', 'saliency'),
+    ('sigmae', 'random'),
+    ('s2mae', 'random'),
+    ('satmae', 'spatial'),
+    ('satmae', 'group'),
+)
+
+#: Real data, unless told otherwise.
+DATA = Path(os.environ.get('SIGMAE_DATA', '../shared/data'))
+
+#: Side of the matrices of the matrix product.
+SIDE = 2048
+
+
+class Step:
+    """A training step on one batch."""
+
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        family: str,
+        masking: str,
+        images: Tensor,
+        variant: str,
+    ) -> None:
+        """Initialize a new Step instance.
+
+        Args:
+            arguments: See the module.
+            family: ``'sigmae'``, ``'s2mae'`` or ``'satmae'``.
+            masking: The masking strategy.
+            images: Raw images ``(B, 10, H, W)``.
+            variant: Width of the encoder, for example ``'small'``.
+        """
+        mean = images.nanmean((0, 2, 3))
+        std = (images - mean[:, None, None]).square().nanmean((0, 2, 3)).sqrt()
+        torch.manual_seed(0)
+        self.task = SIGMAETask(
+            f'{family}_vit_{variant}_patch8', size=images.shape[-1], masking=masking,
+            mask_ratio=0.9, predict_ratio=1.0, mean=mean.tolist(), std=std.tolist(),
+        ).to(arguments.device)  # fmt: skip
+        self.task.train()
+        model = self.task.model
+        self.optimizer = build_optimizer([model.encoder, model.decoder], 1e-4, 0.05)
+        self.images = self.task.statistics.normalize(images).to(arguments.device)
+        self.valid = torch.ones_like(self.images[:, 0], dtype=torch.bool)
+        self.bf16 = arguments.precision == 'bf16'
+        places = (images.shape[-1] // model.patch_size) ** 2
+        self.tokens = model.layout.num_groups * places
+        self.parameters = sum(p.numel() for p in model.parameters())
+
+    def __call__(self) -> tuple[float, float]:
+        """Take the step.
+
+        Returns:
+            Seconds it took, and of these until the mask was there.
+        """
+        task, device = self.task, self.images.device.type
+        start = now(device)
+        with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
+            tokens = make_tokens(
+                self.images, self.valid, task.statistics, task.patch_saliency,
+                task.model.layout,
+            )  # fmt: skip
+            # At the end of training, where the curriculum is at its strongest.
+            mask = task.curriculum.mask(tokens.saliency, 1.0, valid=tokens.valid)
+            predicted, counts = select_predicted(mask.masked, tokens.valid)
+            masked = now(device)
+            prediction = task.model(tokens.image, mask.keep, predicted, tokens.patches)
+            target = task.target.encode(tokens, predicted)
+            pixels = gather_tokens(tokens.pixels, predicted) & counts.unsqueeze(-1)
+            loss = masked_mse(prediction, target, pixels)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.visible = mask.keep.shape[1]
+        return now(device) - start, masked - start
+
+    def count_flop(self) -> int:
+        """Count the floating-point operations of the matrix products of a step.
+
+        Returns:
+            Their number, a multiplication and an addition being two.
+        """
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            self()
+        total: int = counter.get_total_flops()
+        return total
+
+
+def now(device: str) -> float:
+    """Read the clock, once the device has done all its work.
+
+    Args:
+        device: ``'cpu'`` or ``'cuda'``.
+
+    Returns:
+        Seconds.
+    """
+    if device == 'cuda':
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def read_chips(arguments: argparse.Namespace, size: int) -> tuple[Tensor, str]:
+    """Read the batch.
+
+    Args:
+        arguments: See the module.
+        size: Side of the chips in pixels.
+
+    Returns:
+        Raw images ``(B, 10, size, size)``, and what they are.
+    """
+    count, root = arguments.batch_size, arguments.data / 'scenes'
+    chips: Dataset[dict[str, Tensor]]
+    if root.is_dir():
+        # Haze with stripes is left out.
+        scenes = find_scenes(root, exclude='*T33NZA*')
+        scenes = [s for s in scenes if min(s.height, s.width) >= size]
+        chips = SceneChips(scenes, size=size, random=False, length=count)
+        title = f'real Sentinel-2 chips of {len(scenes)} scenes'
+    else:
+        chips = SyntheticSentinel2(arguments.output, 'val')
+        title = f'synthetic chips (there is no {root})'
+    images = torch.stack([chips[i % len(chips)]['image'] for i in range(count)])
+    repeat = math.ceil(size / images.shape[-1])
+    return images.tile(repeat, repeat)[..., :size, :size].contiguous(), title
+
+
+def peak_memory(
+    arguments: argparse.Namespace, family: str, masking: str, size: int
+) -> int | None:
+    """Measure the memory of training, in a process of its own.
+
+    Args:
+        arguments: See the module.
+        family: Of the encoder.
+        masking: The masking strategy.
+        size: Side of the images.
+
+    Returns:
+        Bytes at the peak of two steps, above those before; None where unknown.
+    """
+    torch.set_num_threads(arguments.threads)
+    images, _ = read_chips(arguments, size)
+    # What libraries set up at first use is not the contender's.
+    Step(arguments, family, masking, images[:1, :, :16, :16], 'tiny')()
+    step = Step(arguments, family, masking, images, arguments.model_size)
+    if arguments.device == 'cuda':
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        # Forget the peak so far. ru_maxrss would tell the parent's.
+        Path('/proc/self/clear_refs').write_text('5')
+    except OSError:
+        return None
+    before = resident('VmRSS')
+    step()
+    step()
+    return resident('VmHWM') - before
+
+
+def resident(key: str) -> int:
+    """Look up the resident memory of this process.
+
+    Args:
+        key: ``'VmRSS'`` for now, ``'VmHWM'`` for its peak.
+
+    Returns:
+        Bytes.
+    """
+    status = Path('/proc/self/status').read_text()
+    found = re.search(rf'{key}:\s+(\d+) kB', status)
+    assert found is not None
+    return 1024 * int(found[1])
+
+
+def measure_memory(
+    arguments: argparse.Namespace, jobs: Sequence[tuple[str, str, int]]
+) -> list[int | None]:
+    """Measure the memory of several contenders, one after the other.
+
+    Args:
+        arguments: See the module.
+        jobs: Family, masking and size of each.
+
+    Returns:
+        Bytes of each.
+    """
+    # Tensors come from the system and go back at once, so that resident memory follows
+    # what is allocated.
+    os.environ['MALLOC_MMAP_THRESHOLD_'] = '65536'
+    with ProcessPoolExecutor(
+        1, mp_context=get_context('spawn'), max_tasks_per_child=1
+    ) as pool:
+        futures = [pool.submit(peak_memory, arguments, *job) for job in jobs]
+        return [future.result() for future in tqdm(futures, 'Memory', disable=None)]
+
+
+def interleave(
+    arguments: argparse.Namespace, calls: Sequence[Callable[[], Any]], title: str
+) -> list[list[Any]]:
+    """Call all in turn, again and again.
+
+    Args:
+        arguments: See the module.
+        calls: What to call.
+        title: Title of the progress bar.
+
+    Returns:
+        What each returned, without the warm-up.
+    """
+    found: list[list[Any]] = [[] for _ in calls]
+    rounds = range(arguments.warm_up + arguments.repetitions)
+    for turn in tqdm(rounds, title, disable=None):
+        for values, call in zip(found, calls, strict=True):
+            value = call()
+            if turn >= arguments.warm_up:
+                values.append(value)
+    return found
+
+
+def measure(
+    arguments: argparse.Namespace, jobs: Sequence[tuple[str, str, int]], title: str
+) -> list[dict[str, Any]]:
+    """Measure contenders.
+
+    Args:
+        arguments: See the module.
+        jobs: Family, masking and size of each.
+        title: Title of the progress bar.
+
+    Returns:
+        What was measured, a record each.
+    """
+    memory = measure_memory(arguments, jobs)
+    steps = [
+        Step(
+            arguments, family, masking, read_chips(arguments, size)[0],
+            arguments.model_size,
+        )
+        for family, masking, size in jobs
+    ]  # fmt: skip
+    dtype = torch.bfloat16 if arguments.precision == 'bf16' else torch.float32
+    matrix = torch.randn(SIDE, SIDE, device=arguments.device).to(dtype)
+
+    def product() -> float:
+        start = now(arguments.device)
+        torch.matmul(matrix, matrix)
+        return now(arguments.device) - start
+
+    *times, products = interleave(arguments, [*steps, product], title)
+    rate = 2 * SIDE**3 / float(np.median(products))
+    records = []
+    for job, step, bytes_, found in zip(jobs, steps, memory, times, strict=True):
+        seconds, masked = np.array(found).T
+        low, middle, high = np.percentile(seconds, (25, 50, 75))
+        flop = step.count_flop()
+        records.append(
+            {
+                'family': job[0],
+                'masking': job[1],
+                'size': job[2],
+                'tokens': step.tokens,
+                'visible': step.visible,
+                'parameters': step.parameters,
+                'seconds': seconds.tolist(),
+                'median': float(middle),
+                'quartiles': [float(low), float(high)],
+                'until_masked': float(np.median(masked)),
+                'bytes': bytes_,
+                'flop': flop,
+                'flop_per_second': flop / float(middle),
+                'matmul_flop_per_second': rate,
+            }
+        )
+    return records
+
+
+def print_models(records: Sequence[dict[str, Any]]) -> None:
+    """Print the table of the models.
+
+    Args:
+        records: What was measured.
+    """
+    print(
+        '\n| model | mask | tokens | visible | parameters | step, ms (quartiles) | '
+        'to the first | until masked, ms | memory | GFLOP | GFLOP/s | of matmul |\n'
+        f'{"|---" * 12}|'
+    )
+    for row in records:
+        low, high = (f'{1e3 * value:.0f}' for value in row['quartiles'])
+        cells = (
+            row['family'],
+            row['masking'],
+            row['tokens'],
+            row['visible'],
+            f'{row["parameters"] / 1e6:.1f} M',
+            f'{1e3 * row["median"]:.0f} ({low} to {high})',
+            f'{row["median"] / records[0]["median"]:.2f}',
+            f'{1e3 * row["until_masked"]:.1f}',
+            megabytes(row['bytes']),
+            f'{row["flop"] / 1e9:.1f}',
+            f'{row["flop_per_second"] / 1e9:.0f}',
+            f'{row["flop_per_second"] / row["matmul_flop_per_second"]:.0%}',
+        )
+        print(f'| {" | ".join(map(str, cells))} |')
+    rate = records[0]['matmul_flop_per_second'] / 1e9
+    print(f'\nA product of {SIDE} x {SIDE} matrices: {rate:.0f} GFLOP/s.')
+
+
+def print_tokens(records: Sequence[dict[str, Any]]) -> None:
+    """Print how S2MAE grows with the number of tokens.
+
+    Args:
+        records: What was measured, by size.
+    """
+    print(
+        '\n| S2MAE, size | tokens | step, ms | ms a token | memory | '
+        'KiB a further token | GFLOP | MFLOP a token |\n'
+        f'{"|---" * 8}|'
+    )
+    for last, row in zip([None, *records], records, strict=False):
+        more = ''
+        if last and None not in (last['bytes'], row['bytes']):
+            grown = (row['bytes'] - last['bytes']) / (row['tokens'] - last['tokens'])
+            more = f'{grown / 1024:.0f}'
+        cells = (
+            f'{row["size"]} px',
+            row['tokens'],
+            f'{1e3 * row["median"]:.0f}',
+            f'{1e3 * row["median"] / row["tokens"]:.2f}',
+            megabytes(row['bytes']),
+            more,
+            f'{row["flop"] / 1e9:.1f}',
+            f'{row["flop"] / row["tokens"] / 1e6:.0f}',
+        )
+        print(f'| {" | ".join(map(str, cells))} |')
+    print('\nTokens are those of an image; times and memory are those of a batch.')
+
+
+def megabytes(count: int | None) -> str:
+    """Write a number of bytes.
+
+    Args:
+        count: Bytes, or None.
+
+    Returns:
+        For example ``512 MiB``.
+    """
+    return 'unknown' if count is None else f'{count / 2**20:.0f} MiB'
+
+
+def environment() -> dict[str, Any]:
+    """Say on what is measured.
+
+    Returns:
+        Versions, threads, processor and date.
+    """
+    cpu = platform.processor()
+    if Path('/proc/cpuinfo').exists():
+        found = re.search('model name\t: (.*)', Path('/proc/cpuinfo').read_text())
+        cpu = found[1] if found else cpu
+    return {
+        'date': datetime.now().astimezone().isoformat(timespec='seconds'),
+        'cpu': cpu,
+        'gpu': torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        'threads': torch.get_num_threads(),
+        'python': platform.python_version(),
+        'versions': {
+            name: version(name) for name in ('torch', 'torchgeo', 'timm', 'lightning')
+        },
+    }
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Measure, and write the tables.
+
+    Args:
+        arguments: See the module.
+    """
+    torch.set_num_threads(arguments.threads)
+    title = read_chips(arguments, arguments.size)[1]
+    known = environment()
+    print(
+        f'{arguments.batch_size} {title} of {arguments.size} px, ViT '
+        f'{arguments.model_size}, {arguments.precision}, {arguments.device}, '
+        f'{known["threads"]} threads, {known["cpu"]}, torch '
+        f'{known["versions"]["torch"]}',
+        flush=True,
+    )
+    models = measure(
+        arguments, [(*pair, arguments.size) for pair in CONTENDERS], 'Models'
+    )
+    print_models(models)
+    tokens = measure(
+        arguments, [('s2mae', 'random', size) for size in arguments.sizes], 'Tokens'
+    )
+    print_tokens(tokens)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    content = {
+        **known,
+        'arguments': {key: str(value) for key, value in vars(arguments).items()},
+        'data': title,
+        'models': models,
+        'tokens': tokens,
+    }
+    path = arguments.output / 'models.json'
+    path.write_text(json.dumps(content, indent=2) + '\n')
+    print(f'Wrote {path}.')
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--data', type=Path, default=DATA)
+    parser.add_argument('--output', type=Path, default=Path('outputs/benchmarks'))
+    parser.add_argument('--model-size', default='small')
+    parser.add_argument('--size', type=int, default=96)
+    parser.add_argument('--sizes', type=int, nargs='+', default=[64, 96, 128, 160])
+    parser.add_argument('--batch-size', type=int, default=16)
+    parser.add_argument('--repetitions', type=int, default=9)
+    parser.add_argument('--warm-up', type=int, default=2)
+    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
+    parser.add_argument('--precision', choices=('fp32', 'bf16'), default='fp32')
+    main(parser.parse_args())

@@ -1,0 +1,474 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Progressive pretraining: what one stage leaves to the next."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from training import trainer
+
+from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2, SyntheticSentinel2DataModule
+from torchgeo_sigmae._compat import Classification
+from torchgeo_sigmae.bands import SENTINEL2_BANDS, get_sensor
+from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as TEN
+from torchgeo_sigmae.models import POSITIONS, layout_of, parse_stage, read_encoder
+from torchgeo_sigmae.models.layout import layout_of_state
+from torchgeo_sigmae.resume import ResumableCheckpoint
+
+pytestmark = pytest.mark.usefixtures('narrow_models')
+
+NAMES = {
+    family: f'{family}_vit_tiny_patch8' for family in ('sigmae', 's2mae', 'satmae')
+}
+every_model = pytest.mark.parametrize('family', list(NAMES))
+#: All but cirrus; the new bands stand between the known ones.
+TWELVE = tuple(band for band in SENTINEL2_BANDS if band != 'B10')
+SPECTRUM = 'spectral_embed'
+
+
+def task(family: str = 'sigmae', **arguments: Any) -> SIGMAETask:
+    return SIGMAETask(
+        **{
+            'model': NAMES[family],
+            'size': 32,
+            'decoder_dim': 32,
+            'decoder_depth': 1,
+            'decoder_num_heads': 2,
+            'lr': 1e-3,
+            'mean': 3000.0,
+            'std': 2000.0,
+            'normalize': True,
+            **arguments,
+        }
+    )
+
+
+def finish(stage: SIGMAETask, path: Path) -> Path:
+    """What a run leaves behind, every tensor random."""
+    for parameter in stage.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    run = trainer(path.parent, max_steps=1)
+    run.strategy.connect(stage)
+    run.save_checkpoint(path)
+    return path
+
+
+def stage_of(path: Path, **arguments: Any) -> SIGMAETask:
+    """The task of a stage, and its checkpoint."""
+    made = task(**arguments)
+    finish(made, path)
+    return made
+
+
+def parts(of: SIGMAETask) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    return of.model.encoder.state_dict(), of.model.decoder.state_dict()
+
+
+# -------------------------------------------------------------------- what is carried
+
+
+@pytest.mark.parametrize('decoder', ['cross', 'self'])
+@pytest.mark.parametrize(
+    ('family', 'positions'),
+    [
+        ('sigmae', 'learnable'),
+        *((f, p) for f in ('s2mae', 'satmae') for p in POSITIONS),
+    ],
+)
+def test_everything_arrives_bit_by_bit(
+    family: str, decoder: str, positions: str, tmp_path: Path
+) -> None:
+    arguments = {'family': family, 'decoder': decoder, 'positions': positions}
+    first = stage_of(tmp_path / 'x.ckpt', **arguments)
+    second = task(previous=str(tmp_path / 'x.ckpt'), **arguments)
+    for before, after in zip(parts(first), parts(second), strict=True):
+        assert before.keys() == after.keys()
+        for key, value in before.items():
+            assert torch.equal(after[key], value), key
+    trained = [p.requires_grad for p in first.parameters()]
+    assert trained == [p.requires_grad for p in second.parameters()]
+
+
+@every_model
+@pytest.mark.parametrize('decoder', ['cross', 'self'])
+def test_positions_are_interpolated_to_another_image_size(
+    family: str, decoder: str, tmp_path: Path
+) -> None:
+    first = stage_of(tmp_path / 'x.ckpt', family=family, decoder=decoder)
+    second = task(family, decoder=decoder, size=48, previous=str(tmp_path / 'x.ckpt'))
+    for prefix, before, after in zip((1, 0), parts(first), parts(second), strict=True):
+        assert before.keys() == after.keys()
+        for key, value in before.items():
+            if key == 'pos_embed':
+                value = resample_abs_pos_embed(value, [6, 6], [4, 4], prefix)
+            assert torch.equal(after[key], value), key
+    assert ('pos_embed' in parts(first)[1]) == (family != 'sigmae')
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('decoder', ['cross', 'self'])
+def test_a_plain_vit_predicts_the_same_with_more_bands(
+    decoder: str, tmp_path: Path
+) -> None:
+    first = stage_of(tmp_path / 'x.ckpt', decoder=decoder).eval()
+    previous = str(tmp_path / 'x.ckpt')
+    second = task(bands=TWELVE, decoder=decoder, previous=previous).eval()
+    shared = [TWELVE.index(band) for band in TEN]
+    image, more = torch.randn(2, 10, 32, 32), torch.zeros(2, 12, 32, 32)
+    more[:, shared] = image
+    keep, masked = torch.randperm(16).expand(2, -1).split((6, 10), 1)
+    expected = first.model(image, keep, masked).unflatten(-1, (10, 64))
+    found = second.model(more, keep, masked).unflatten(-1, (12, 64))
+    torch.testing.assert_close(found[:, :, shared], expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_plain_vit_predicts_the_same_with_fewer_bands(tmp_path: Path) -> None:
+    first = stage_of(tmp_path / 'x.ckpt').eval()
+    bands = ('B12', 'B03', 'B04', 'B08', 'B8A', 'B11')
+    second = task(bands=bands, previous=str(tmp_path / 'x.ckpt')).eval()
+    shared = [TEN.index(band) for band in bands]
+    image = torch.zeros(2, 10, 32, 32)
+    image[:, shared] = torch.randn(2, 6, 32, 32)
+    keep, masked = torch.randperm(16).expand(2, -1).split((6, 10), 1)
+    expected = first.model(image, keep, masked).unflatten(-1, (10, 64))
+    found = second.model(image[:, shared], keep, masked).unflatten(-1, (6, 64))
+    torch.testing.assert_close(found, expected[:, :, shared], rtol=1e-4, atol=1e-4)
+
+
+def rows(of: SIGMAETask) -> dict[str, Tensor]:
+    """The rows of a head by band, place by place: weights and biases."""
+    layout, head = of.model.layout, of.model.decoder.head
+    both = torch.cat([head.weight, head.bias[:, None]], dim=1).detach()
+    found = {}
+    for g, group in enumerate(layout.groups):
+        for slot, channel in enumerate(group):
+            start = (g * layout.group_size + slot) * 64
+            found[of.bands[channel]] = both[start : start + 64]
+    return found
+
+
+@pytest.mark.parametrize(
+    'bands', [TWELVE, TEN[::-1], ('B04', 'B03', 'B08', 'B8A', 'B11', 'B12')]
+)
+@pytest.mark.parametrize('family', ['sigmae', 'satmae'])
+def test_rows_of_the_head_follow_the_bands(
+    family: str, bands: tuple[str, ...], tmp_path: Path
+) -> None:
+    first = stage_of(tmp_path / 'x.ckpt', family=family)
+    second = task(family, bands=bands, previous=str(tmp_path / 'x.ckpt'))
+    before, after = rows(first), rows(second)
+    assert set(after) == set(bands)
+    for band in set(bands) & set(TEN):
+        torch.testing.assert_close(after[band], before[band], msg=band)
+    for key, value in parts(second)[1].items():
+        if not key.startswith('head') and key != SPECTRUM:
+            assert torch.equal(value, parts(first)[1][key]), key
+
+
+def test_groups_that_lost_all_their_bands_leave_the_decoder_too(
+    tmp_path: Path,
+) -> None:
+    first = stage_of(tmp_path / 'x.ckpt', family='satmae')
+    bands = ('B02', 'B03', 'B04', 'B08')
+    second = task(
+        'satmae',
+        bands=bands,
+        previous=str(tmp_path / 'x.ckpt'),
+        masking='random',
+        indices=('NDVI',),
+    )
+    assert second.model.layout.groups == ((0, 1, 2, 3),)
+    for before, after in zip(parts(first), parts(second), strict=True):
+        assert torch.equal(after[SPECTRUM], before[SPECTRUM][:, :1])
+    before, after = rows(first), rows(second)
+    for band in ('B02', 'B03', 'B04'):
+        torch.testing.assert_close(after[band], before[band])
+
+
+def test_s2maes_head_serves_all_cubes(tmp_path: Path) -> None:
+    first = stage_of(tmp_path / 'x.ckpt', family='s2mae')
+    second = task('s2mae', bands=TWELVE, previous=str(tmp_path / 'x.ckpt'))
+    # Cubes of two go on, where a fresh encoder would take three.
+    assert second.model.layout.group_size == 2
+    for before, after in zip(parts(first), parts(second), strict=True):
+        for key, value in before.items():
+            assert key == SPECTRUM or torch.equal(after[key], value), key
+        assert after[SPECTRUM].shape[1] == 6
+        # B11 and B12 end both.
+        torch.testing.assert_close(after[SPECTRUM][:, -1], before[SPECTRUM][:, -1])
+        # Between its neighbours, every one of them.
+        low, high = before[SPECTRUM].amin(1, True), before[SPECTRUM].amax(1, True)
+        assert (after[SPECTRUM] >= low - 1e-6).all()
+        assert (after[SPECTRUM] <= high + 1e-6).all()
+
+
+def test_one_cube_becomes_two(tmp_path: Path) -> None:
+    bands = ('B03', 'B04', 'B08', 'B11', 'B12')
+    arguments = {'bands': bands, 'cube_bands': 5}
+    first = stage_of(tmp_path / 'x.ckpt', family='s2mae', **arguments)
+    # The same once more: five bands, which no default cube divides.
+    for asked in ({}, {'cube_bands': 5}):
+        again = task('s2mae', bands=bands, previous=str(tmp_path / 'x.ckpt'), **asked)
+        assert again.model.layout == first.model.layout
+    second = task('s2mae', previous=str(tmp_path / 'x.ckpt'))
+    assert second.model.layout.num_groups == 2
+    for key, value in parts(first)[1].items():
+        assert key == SPECTRUM or torch.equal(parts(second)[1][key], value), key
+
+
+@pytest.mark.parametrize('named', [False, True])
+def test_groups_of_ones_own_go_on(named: bool, tmp_path: Path) -> None:
+    own = [['B08', 'B02'], ['B05', 'B03', 'B04'], ['B12', 'B11', 'B06', 'B07', 'B8A']]
+    first = stage_of(tmp_path / 'x.ckpt', family='satmae', groups=own)
+    asked = {'groups': own} if named else {}
+    second = task('satmae', previous=str(tmp_path / 'x.ckpt'), **asked)
+    assert second.model.layout == layout_of(second.model.encoder) == first.model.layout
+    assert [set(group) for group in second.encoder_record['groups']] == [
+        set(group) for group in own
+    ]
+    image = torch.randn(2, 10, 32, 32)
+    keep, masked = torch.randperm(48).expand(2, -1).split((16, 32), 1)
+    with torch.no_grad():
+        expected = first.eval().model(image, keep, masked)
+        assert torch.equal(second.eval().model(image, keep, masked), expected)
+
+
+@every_model
+def test_a_stage_tells_its_layout(family: str, tmp_path: Path) -> None:
+    first = stage_of(tmp_path / 'x.ckpt', family=family)
+    stage = parse_stage(tmp_path / 'x.ckpt', NAMES[family])
+    assert stage.layout == first.model.layout
+    assert layout_of_state(stage.encoder, 8) == first.model.layout
+    assert stage.bands == (TEN, get_sensor('sentinel2'))
+    assert stage.for_bands(TEN, get_sensor('sentinel2')) is stage
+    assert stage.report is None
+
+
+# ------------------------------------------------------------------------- a whole run
+
+
+@pytest.fixture(scope='module')
+def chips(synthetic_root: Path) -> SyntheticSentinel2:
+    return SyntheticSentinel2(synthetic_root, 'val')
+
+
+def fit(stage: SIGMAETask, data: Any, path: Path, **arguments: Any) -> Any:
+    """Two steps on eight chips; with a datamodule, as it comes."""
+    run = trainer(path, max_steps=2, limit_val_batches=0, **arguments)
+    if isinstance(data, SyntheticSentinel2):
+        subset = torch.utils.data.Subset(data, range(8))
+        run.fit(stage, DataLoader(subset, 4))
+    else:
+        run.fit(stage, datamodule=data)
+    return run
+
+
+def test_the_record_names_every_stage(
+    chips: SyntheticSentinel2, synthetic_root: Path, tmp_path: Path
+) -> None:
+    datamodule = SyntheticSentinel2DataModule(root=synthetic_root, batch_size=4)
+    first = task('s2mae', mean=None, std=None, normalize=None)
+    assert first.stage == {'datamodule': None, 'samples': None, 'steps': 0}
+    fit(first, datamodule, tmp_path).save_checkpoint(tmp_path / 'one.ckpt')
+    record = {
+        'datamodule': 'SyntheticSentinel2DataModule',
+        'root': str(synthetic_root),
+        'samples': 256,
+        'bands': list(TEN),
+        'size': 32,
+        'steps': 2,
+    }
+    assert first.encoder_record['trained_on'] == [record]
+
+    second = task('s2mae', size=48, previous=str(tmp_path / 'one.ckpt'))
+    fit(second, chips, tmp_path).save_checkpoint(tmp_path / 'two.ckpt')
+    other = {**record, 'datamodule': None, 'root': None, 'samples': 8, 'size': 48}
+    saved = torch.load(tmp_path / 'two.ckpt', weights_only=True)
+    assert saved['encoder']['trained_on'] == [record, other]
+    second.export(tmp_path / 'two.pth')
+    exported = read_encoder(tmp_path / 'two.pth').hyper_parameters
+    assert exported['trained_on'] == [record, other]
+
+    restored = SIGMAETask.load_from_checkpoint(tmp_path / 'two.ckpt', weights_only=True)
+    restored.export(tmp_path / 'again.pth')
+    again = read_encoder(tmp_path / 'again.pth').hyper_parameters
+    assert again['trained_on'] == [record, other]
+    # A trainer that only looks has trained nothing.
+    run = trainer(tmp_path, limit_val_batches=1)
+    run.validate(restored, DataLoader(chips, 4), verbose=False)
+    assert restored.encoder_record['trained_on'] == [record, other]
+    third = task('s2mae', previous=str(tmp_path / 'two.ckpt'))
+    assert [s['size'] for s in third.encoder_record['trained_on'][:2]] == [32, 48]
+    # A training checkpoint serves TorchGeo like an export.
+    weights = str(tmp_path / 'two.ckpt')
+    loaded = Classification(
+        model=NAMES['s2mae'], weights=weights, in_channels=10, num_classes=2
+    ).model.state_dict()
+    for key, value in second.model.encoder.state_dict().items():
+        assert key == 'pos_embed' or torch.equal(loaded[key], value), key
+
+
+@pytest.mark.parametrize('family', ['s2mae', 'satmae'])
+def test_a_second_stage_restores_without_the_first(family: str, tmp_path: Path) -> None:
+    """Its cubes and groups are those of the first, not the default of its bands."""
+    arguments = {'groups': [TEN[1:], TEN[:1]]} if family == 'satmae' else {}
+    stage_of(tmp_path / 'one.ckpt', family=family, **arguments)
+    second = task(family, bands=TWELVE, previous=str(tmp_path / 'one.ckpt'))
+    finish(second, tmp_path / 'two.ckpt')
+    (tmp_path / 'one.ckpt').unlink()
+    restored = SIGMAETask.load_from_checkpoint(tmp_path / 'two.ckpt', weights_only=True)
+    assert restored.model.layout == second.model.layout
+    for before, after in zip(parts(second), parts(restored), strict=True):
+        assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+@pytest.mark.parametrize(
+    ('family', 'arguments'),
+    [
+        ('s2mae', {'cube_bands': 5}),
+        ('s2mae', {'positions': 'vanilla'}),
+        ('satmae', {'groups': [TEN[:1], TEN[1:]]}),
+        ('satmae', {'positions': 'vanilla'}),
+    ],
+)
+def test_weights_bring_their_layout_and_restore_without_their_file(
+    family: str, arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    first = stage_of(tmp_path / 'one.ckpt', family=family, **arguments)
+    first.export(tmp_path / 'one.pth')
+    positions = arguments.get('positions', 'learnable')
+    second = task(family, weights=str(tmp_path / 'one.pth'), positions=positions)
+    assert second.model.layout == first.model.layout
+    assert second.model.decoder.joint == first.model.decoder.joint
+    finish(second, tmp_path / 'two.ckpt')
+    (tmp_path / 'one.pth').unlink()
+    restored = SIGMAETask.load_from_checkpoint(tmp_path / 'two.ckpt', weights_only=True)
+    assert restored.model.layout == second.model.layout
+
+
+def test_weights_with_other_cubes_than_asked_for(tmp_path: Path) -> None:
+    first = stage_of(tmp_path / 'one.ckpt', family='s2mae')
+    first.export(tmp_path / 'one.pth')
+    task('s2mae', weights=str(tmp_path / 'one.pth'), cube_bands=2)
+    with pytest.raises(
+        ValueError, match='cube_bands: 5, but the encoder goes on with 2'
+    ):
+        task('s2mae', weights=str(tmp_path / 'one.pth'), cube_bands=5)
+
+
+def test_the_folder_of_a_run_will_do(chips: SyntheticSentinel2, tmp_path: Path) -> None:
+    first = task()
+    fit(first, chips, tmp_path, callbacks=[ResumableCheckpoint(every_n_train_steps=1)])
+    files = sorted((tmp_path / 'resume').glob('*.ckpt'))
+    assert len(files) == 2
+    # The newest, whatever its name.
+    os.utime(files[0], (1, 1))
+    stage = parse_stage(tmp_path, NAMES['sigmae'])
+    for key, value in first.model.encoder.state_dict().items():
+        assert torch.equal(stage.encoder[key], value), key
+    second = task(previous=str(tmp_path))
+    assert second.history[0]['steps'] == 2
+
+
+# ---------------------------------------------------------------------------- refusals
+
+
+def test_nothing_to_go_on_from(tmp_path: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r'previous: there is no file .*x\.ckpt'
+    ):
+        task(previous=str(tmp_path / 'x.ckpt'))
+    with pytest.raises(FileNotFoundError, match=r'holds no resume/\*\.ckpt. Pass the'):
+        task(previous=str(tmp_path))
+    (tmp_path / 'x.ckpt').write_bytes(b'nothing')
+    with pytest.raises(ValueError, match='cannot be read as tensors and plain values'):
+        task(previous=str(tmp_path / 'x.ckpt'))
+    torch.save({'state_dict': {}}, tmp_path / 'x.ckpt')
+    with pytest.raises(ValueError, match='is not an encoder file'):
+        task(previous=str(tmp_path / 'x.ckpt'))
+
+
+def test_an_exported_encoder_is_no_stage(tmp_path: Path) -> None:
+    task().export(tmp_path / 'x.pth')
+    with pytest.raises(ValueError, match=r'has no decoder.*encoder\s+goes to weights'):
+        task(previous=str(tmp_path / 'x.pth'))
+
+
+def test_both_weights_and_previous(tmp_path: Path) -> None:
+    path = str(tmp_path / 'x.ckpt')
+    with pytest.raises(ValueError, match='weights, previous: both given'):
+        task(weights=path, previous=path)
+
+
+@pytest.mark.parametrize(
+    ('family', 'before', 'after', 'message'),
+    [
+        ('sigmae', {}, {'model': 'sigmae_vit_small_patch8'}, 'Use the same model'),
+        ('sigmae', {}, {'model': NAMES['s2mae']}, "pretrained model='sigmae_vit_tiny"),
+        ('sigmae', {}, {'decoder': 'self'}, 'its decoder does not fit .*blocks.0.attn'),
+        ('sigmae', {}, {'decoder_dim': 64}, 'its decoder does not fit this one'),
+        ('sigmae', {}, {'decoder_depth': 2}, 'its decoder does not fit .*blocks.1'),
+        (
+            's2mae',
+            {},
+            {'cube_bands': 5},
+            'cube_bands: 5, but the encoder goes on with 2',
+        ),
+        (
+            'satmae',
+            {},
+            {'groups': [TEN[:5], TEN[5:]]},
+            'groups: .*, but the encoder goes on with',
+        ),
+        ('s2mae', {}, {'positions': 'sincos'}, 'encoder goes on with .learnable'),
+        (
+            's2mae',
+            {'positions': 'vanilla'},
+            {'positions': 'sincos'},
+            "positions: 'sincos', but the encoder goes on with 'vanilla'",
+        ),
+        (
+            'satmae',
+            {'positions': 'sincos'},
+            {'positions': 'vanilla'},
+            "positions: 'vanilla', but the encoder goes on with 'sincos'",
+        ),
+        ('s2mae', {}, {'bands': TEN[:9]}, r'9 bands cannot be cut .* 8 or 10 bands'),
+    ],
+)
+def test_another_architecture_is_refused(
+    family: str,
+    before: dict[str, Any],
+    after: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+) -> None:
+    stage_of(tmp_path / 'x.ckpt', family=family, **before)
+    after = {'indices': ('NDVI',), **after}
+    with pytest.raises(ValueError, match=message):
+        task(family, previous=str(tmp_path / 'x.ckpt'), **after)
+
+
+@pytest.mark.parametrize(
+    ('before', 'after'), [('vanilla', 'sincos'), ('sincos', 'vanilla')]
+)
+def test_positions_that_leave_no_tensor_are_compared_too(
+    before: str, after: str, tmp_path: Path
+) -> None:
+    """Also where a checkpoint does not tell them."""
+    stage_of(tmp_path / 'x.ckpt', family='s2mae', positions=before)
+    content = torch.load(tmp_path / 'x.ckpt', weights_only=True)
+    del content['encoder']['positions']
+    torch.save(content, tmp_path / 'x.ckpt')
+    with pytest.raises(
+        ValueError, match='does not fit this one, for example positions'
+    ):
+        task('s2mae', previous=str(tmp_path / 'x.ckpt'), positions=after)
