@@ -249,9 +249,10 @@ def measure_memory(
     # Tensors come from the system and go back at once, so that resident memory follows
     # what is allocated.
     os.environ['MALLOC_MMAP_THRESHOLD_'] = '65536'
-    with ProcessPoolExecutor(
-        1, mp_context=get_context('spawn'), max_tasks_per_child=1
-    ) as pool:
+    # Processes start from one in which the package is imported, and nothing has run.
+    context = get_context('forkserver')
+    context.set_forkserver_preload(['torchgeo_sigmae'])
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
         futures = [pool.submit(peak_memory, arguments, *job) for job in jobs]
         return [future.result() for future in tqdm(futures, 'Memory', disable=None)]
 

@@ -205,9 +205,10 @@ def pytest_terminal_summary(
     """Say how much ran on real data, and on what."""
     counts = {
         outcome: sum(
-            'real_data' in report.keywords
+            # What could not even be collected has none.
+            'real_data' in getattr(report, 'keywords', ())
             for report in terminalreporter.stats.get(outcome, [])
-            if report.when == 'call' or outcome in ('skipped', 'error')
+            if getattr(report, 'when', '') == 'call' or outcome in ('skipped', 'error')
         )
         for outcome in ('passed', 'failed', 'error', 'skipped')
     }

@@ -240,6 +240,21 @@ def test_groups_without_a_band_are_dropped(
     assert features(target, torch.randn(2, len(bands), 32, 32)).shape == (2, 32)
 
 
+def test_satmaes_bands_stand_in_within_their_group(satmae: Path, target: Path) -> None:
+    """B8A is near B08, but the kernel of B08 belongs to another token."""
+    bands = tuple(band for band in TEN if band != 'B08')
+    report = adapt_bands(satmae, bands, target)
+    assert report.left_out == ('B08',)
+    place = bands.index('B8A'), TEN.index('B8A')
+    adapted, original = tensors(target)[FIRST], tensors(satmae)[FIRST]
+    assert torch.equal(adapted[:, place[0]], original[:, place[1]])
+    # Which changes nothing that an encoder without B08 sees.
+    image = torch.randn(2, 10, 32, 32)
+    image[:, TEN.index('B08')] = 0
+    chosen = image[:, [TEN.index(band) for band in bands]]
+    torch.testing.assert_close(features(target, chosen), features(satmae, image))
+
+
 def test_satmaes_order_of_bands_is_free(satmae: Path, target: Path) -> None:
     order = torch.randperm(10).tolist()
     adapt_bands(satmae, [TEN[i] for i in order], target)

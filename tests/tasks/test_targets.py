@@ -174,6 +174,22 @@ def test_norm_pix_normalises_the_valid_pixels_of_every_token(
             )
 
 
+@every_layout
+@every_target
+def test_outputs_of_the_model_count_standard_deviations(
+    layout: TokenLayout, target: str
+) -> None:
+    """A model that says what the encoder sees is right, whatever the target."""
+    tokens = batch(layout)
+    index = torch.arange(tokens.patches.shape[1]).expand(2, -1)
+    found = space(target).place(tokens.patches, tokens, index)
+    held = tokens.pixels & (tokens.patches.abs() < 2)  # what 'unit' does not clip
+    expected = space(target).encode(tokens, index)
+    torch.testing.assert_close(found[held], expected[held])
+    again = space(target).decode(found, tokens, index)
+    torch.testing.assert_close(again[held], tokens.patches[held])
+
+
 def test_an_unknown_target_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"target: 'db' is unknown\. Use one of standard"
@@ -401,3 +417,9 @@ def test_nothing_is_lost_between_training_and_torchgeo(
         torch.testing.assert_close(
             restored.reconstruct(raw)[key], value, equal_nan=True
         )
+
+
+def test_bands_out_of_order_make_strange_cubes() -> None:
+    with pytest.warns(UserWarning, match=r"order of their wavelengths.*'B02', 'B03'"):
+        bands = ('B11', 'B04', 'B03', 'B02', 'B08', 'B12')
+        SIGMAETask('s2mae_vit_tiny_patch8', bands=bands, size=32)

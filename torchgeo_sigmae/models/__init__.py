@@ -8,6 +8,7 @@ from .adapt import adapt_bands
 from .checkpoint import EncoderCheckpoint, read_encoder, save_encoder
 from .decoders import CrossDecoder, SelfDecoder
 from .encoder import SIGMAEViT, build_encoder
+from .groups import group_bands
 from .layout import TokenLayout
 from .loading import load_encoder_weights, read_weights
 from .mae import MaskedAutoencoder
@@ -20,7 +21,6 @@ from .spectral import (
     SatMAEViT,
     SpectralViT,
     encoder_arguments,
-    group_bands,
 )
 from .stages import Stage, load_stage, parse_stage
 from .tokens import (

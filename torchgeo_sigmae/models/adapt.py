@@ -13,7 +13,6 @@ after normalisation.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,13 @@ from ..bands import Sensor, get_sensor
 from .checkpoint import EncoderCheckpoint, write_encoder
 from .loading import read_weights
 from .matching import METHODS, BandReport, match_bands, target_bands
-from .spectrum import BandsOf, adapt_cubes, adapt_groups, is_cubes
+from .spectrum import (
+    BandsOf,
+    adapt_cubes,
+    adapt_groups,
+    is_cubes,
+    within_groups,
+)
 
 __all__ = ('adapt_bands', 'adapt_state')
 
@@ -79,7 +84,8 @@ def adapt_bands(
     S2MAE's cubes share one kernel, which stays as it is; their positions in the
     spectrum are interpolated to the wavelengths of the target cubes, so the bands of a
     cube must divide the number of target bands. SatMAE's target bands join the group of
-    the band they stand in for, else that of the nearest. Two dates become tokens of
+    the band they stand in for, else that of the nearest, and stand in for bands of that
+    group only. Two dates become tokens of
     their own in both, and no weight is divided.
 
     Args:
@@ -190,7 +196,8 @@ def adapt_state(
     # SatMAE's dates are tokens of their own, so nothing adds up.
     grouped = 'patch_embed.band_group' in state_dict
     report = match_bands(*source, *target, method, dates)
-    report = replace(report, halved=not grouped)
+    if grouped:
+        report = within_groups(state_dict, source, report)
     first, share = state_dict[_FIRST_LAYER], 1 if grouped else dates
     adapted = torch.stack(
         [_combine(first, source[0], band.sources, share) for band in report.bands],

@@ -4,6 +4,7 @@
 """Other bands for encoders whose tokens have a place in the spectrum."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ __all__ = (
     'adapt_groups',
     'interpolate_spectrum',
     'is_cubes',
+    'within_groups',
 )
 
 #: Names of bands, and the sensor they belong to.
@@ -157,10 +159,8 @@ def adapt_groups(
     for band in report.bands:
         # What has no wavelength, a radar band say, goes with the last group.
         origin, known = source[0][-1], target[1].find(band.band)
-        if band.named:
-            origin = band.band
-        elif band.sources:
-            origin = max(band.sources, key=lambda n: band.sources[n])
+        if band.sources:
+            origin = _origin(band)
         elif known is not None and wavelengths:
             distance = {n: abs(w - known.wavelength) for n, w in wavelengths.items()}
             origin = min(distance, key=lambda n: distance[n])
@@ -174,6 +174,38 @@ def adapt_groups(
             1, report.dates, 1
         ),
     }
+
+
+def within_groups(
+    state_dict: Mapping[str, Tensor], source: BandsOf, report: BandReport
+) -> BandReport:
+    """Let target bands of SatMAE stand in for source bands of one group only.
+
+    Args:
+        state_dict: Tensors under plain timm keys.
+        source: Canonical names of their bands, and the sensor.
+        report: Which target band stands in for which.
+
+    Returns:
+        The same, without bands whose kernel belongs to another token.
+    """
+    groups = state_dict['patch_embed.band_group'].tolist()
+    membership = dict(zip(source[0], groups, strict=True))
+    bands = []
+    for band in report.bands:
+        own = membership[_origin(band)] if band.sources else None
+        sources = {n: s for n, s in band.sources.items() if membership[n] == own}
+        bands.append(replace(band, sources=sources))
+    taken = {name for band in bands for name in band.sources}
+    left_out = tuple(name for name in source[0] if name not in taken)
+    return BandReport(tuple(bands), left_out, report.dates, halved=False)
+
+
+def _origin(band: AdaptedBand) -> str:
+    """The source band a target band mostly is."""
+    if band.named:
+        return band.band
+    return max(band.sources, key=lambda name: band.sources[name])
 
 
 def _cubes(bands: BandsOf, depth: int) -> list[tuple[tuple[str, ...], float]]:

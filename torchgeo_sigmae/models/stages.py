@@ -9,7 +9,6 @@ the new bands, never started anew.
 """
 
 import math
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -105,7 +104,8 @@ def parse_stage(path: str | Path, model: str) -> Stage:
     """
     path = Path(path)
     if path.is_dir():
-        files = sorted((path / 'resume').glob('*.ckpt'), key=os.path.getmtime)
+        # Their names tell the step, with leading zeros.
+        files = sorted((path / 'resume').glob('*.ckpt'))
         if not files:
             raise FileNotFoundError(
                 f'previous: {str(path)!r} holds no resume/*.ckpt. Pass the '

@@ -67,6 +67,10 @@ class TargetSpace:
     limits they scale to [0, 1] they do not say; we take two standard deviations to both
     sides of the mean and clip, as is usual for Sentinel-2.
 
+    The model's outputs always count standard deviations from the mean; they are brought
+    to the space of the target before the loss. A head could learn that, but it would
+    take hundreds of steps.
+
     Attributes:
         name: ``'standardized'`` (per band, what the encoder sees), ``'unit'`` ([0, 1]
             per band) or ``'reflectance'``.
@@ -105,6 +109,24 @@ class TargetSpace:
         if self.norm_pix:
             return normalize_patches(patches, gather_tokens(tokens.pixels, index))[0]
         return patches
+
+    def place(self, output: Tensor, tokens: TokenBatch, index: Tensor) -> Tensor:
+        """Bring outputs of the model to the space of the target.
+
+        Args:
+            output: ``(B, P, L)``.
+            tokens: The batch.
+            index: Token indices ``(B, P)``.
+
+        Returns:
+            Predictions ``(B, P, L)``, to compare with :meth:`encode`.
+        """
+        if self.norm_pix or self.name == 'standardized':
+            return output
+        if self.name == 'unit':
+            return output / 4 + 0.5
+        mean, std = self._per_value(tokens, index)
+        return output * std + mean
 
     def decode(self, prediction: Tensor, tokens: TokenBatch, index: Tensor) -> Tensor:
         """Bring predictions from the space of the target to that of the image.
@@ -291,6 +313,7 @@ def reconstruct(
         in [0, 1].
     """
     prediction = model(tokens.image, mask.keep, mask.masked, tokens.patches)
+    prediction = target.place(prediction, tokens, mask.masked)
     prediction = target.decode(prediction, tokens, mask.masked)
     found, hidden = fill_in(tokens, mask.masked, prediction)
     layout, grid = tokens.layout, model.grid(tokens.image)

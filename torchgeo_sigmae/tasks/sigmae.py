@@ -3,14 +3,13 @@
 
 """SIGMAE task: masked-autoencoder pretraining guided by spectral indices."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from kornia import augmentation as K
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
-from timm.models import VisionTransformer
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchvision.models._api import WeightsEnum
@@ -21,20 +20,8 @@ from ..evaluation import ReconstructionMetrics
 from ..masking import Curriculum, VisibilityRatio, fixed_mask, select_predicted
 from ..masking.strategies import check_predict_ratio
 from ..models import (
-    MaskedAutoencoder,
-    S2MAEViT,
-    SatMAEViT,
-    SpectralViT,
-    build_encoder,
-    encoder_arguments,
     gather_tokens,
-    group_bands,
-    layout_of,
-    load_encoder_weights,
-    load_stage,
     masked_mse,
-    parse_stage,
-    read_weights,
 )
 from ..plotting import plot_reconstruction
 from ..transforms import PatchSaliency
@@ -46,6 +33,7 @@ from .batch import (
     default_transform,
     mark_valid_pixels,
 )
+from .building import build_model, encoder_settings, family
 from .reconstruction import (
     TargetSpace,
     TokenBatch,
@@ -224,42 +212,13 @@ class SIGMAETask(PretrainingTask):
             )
         check_predict_ratio(hparams['predict_ratio'])
         TargetSpace(hparams['target'], hparams['norm_pix_loss'])
-        if self.weights is True:
-            raise ValueError(
-                "weights: True would mean timm's own weights, which are for "
-                'three bands. Pass the path of an exported encoder, a weight enum or '
-                'its string, or None.'
-            )
-        if self.weights and self.previous:
-            raise ValueError(
-                'weights, previous: both given, but a stage brings its encoder along. '
-                'Pass one of them.'
-            )
-        arguments, stage = self._encoder_arguments(), None
-        if self.previous:
-            stage = parse_stage(self.previous, hparams['model'])
-            stage = stage.for_bands(self.bands, self.sensor)
-            arguments = self._go_on(arguments, stage.encoder, stage.known)
-        elif self.weights:
-            given = read_weights(self.weights)
-            arguments = self._go_on(arguments, given.state_dict, given.hyper_parameters)
-        encoder = build_encoder(
-            hparams['model'], len(self.bands), hparams['size'], **arguments
+        self.model, stage = build_model(
+            hparams, self.bands, self.sensor, self.weights, self.previous
         )
-        if self.weights:
-            load_encoder_weights(encoder, self.weights, self.bands, self.sensor)
-        if self.weights or self.previous:
-            self._keep_layout(encoder)
-        self.model = MaskedAutoencoder(
-            encoder,
-            hparams['decoder'],
-            hparams['decoder_dim'],
-            hparams['decoder_depth'],
-            hparams['decoder_num_heads'],
-        )
+        # What came with weights, so that a checkpoint restores without them.
+        hparams.update(encoder_settings(self.model.encoder, self.bands))
         if stage is not None:
-            load_stage(self.model, stage)
-            self.history = stage.known['trained_on']
+            self.history = stage.known.get('trained_on', [])
             for line in str(stage.report or '').splitlines():
                 rank_zero_info(line)
         self.curriculum = Curriculum(
@@ -332,6 +291,7 @@ class SIGMAETask(PretrainingTask):
         """
         tokens, keep, predicted, counts = self._draw(batch)
         prediction = self.model(tokens.image, keep, predicted, tokens.patches)
+        prediction = self.target.place(prediction, tokens, predicted)
         target = self.target.encode(tokens, predicted)
         pixels = gather_tokens(tokens.pixels, predicted) & counts.unsqueeze(-1)
         loss = masked_mse(prediction, target, pixels)
@@ -433,7 +393,7 @@ class SIGMAETask(PretrainingTask):
         return {
             **super().encoder_record,
             'norm_pix_loss': self.hparams['norm_pix_loss'],
-            'ssl_method': self._family(),
+            'ssl_method': family(self.hparams['model']),
             'positions': self.hparams['positions'],
             'target': self.hparams['target'],
             'masking': self.hparams['masking'],
@@ -487,36 +447,6 @@ class SIGMAETask(PretrainingTask):
 
     # ---------------------------------------------------------------------- private
 
-    def _family(self) -> str:
-        """Whose encoder it is."""
-        family: str = self.hparams['model'].partition('_')[0]
-        return family if family in {'s2mae', 'satmae'} else 'sigmae'
-
-    def _encoder_arguments(self) -> dict[str, Any]:
-        """What S2MAE's and SatMAE's encoders take; refused for others."""
-        hparams, model = self.hparams, self.hparams['model']
-        s2mae, satmae = (self._family() == name for name in ('s2mae', 'satmae'))
-        for name, default, allowed in (
-            ('cube_bands', None, s2mae),
-            ('groups', None, satmae),
-            ('positions', 'learnable', s2mae or satmae),
-        ):
-            if hparams[name] != default and not allowed:
-                family = 'satmae' if name == 'groups' else 's2mae'
-                raise ValueError(
-                    f'{name}: {hparams[name]!r} means nothing to model={model!r}. '
-                    f'Leave {name} out, or use model={family + "_vit_small_patch8"!r}.'
-                )
-        if satmae:
-            groups = group_bands(self.bands, self.sensor, hparams['groups'])
-            return {'groups': groups, 'positions': hparams['positions']}
-        if s2mae:
-            return {
-                'cube_bands': hparams['cube_bands'],
-                'positions': hparams['positions'],
-            }
-        return {}
-
     # Random numbers, logging and kornia are no business of torch.compile, which is left
     # with the model and the loss.
     @torch.compiler.disable
@@ -561,42 +491,6 @@ class SIGMAETask(PretrainingTask):
             image, pixels, self.statistics, self.patch_saliency, self.model.layout
         )
 
-    def _keep_layout(self, encoder: VisionTransformer) -> None:
-        """Note what came with weights, so that a checkpoint restores without them."""
-        layout = layout_of(encoder)
-        if isinstance(encoder, S2MAEViT):
-            self.hparams['cube_bands'] = layout.group_size
-        if isinstance(encoder, SatMAEViT):
-            self.hparams['groups'] = [
-                [self.bands[channel] for channel in group] for group in layout.groups
-            ]
-        if isinstance(encoder, SpectralViT):
-            self.hparams['positions'] = encoder.positions
-
-    def _go_on(
-        self,
-        arguments: dict[str, Any],
-        state_dict: Mapping[str, Tensor],
-        known: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        """Take over cubes or groups of an encoder; refuse others than its own."""
-        own = encoder_arguments(state_dict)
-        asked = {
-            name: arguments[name]
-            for name in ('cube_bands', 'groups')
-            if self.hparams[name] is not None
-        }
-        if 'positions' in known and 'positions' in arguments:
-            own['positions'] = known['positions']
-            asked['positions'] = arguments['positions']
-        for name, value in asked.items():
-            if name in own and _listed(value) != _listed(own[name]):
-                raise ValueError(
-                    f'{name}: {value!r}, but the encoder goes on with {own[name]!r}. '
-                    f'Pass that, or train from scratch.'
-                )
-        return {**arguments, **own} if arguments else arguments
-
     @torch.compiler.disable
     def _evaluate(self, batch: dict[str, Any], metrics: ReconstructionMetrics) -> None:
         """Add a batch to the metrics of a stage."""
@@ -611,6 +505,7 @@ class SIGMAETask(PretrainingTask):
         self._evaluated += samples
         mask = fixed_mask(place, count, self.curriculum.ratio_at(1.0), tokens.valid)
         prediction = self.model(tokens.image, mask.keep, mask.masked, tokens.patches)
+        prediction = space.place(prediction, tokens, mask.masked)
         baseline = baseline_prediction(tokens, mask, space)
         target = space.encode(tokens, mask.masked)
         pixels = gather_tokens(tokens.pixels, mask.masked)
@@ -669,8 +564,3 @@ class SIGMAETask(PretrainingTask):
         figure = self.plot(self._reconstruct(few, 0))
         for experiment in experiments:
             experiment.add_figure('reconstruction', figure, self.global_step)
-
-
-def _listed(value: Any) -> Any:
-    """Nested tuples as lists, to compare with what a configuration holds."""
-    return [*map(_listed, value)] if isinstance(value, list | tuple) else value

@@ -1,0 +1,174 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""First layers of encoders whose tokens have a place in the spectrum."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import PatchEmbed
+from torch import Tensor, nn
+
+from ..bands import SENTINEL2_TEN_BANDS
+from .groups import group_bands
+from .layout import TokenLayout
+
+__all__ = ('CubeEmbed', 'GroupEmbed', 'SpectralEmbed')
+
+
+class SpectralEmbed(PatchEmbed):
+    """Patch embedding with G tokens a place, ``(B, G, h, w, D)``."""
+
+    layout: TokenLayout
+    proj: Any
+    norm: Any
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed the tokens of whole images ``(B, C, H, W)``."""
+        height, width = x.shape[-2:]
+        patch = self.layout.patch_size
+        if x.shape[1] != self.layout.channels:
+            raise ValueError(
+                f'image: {x.shape[1]} channels, but the encoder takes '
+                f'{self.layout.channels}. Select bands by name before the model.'
+            )
+        if self.dynamic_img_pad:
+            x = F.pad(x, (0, -width % patch, 0, -height % patch))
+        tokens = self.layout.patchify(x)
+        groups = self.layout.num_groups
+        group = torch.arange(groups, device=x.device)
+        group = group.repeat_interleave(tokens.shape[1] // groups)
+        embedded = self.embed(tokens, group.expand(len(x), -1))
+        out: Tensor = embedded.unflatten(
+            1, (groups, *self.dynamic_feat_size((height, width)))
+        )
+        return out
+
+    def embed(self, tokens: Tensor, group: Tensor) -> Tensor:
+        """Embed tokens ``(B, K, L)`` of the groups ``(B, K)``; returns (B, K, D)."""
+        raise NotImplementedError
+
+
+class CubeEmbed(SpectralEmbed):
+    """One kernel for the cubes of all bands: a 3-D convolution, S2MAE's."""
+
+    def __init__(
+        self, *args: Any, cube_bands: int | None = None, **kwargs: Any
+    ) -> None:
+        """Initialize a new CubeEmbed instance.
+
+        Args:
+            *args: Passed to timm's patch embedding.
+            cube_bands: Bands of a cube; None for 3 or else 2.
+            **kwargs: Passed to timm's patch embedding.
+        """
+        super().__init__(*args, **kwargs)
+        self.set_bands(self.proj.in_channels, cube_bands)
+
+    def set_bands(self, channels: int, cube_bands: int | None = None) -> None:
+        """Take other bands, with a new kernel where the depth of a cube changes."""
+        patch = self.patch_size[0]
+        depth = _cube_depth(channels, cube_bands)
+        self.layout = TokenLayout.cubes(patch, channels, depth)
+        kernel = (depth, patch, patch)
+        old = self.proj
+        if old.kernel_size != kernel:
+            self.proj = nn.Conv3d(
+                1, old.out_channels, kernel, kernel, bias=old.bias is not None
+            ).to(old.weight)
+
+    def embed(self, tokens: Tensor, group: Tensor) -> Tensor:
+        """Apply the convolution as the linear map it is."""
+        weight = self.proj.weight.flatten(1)
+        out: Tensor = self.norm(F.linear(tokens, weight, self.proj.bias))
+        return out
+
+
+class GroupEmbed(SpectralEmbed):
+    """A kernel for every group of bands, kept as one convolution over all: SatMAE's."""
+
+    band_group: Tensor
+
+    def __init__(
+        self, *args: Any, groups: Sequence[Sequence[int]] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.share(self.proj.in_channels, groups)
+
+    def share(
+        self, channels: int, groups: Sequence[Sequence[int]] | None = None
+    ) -> None:
+        """Share the channels out to groups."""
+        groups = _default_groups(channels) if groups is None else groups
+        if sorted(c for group in groups for c in group) != list(range(channels)):
+            raise ValueError(
+                f'groups: {[list(group) for group in groups]} must hold each of the '
+                f'{channels} channels once.'
+            )
+        membership = [
+            next(g for g, group in enumerate(groups) if channel in group)
+            for channel in range(channels)
+        ]
+        # As a state dict tells it: the channels of a group in ascending order.
+        self.layout = TokenLayout.grouped(self.patch_size[0], membership)
+        # In the state dict, because the encoder is wrong without it.
+        device = self.proj.weight.device
+        self.register_buffer('band_group', torch.tensor(membership, device=device))
+
+    def set_bands(self, channels: int) -> None:
+        """Take other bands, with a new kernel and default groups."""
+        old = self.proj
+        self.proj = nn.Conv2d(
+            channels, old.out_channels, old.kernel_size, old.stride
+        ).to(old.weight)
+        self.share(channels)
+
+    def embed(self, tokens: Tensor, group: Tensor) -> Tensor:
+        """Apply every group's kernel to its own tokens."""
+        layout, weight = self.layout, self.proj.weight
+        if layout.num_groups == 1:
+            whole: Tensor = self.norm(
+                F.linear(tokens, weight.flatten(1), self.proj.bias)
+            )
+            return whole
+        kernels = weight[:, layout.padded()].flatten(1)
+        kernels = kernels.unflatten(1, (layout.num_groups, -1))
+        kernels = torch.where(layout.slots(weight.device), kernels, 0)
+        # All kernels on every token, then each token's own: a few per cent of a block.
+        x = F.linear(tokens, kernels.transpose(0, 1).flatten(0, 1))
+        x = x.unflatten(-1, (layout.num_groups, -1))
+        x = x.gather(2, group[..., None, None].expand(-1, -1, 1, x.shape[-1]))
+        out: Tensor = self.norm(x.squeeze(2) + self.proj.bias)
+        return out
+
+
+def _cube_depth(channels: int, cube_bands: int | None) -> int:
+    """Bands of a cube: as asked for, or what divides."""
+    if cube_bands is None:
+        for depth in (3, 2):
+            if channels % depth == 0:
+                return depth
+        divisors = [d for d in range(1, channels + 1) if channels % d == 0]
+        raise ValueError(
+            f'in_channels: {channels} bands cannot be cut into cubes of 3 or 2 '
+            f'neighbours. Leave bands out, for example down to {channels - 1}, or pass '
+            f'cube_bands, one of {divisors}.'
+        )
+    if cube_bands < 1 or channels % cube_bands:
+        divisors = [d for d in range(1, channels + 1) if channels % d == 0]
+        raise ValueError(
+            f'cube_bands: {cube_bands} does not divide {channels} bands. Use one of '
+            f'{divisors}, or leave bands out.'
+        )
+    return cube_bands
+
+
+def _default_groups(channels: int) -> list[list[int]]:
+    """SatMAE's groups of our ten bands; neighbours otherwise."""
+    if channels == len(SENTINEL2_TEN_BANDS):
+        return group_bands(SENTINEL2_TEN_BANDS)
+    return [
+        list(range(start, min(start + 4, channels))) for start in range(0, channels, 4)
+    ]
