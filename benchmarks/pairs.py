@@ -22,7 +22,6 @@ import time
 from pathlib import Path
 
 from lightning.pytorch import LightningDataModule, seed_everything
-from torch import nn
 from torchgeo.datamodules import EuroSATDataModule
 
 from torchgeo_sigmae import SIGMAETask
@@ -33,7 +32,7 @@ from .models import DATA, environment
 from .s2mae_ablation import quiet_trainer, scenes
 
 #: Steps of each family; SIGMAE's have fewer tokens and cost less.
-STEPS = {'sigmae': 600, 's2mae': 200, 'satmae': 200}
+STEPS = {'sigmae': 1000, 's2mae': 400, 'satmae': 400}
 
 PAIRS = [
     *(('sigmae', masking) for masking in ('random', 'saliency')),
@@ -76,10 +75,8 @@ def run(
     """
     start = time.perf_counter()
     seed_everything(0, verbose=False)
-    # The scenes are turned and flipped by their datamodule.
-    transform = nn.Identity() if name == 'scenes' else None
     task = SIGMAETask(
-        f'{family}_vit_tiny_patch8', size=64, masking=masking, transform=transform,
+        f'{family}_vit_tiny_patch8', size=64, masking=masking,
         mask_ratio=arguments.mask_ratio, predict_ratio=0.5, decoder_dim=128,
         decoder_depth=2, decoder_num_heads=4, lr=1e-3,
     )  # fmt: skip
@@ -111,6 +108,8 @@ def main(arguments: argparse.Namespace) -> None:
     asked = {key: vars(arguments)[key] for key in ('steps', 'batch_size', 'mask_ratio')}
     for name in arguments.datasets:
         for family, masking in PAIRS:
+            if family not in arguments.models:
+                continue
             path = rows / f'{name}-{family}-{masking}.json'
             if not path.exists() or json.loads(path.read_text())['asked'] != asked:
                 found = run(arguments, name, family, masking)
@@ -141,6 +140,7 @@ if __name__ == '__main__':
     parser.add_argument('--data', type=Path, default=DATA)
     parser.add_argument('--output', type=Path, default=Path('outputs/pairs'))
     parser.add_argument('--datasets', nargs='+', default=['scenes', 'eurosat'])
+    parser.add_argument('--models', nargs='+', default=list(STEPS))
     parser.add_argument('--steps', type=int)
     parser.add_argument('--batch-size', type=int, default=16)
     parser.add_argument('--mask-ratio', type=float, default=0.75)

@@ -37,7 +37,7 @@ from lightning.pytorch import Trainer, seed_everything
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor, nn
+from torch import Tensor
 from torchgeo.datasets import EuroSAT
 
 from torchgeo_sigmae import SceneDataModule, SIGMAETask
@@ -133,10 +133,9 @@ def build(setting: dict[str, Any], seed: int, previous: str | None) -> SIGMAETas
         The task.
     """
     own = {k: v for k, v in setting.items() if k not in ('data', 'pretrained')}
-    # The datamodule turns and flips; a crop would leave little of a small site.
     return SIGMAETask(
         's2mae_vit_tiny_patch8', previous=previous, size=SIZE, masking='random',
-        transform=nn.Identity(), decoder_dim=128, decoder_num_heads=4, lr=1e-3,
+        decoder_dim=128, decoder_num_heads=4, lr=1e-3,
         seed=seed, **own,
     )  # fmt: skip
 

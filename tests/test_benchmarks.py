@@ -89,7 +89,6 @@ def test_models_on_real_chips(real_data: Callable[[str], Path], tmp_path: Path) 
 
 
 def test_s2mae_ablation(real_data: Callable[[str], Path], tmp_path: Path) -> None:
-    pytest.importorskip('sklearn')
     command = (
         'benchmarks.s2mae_ablation', '--data', real_data('eurosat').parent, '--output',
         tmp_path, '--steps', 2, '--seeds', 1, '--batch-size', 2, '--every', 10,
