@@ -32,7 +32,7 @@ from .models import DATA, environment
 from .s2mae_ablation import quiet_trainer, scenes
 
 #: Steps of each family; SIGMAE's have fewer tokens and cost less.
-STEPS = {'sigmae': 1000, 's2mae': 400, 'satmae': 400}
+STEPS = {'sigmae': 1500, 's2mae': 1000, 'satmae': 1000}
 
 PAIRS = [
     *(('sigmae', masking) for masking in ('random', 'saliency')),
@@ -105,7 +105,8 @@ def main(arguments: argparse.Namespace) -> None:
         '| data | model | masking | steps | loss / baseline | seconds |',
         '|---' * 6 + '|',
     ]
-    asked = {key: vars(arguments)[key] for key in ('steps', 'batch_size', 'mask_ratio')}
+    options = ('steps', 'batch_size', 'mask_ratio')
+    asked = {key: vars(arguments)[key] for key in options}
     for name in arguments.datasets:
         for family, masking in PAIRS:
             if family not in arguments.models:

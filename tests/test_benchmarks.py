@@ -111,3 +111,17 @@ def test_s2mae_ablation(real_data: Callable[[str], Path], tmp_path: Path) -> Non
     table = (tmp_path / 'table.md').read_text()
     assert table.count('(default)') == 2
     assert table.strip() in second
+
+
+def test_pairs(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+    command = (
+        'benchmarks.pairs', '--data', real_data('eurosat').parent, '--output', tmp_path,
+        '--datasets', 'eurosat', '--models', 'sigmae', '--steps', 1, '--batch-size', 2,
+    )  # fmt: skip
+    table = run(*command)
+    assert table.count('| eurosat | sigmae | saliency | 1 |') == 2
+    # Finished rows are not run again.
+    row = tmp_path / 'rows' / 'eurosat-sigmae-random.json'
+    before = row.stat().st_mtime_ns
+    run(*command)
+    assert row.stat().st_mtime_ns == before
