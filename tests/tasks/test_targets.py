@@ -420,6 +420,6 @@ def test_nothing_is_lost_between_training_and_torchgeo(
 
 
 def test_bands_out_of_order_make_strange_cubes() -> None:
+    bands = ('B11', 'B04', 'B03', 'B02', 'B08', 'B12')
     with pytest.warns(UserWarning, match=r"order of their wavelengths.*'B02', 'B03'"):
-        bands = ('B11', 'B04', 'B03', 'B02', 'B08', 'B12')
         SIGMAETask('s2mae_vit_tiny_patch8', bands=bands, size=32)
