@@ -5,8 +5,8 @@
 
     python -m benchmarks.s2mae_ablation [--data PATH] [--steps 300] [--seeds 3]
 
-Needs the real data and scikit-learn. Every row pretrains ``s2mae_vit_tiny_patch8`` on
-chips of 64 px as long as all others and is then measured by
+Needs the real data and scikit-learn. Every row pretrains ``s2mae_vit_tiny_patch8`` (or
+16) on chips of 64 px as long as all others and is then measured by
 
 - a linear probe: logistic regression on the mean patch token of the frozen encoder,
   EuroSAT's 140 training chips -> its 40 test chips, so one chip is 2.5 points;
@@ -14,9 +14,9 @@ chips of 64 px as long as all others and is then measured by
   and the error in reflectance, on scenes that no row is trained on, under the mask
   ratio of the row: rows of another mask ratio have another task.
 
-The slides' other patch size is left out, as there is no ``s2mae_vit_*_patch16``; the
-number of bands of a cube is varied instead. Data ``both`` is progressive pretraining:
-scenes for half of the steps, then bark-beetle training sites.
+The number of bands of a cube, of which the slides say nothing, is varied as well. Data
+``both`` is progressive pretraining: scenes for half of the steps, then bark-beetle
+training sites.
 
 Finished rows are kept in OUTPUT/rows and not run again, unless the options have
 changed. Writes OUTPUT/table.md.
@@ -49,6 +49,7 @@ from .models import DATA, environment
 DEFAULT: dict[str, Any] = {
     'mask_ratio': 0.9,
     'decoder_depth': 4,
+    'patch_size': 8,
     'cube_bands': 2,
     'target': 'unit',
     'positions': 'learnable',
@@ -59,6 +60,7 @@ DEFAULT: dict[str, Any] = {
 AXES: dict[str, tuple[Any, ...]] = {
     'mask_ratio': (0.25, 0.5, 0.75, 0.9),
     'decoder_depth': (2, 4, 8),
+    'patch_size': (8, 16),
     'cube_bands': (1, 2, 5, 10),
     'target': ('unit', 'standardized', 'reflectance'),
     'positions': ('vanilla', 'sincos', 'learnable'),
@@ -132,9 +134,12 @@ def build(setting: dict[str, Any], seed: int, previous: str | None) -> SIGMAETas
     Returns:
         The task.
     """
-    own = {k: v for k, v in setting.items() if k not in ('data', 'pretrained')}
+    own = dict(setting)
+    for key in ('data', 'pretrained'):
+        del own[key]
+    model = f's2mae_vit_tiny_patch{own.pop("patch_size")}'
     return SIGMAETask(
-        's2mae_vit_tiny_patch8', previous=previous, size=SIZE, masking='random',
+        model, previous=previous, size=SIZE, masking='random',
         decoder_dim=128, decoder_num_heads=4, lr=1e-3,
         seed=seed, **own,
     )  # fmt: skip

@@ -85,6 +85,7 @@ def test_code_in_a_file_is_not_executed(tmp_path: Path) -> None:
     [
         b'',
         b'not a checkpoint',
+        b'\x81',  # to an unpickler: take from an empty stack
         {'state_dict': {}},
         {'hyper_parameters': {}, 'state_dict': {}},
         {'hyper_parameters': {'model': NAME}},

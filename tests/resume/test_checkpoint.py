@@ -170,6 +170,8 @@ def damage(path: Path, how: str, evil: Path) -> None:
         path.write_bytes(content[: len(content) // 2])
     elif how == 'garbage':
         path.write_bytes(os.urandom(len(content)))
+    elif how == 'opcode':
+        path.write_bytes(b'\x81')  # to an unpickler: take from an empty stack
     elif how == 'other':
         torch.save({'weights': 1}, path)
     elif how == 'list':
@@ -179,7 +181,7 @@ def damage(path: Path, how: str, evil: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    'how', ['empty', 'truncated', 'garbage', 'other', 'list', 'code']
+    'how', ['empty', 'truncated', 'garbage', 'opcode', 'other', 'list', 'code']
 )
 def test_a_damaged_newest_falls_back_to_the_one_before(
     tmp_path: Path, how: str

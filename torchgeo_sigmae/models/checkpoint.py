@@ -11,7 +11,6 @@ task's arguments; what is known about the encoder stands under ``'encoder'``.
 """
 
 import os
-import pickle
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ __all__ = (
     'EncoderCheckpoint',
     'atomic_save',
     'from_checkpoint_keys',
+    'load_plain',
     'parse_encoder',
     'read_encoder',
     'save_encoder',
@@ -179,6 +179,27 @@ def read_encoder(path: str | Path) -> EncoderCheckpoint:
     return parse_encoder(path, str(path))
 
 
+def load_plain(file: str | Path | BinaryIO, map_location: Any = 'cpu') -> Any:
+    """Load tensors and plain values from a file, and nothing else.
+
+    Args:
+        file: A path, or an open file.
+        map_location: As in :func:`torch.load`.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        ValueError: Whatever is wrong with it.
+    """
+    try:
+        return torch.load(file, map_location=map_location, weights_only=True)
+    except Exception as error:
+        # Damaged bytes are a program of their own to an unpickler, which stumbles over
+        # them with errors of any type.
+        raise ValueError(f'{type(error).__name__}: {error}') from error
+
+
 def parse_encoder(
     file: str | Path | BinaryIO, name: str, map_location: Any = 'cpu'
 ) -> EncoderCheckpoint:
@@ -197,8 +218,8 @@ def parse_encoder(
             executed), or is not in the format.
     """
     try:
-        content = torch.load(file, map_location=map_location, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
+        content = load_plain(file, map_location)
+    except ValueError as error:
         raise ValueError(
             f'weights: {name!r} cannot be read as tensors and plain values, and '
             'anything else is not loaded from a file. Pass a file made by '

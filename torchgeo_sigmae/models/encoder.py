@@ -197,7 +197,7 @@ def build_encoder(
 
     Args:
         model: One of our names (``sigmae_vit_{tiny,small,base,large}_patch{8,16}``,
-            ``s2mae_vit_..._patch8``, ``satmae_vit_..._patch8``) or any timm
+            ``s2mae_vit_..._patch{8,16}``, ``satmae_vit_..._patch8``) or any timm
             ``VisionTransformer`` with a plain patch embedding.
         in_channels: Number of input bands.
         size: Side of the images in pixels; None for the model's own default.

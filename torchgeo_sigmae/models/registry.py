@@ -83,7 +83,8 @@ NAMES: dict[str, Architecture] = {
     )
     for family, encoder, patch_sizes in (
         ('sigmae', SIGMAEViT, (8, 16)),
-        ('s2mae', S2MAEViT, (8,)),
+        # Both patch sizes, because S2MAE's slides compare them.
+        ('s2mae', S2MAEViT, (8, 16)),
         ('satmae', SatMAEViT, (8,)),
     )
     for variant in _WIDTHS

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..bands import Sensor, get_sensor
 from .adapt import adapt_state
-from .checkpoint import ENCODER_KEY, parse_encoder
+from .checkpoint import ENCODER_KEY, load_plain, parse_encoder
 from .layout import TokenLayout, layout_of_state
 from .mae import MaskedAutoencoder
 from .matching import BandReport
@@ -118,7 +118,7 @@ def parse_stage(path: str | Path, model: str) -> Stage:
             'SIGMAETask, or the default_root_dir of a finished run.'
         )
     encoder = parse_encoder(path, str(path))
-    content = torch.load(path, map_location='cpu', weights_only=True)
+    content = load_plain(path)
     decoder = {
         key.removeprefix(_DECODER): value
         for key, value in content['state_dict'].items()

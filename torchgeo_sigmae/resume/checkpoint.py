@@ -4,16 +4,16 @@
 """Checkpoints to continue from: written atomically, found and checked before use."""
 
 import os
-import pickle
 import re
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+
+from ..models.checkpoint import load_plain
 
 __all__ = ('ResumableCheckpoint', 'newest_checkpoint')
 
@@ -258,14 +258,11 @@ def newest_checkpoint(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
     damaged: list[tuple[Path, Exception]] = []
     for path in checkpoints(folder):
         try:
-            content = torch.load(path, map_location='cpu', weights_only=True)
-            if not {'state_dict', 'loops'} <= set(content):
+            content = load_plain(path)
+            keys = set(content) if isinstance(content, dict) else set()
+            if not {'state_dict', 'loops'} <= keys:
                 raise ValueError('no training state in it')
-        except (
-            *(OSError, EOFError, KeyError, RuntimeError, ValueError),
-            # Weights-only loading refuses what is not tensors and plain values.
-            pickle.UnpicklingError,
-        ) as error:
+        except ValueError as error:
             damaged.append((path, error))
         else:
             for other, reason in damaged:

@@ -111,7 +111,7 @@ class SIGMAETask(PretrainingTask):
         Args:
             model: Name of the encoder:
                 ``sigmae_vit_{tiny,small,base,large}_patch{8,16}`` or any timm
-                ``VisionTransformer``; ``s2mae_vit_..._patch8`` for S2MAE,
+                ``VisionTransformer``; ``s2mae_vit_..._patch{8,16}`` for S2MAE,
                 ``satmae_vit_..._patch8`` for SatMAE.
             weights: Initial encoder weights: a weight enum, its string, the path of an
                 exported encoder, or None to start from scratch.
