@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from torchgeo_sigmae import SIGMAETask
 from torchgeo_sigmae.__main__ import main
 
 
@@ -23,6 +24,24 @@ def trainer(path: Path, **kwargs: Any) -> Trainer:
         enable_model_summary=False,
         default_root_dir=path,
         **kwargs,
+    )
+
+
+def task(family: str = 'sigmae', **arguments: Any) -> SIGMAETask:
+    """A small task of one of our families, for raw batches."""
+    return SIGMAETask(
+        **{
+            'model': f'{family}_vit_tiny_patch8',
+            'size': 32,
+            'decoder_dim': 32,
+            'decoder_depth': 1,
+            'decoder_num_heads': 2,
+            'lr': 1e-3,
+            'mean': 3000.0,
+            'std': 2000.0,
+            'normalize': True,
+            **arguments,
+        }
     )
 
 

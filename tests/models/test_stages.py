@@ -12,7 +12,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from training import trainer
+from training import task, trainer
 
 from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2, SyntheticSentinel2DataModule
 from torchgeo_sigmae._compat import Classification
@@ -31,23 +31,6 @@ every_model = pytest.mark.parametrize('family', list(NAMES))
 #: All but cirrus; the new bands stand between the known ones.
 TWELVE = tuple(band for band in SENTINEL2_BANDS if band != 'B10')
 SPECTRUM = 'spectral_embed'
-
-
-def task(family: str = 'sigmae', **arguments: Any) -> SIGMAETask:
-    return SIGMAETask(
-        **{
-            'model': NAMES[family],
-            'size': 32,
-            'decoder_dim': 32,
-            'decoder_depth': 1,
-            'decoder_num_heads': 2,
-            'lr': 1e-3,
-            'mean': 3000.0,
-            'std': 2000.0,
-            'normalize': True,
-            **arguments,
-        }
-    )
 
 
 def finish(stage: SIGMAETask, path: Path) -> Path:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader
+from training import trainer
 
 from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2
 from torchgeo_sigmae._compat import (
@@ -50,18 +51,9 @@ PAIRS: list[tuple[type[BaseTask], str, dict[str, Any]]] = [
 def run(
     task: LightningModule, loader: DataLoader[Any], path: Path, **kwargs: Any
 ) -> None:
-    trainer = Trainer(
-        accelerator='cpu',
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=path,
-        **kwargs,
-    )
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        trainer.fit(task, loader, loader)
+        trainer(path, **kwargs).fit(task, loader, loader)
 
 
 @pytest.fixture(scope='module')

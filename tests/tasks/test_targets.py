@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
-from training import trainer
+from training import task, trainer
 
 from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2
 from torchgeo_sigmae._compat import Classification, SemanticSegmentation
@@ -277,23 +277,6 @@ TURNS: list[dict[str, Any]] = [
     {'target': 'unit', 'norm_pix_loss': True, 'decoder': 'self'},
     {'mask_ratio': 0.75},
 ]
-
-
-def task(family: str = 'sigmae', **arguments: Any) -> SIGMAETask:
-    return SIGMAETask(
-        **{
-            'model': f'{family}_vit_tiny_patch8',
-            'size': 32,
-            'decoder_dim': 32,
-            'decoder_depth': 1,
-            'decoder_num_heads': 2,
-            'lr': 1e-3,
-            'mean': 3000.0,
-            'std': 2000.0,
-            'normalize': True,
-            **arguments,
-        }
-    )
 
 
 @pytest.fixture(scope='module')
