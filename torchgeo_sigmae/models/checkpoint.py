@@ -24,9 +24,11 @@ __all__ = (
     'ENCODER_KEY',
     'EncoderCheckpoint',
     'atomic_save',
+    'encoder_of',
     'from_checkpoint_keys',
     'load_plain',
     'parse_encoder',
+    'read_content',
     'read_encoder',
     'save_encoder',
     'to_checkpoint_keys',
@@ -200,6 +202,63 @@ def load_plain(file: str | Path | BinaryIO, map_location: Any = 'cpu') -> Any:
         raise ValueError(f'{type(error).__name__}: {error}') from error
 
 
+def read_content(
+    file: str | Path | BinaryIO, name: str, map_location: Any = 'cpu'
+) -> Any:
+    """Read a file of weights.
+
+    Args:
+        file: A path, or an open file.
+        name: What to call it in errors.
+        map_location: As in :func:`torch.load`.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        ValueError: If that is more than tensors and plain values (it is not executed).
+    """
+    try:
+        return load_plain(file, map_location)
+    except ValueError as error:
+        raise ValueError(
+            f'weights: {name!r} cannot be read as tensors and plain values, and '
+            'anything else is not loaded from a file. Pass a file made by '
+            'SIGMAETask.export.'
+        ) from error
+
+
+def encoder_of(content: Any, name: str) -> EncoderCheckpoint:
+    """Find the encoder in what a file holds.
+
+    Args:
+        content: What :func:`read_content` returns.
+        name: What to call it in errors.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        ValueError: If it is not in the format.
+    """
+    try:
+        hyper_parameters = dict(content['hyper_parameters'])
+        hyper_parameters = dict(content.get(ENCODER_KEY, hyper_parameters))
+        hyper_parameters['model']
+        state_dict = {
+            key.removeprefix(_PREFIX): value
+            for key, value in content['state_dict'].items()
+            if key.startswith(_PREFIX)
+        }
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f'weights: {name!r} is not an encoder file: it needs '
+            "'hyper_parameters' with a 'model' and a 'state_dict'. Pass a file made by "
+            'SIGMAETask.export.'
+        ) from error
+    return EncoderCheckpoint(state_dict, hyper_parameters)
+
+
 def parse_encoder(
     file: str | Path | BinaryIO, name: str, map_location: Any = 'cpu'
 ) -> EncoderCheckpoint:
@@ -217,27 +276,4 @@ def parse_encoder(
         ValueError: If the file holds more than tensors and plain values (it is not
             executed), or is not in the format.
     """
-    try:
-        content = load_plain(file, map_location)
-    except ValueError as error:
-        raise ValueError(
-            f'weights: {name!r} cannot be read as tensors and plain values, and '
-            'anything else is not loaded from a file. Pass a file made by '
-            'SIGMAETask.export.'
-        ) from error
-    try:
-        hyper_parameters = dict(content['hyper_parameters'])
-        hyper_parameters = dict(content.get(ENCODER_KEY, hyper_parameters))
-        hyper_parameters['model']
-        state_dict = {
-            key.removeprefix(_PREFIX): value
-            for key, value in content['state_dict'].items()
-            if key.startswith(_PREFIX)
-        }
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f'weights: {name!r} is not an encoder file: it needs '
-            "'hyper_parameters' with a 'model' and a 'state_dict'. Pass a file made by "
-            'SIGMAETask.export.'
-        ) from error
-    return EncoderCheckpoint(state_dict, hyper_parameters)
+    return encoder_of(read_content(file, name, map_location), name)

@@ -10,6 +10,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from .positions import sincos_1d, sincos_2d
+from .tokens import own_group
 
 __all__ = ('CrossDecoder', 'SelfDecoder')
 
@@ -83,10 +84,8 @@ class _Decoder(nn.Module):
         out: Tensor = self.head(self.norm(x))
         if self.heads == 1:
             return out
-        out = out.unflatten(-1, (self.heads, -1))
         group = predicted // (grid[0] * grid[1])
-        index = group[..., None, None].expand(-1, -1, 1, out.shape[-1])
-        return out.gather(2, index).squeeze(2)
+        return own_group(out.unflatten(-1, (self.heads, -1)), group)
 
 
 class CrossDecoder(_Decoder):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..bands import SENTINEL2_TEN_BANDS
 from .groups import group_bands
 from .layout import TokenLayout
+from .tokens import own_group
 
 __all__ = ('CubeEmbed', 'GroupEmbed', 'SpectralEmbed')
 
@@ -139,8 +140,7 @@ class GroupEmbed(SpectralEmbed):
         # All kernels on every token, then each token's own: a few per cent of a block.
         x = F.linear(tokens, kernels.transpose(0, 1).flatten(0, 1))
         x = x.unflatten(-1, (layout.num_groups, -1))
-        x = x.gather(2, group[..., None, None].expand(-1, -1, 1, x.shape[-1]))
-        out: Tensor = self.norm(x.squeeze(2) + self.proj.bias)
+        out: Tensor = self.norm(own_group(x, group) + self.proj.bias)
         return out
 
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import PatchEmbed, build_sincos2d_pos_embed, resample_abs_pos_embed
+from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from .layout import TokenLayout
+from .positions import sincos_2d
 
 __all__ = ('SIGMAEViT', 'build_encoder', 'prefix_tokens', 'resample_positions')
 
@@ -77,7 +78,7 @@ class SIGMAEViT(VisionTransformer):
             return
         prefix = 0 if self.no_embed_class else self.num_prefix_tokens
         grid = self.patch_embed.grid_size
-        table = build_sincos2d_pos_embed(list(grid), self.embed_dim)
+        table = sincos_2d(grid, self.embed_dim)
         with torch.no_grad():
             self.pos_embed[:, prefix:] = table
             self.pos_embed[:, :prefix] = 0

@@ -108,6 +108,19 @@ class TokenLayout:
             for slot in range(self.group_size)
         ]
 
+    def places(self) -> list[tuple[int, int]]:
+        """Where every channel stands.
+
+        Returns:
+            For each of the C channels, the number of its group and its place in it.
+        """
+        found = {
+            channel: (g, slot)
+            for g, group in enumerate(self.groups)
+            for slot, channel in enumerate(group)
+        }
+        return [found[channel] for channel in range(self.channels)]
+
     def slots(self, device: torch.device | None = None) -> Tensor:
         """Which values of a token are data, not padding.
 
@@ -157,12 +170,7 @@ class TokenLayout:
             tokens = tokens.unflatten(1, (self.num_groups, -1))
             tokens = tokens.transpose(1, 2).flatten(2)
         image = unpatchify(tokens, self.patch_size, grid)
-        places = {
-            channel: g * self.group_size + slot
-            for g, group in enumerate(self.groups)
-            for slot, channel in enumerate(group)
-        }
-        order = [places[channel] for channel in range(self.channels)]
+        order = [g * self.group_size + slot for g, slot in self.places()]
         return image if order == list(range(image.shape[1])) else image[:, order]
 
 

@@ -54,6 +54,7 @@ def load_encoder_weights(
     weights: WeightsEnum | str | Path,
     bands: tuple[str, ...] | None = None,
     sensor: str | Sensor = SENTINEL2,
+    checkpoint: EncoderCheckpoint | None = None,
 ) -> None:
     """Load pretrained weights into an encoder, strictly.
 
@@ -63,13 +64,14 @@ def load_encoder_weights(
         bands: Canonical names of the encoder's input bands; checked against those the
             weights were made with, where the file tells.
         sensor: The sensor the band names belong to.
+        checkpoint: The content of *weights*, if it was read already.
 
     Raises:
         FileNotFoundError: If *weights* is neither a known enum nor a file.
         ValueError: If the weights are of another architecture or of other bands.
         RuntimeError: If the file of an enum was altered or damaged.
     """
-    checkpoint = read_weights(weights)
+    checkpoint = checkpoint or read_weights(weights)
     state_dict, known = checkpoint.state_dict, checkpoint.hyper_parameters
     if bands is not None:
         _check_bands(str(weights), known, bands, get_sensor(sensor))

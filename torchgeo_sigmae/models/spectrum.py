@@ -151,9 +151,7 @@ def adapt_groups(
     Returns:
         The tensors that say so; groups left without a band are dropped.
     """
-    membership = dict(
-        zip(source[0], state_dict['patch_embed.band_group'].tolist(), strict=True)
-    )
+    membership = _membership(state_dict, source)
     wavelengths = {n: b.wavelength for n in source[0] if (b := source[1].find(n))}
     groups = []
     for band in report.bands:
@@ -189,8 +187,7 @@ def within_groups(
     Returns:
         The same, without bands whose kernel belongs to another token.
     """
-    groups = state_dict['patch_embed.band_group'].tolist()
-    membership = dict(zip(source[0], groups, strict=True))
+    membership = _membership(state_dict, source)
     bands = []
     for band in report.bands:
         own = membership[_origin(band)] if band.sources else None
@@ -199,6 +196,12 @@ def within_groups(
     taken = {name for band in bands for name in band.sources}
     left_out = tuple(name for name in source[0] if name not in taken)
     return BandReport(tuple(bands), left_out, report.dates, halved=False)
+
+
+def _membership(state_dict: Mapping[str, Tensor], source: BandsOf) -> dict[str, int]:
+    """The number of the group of every source band."""
+    groups = state_dict['patch_embed.band_group'].tolist()
+    return dict(zip(source[0], groups, strict=True))
 
 
 def _origin(band: AdaptedBand) -> str:

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from ..bands import Sensor, get_sensor
 from .adapt import adapt_state
-from .checkpoint import ENCODER_KEY, load_plain, parse_encoder
+from .checkpoint import ENCODER_KEY, encoder_of, read_content
 from .layout import TokenLayout, layout_of_state
 from .mae import MaskedAutoencoder
 from .matching import BandReport
-from .spectral import S2MAEViT, encoder_arguments
+from .spectral import S2MAEViT
 from .spectrum import BandsOf
 
 __all__ = ('Stage', 'load_stage', 'parse_stage')
@@ -54,14 +54,6 @@ class Stage:
         """The bands it was trained on, and their sensor."""
         sensor = get_sensor(self.known['sensor'])
         return sensor.spell(self.known['bands']), sensor
-
-    def encoder_arguments(self) -> dict[str, Any]:
-        """Arguments of an encoder that shares bands out as this one.
-
-        Returns:
-            ``cube_bands`` of S2MAE, ``groups`` of SatMAE, nothing of others.
-        """
-        return encoder_arguments(self.encoder)
 
     def for_bands(self, bands: tuple[str, ...], sensor: Sensor) -> 'Stage':
         """Bring encoder and positions to other bands.
@@ -117,8 +109,8 @@ def parse_stage(path: str | Path, model: str) -> Stage:
             f'previous: there is no file {str(path)!r}. Pass a training checkpoint of '
             'SIGMAETask, or the default_root_dir of a finished run.'
         )
-    encoder = parse_encoder(path, str(path))
-    content = load_plain(path)
+    content = read_content(path, str(path))
+    encoder = encoder_of(content, str(path))
     decoder = {
         key.removeprefix(_DECODER): value
         for key, value in content['state_dict'].items()
@@ -144,8 +136,8 @@ def load_stage(model: MaskedAutoencoder, stage: Stage) -> None:
     """Continue from a stage: its encoder and decoder, at this image size.
 
     Args:
-        model: The model of the next stage, built with the stage's
-            :meth:`~Stage.encoder_arguments`.
+        model: The model of the next stage, built with the
+            :func:`~torchgeo_sigmae.models.encoder_arguments` of the stage's encoder.
         stage: The stage before, brought to the bands of the model.
 
     Raises:
@@ -182,31 +174,21 @@ def _adapt_head(
     for key, own in model.decoder.head.state_dict().items():
         known = _by_channel(decoder[f'head.{key}'], stage.layout)
         rows = own.clone().unflatten(0, (new.num_groups, new.group_size, -1))
-        places = {
-            channel: (g, slot)
-            for g, group in enumerate(new.groups)
-            for slot, channel in enumerate(group)
-        }
-        for channel, band in enumerate(stage.report.bands):
+        for place, band in zip(new.places(), stage.report.bands, strict=True):
             total = sum(band.sources.values())
             parts = [
                 known[source.index(name)] * (share / total)
                 for name, share in band.sources.items()
             ]
             if parts:
-                rows[places[channel]] = torch.stack(parts).sum(dim=0)
+                rows[place] = torch.stack(parts).sum(dim=0)
         decoder[f'head.{key}'] = rows.flatten(0, 2)
 
 
 def _by_channel(rows: Tensor, layout: TokenLayout) -> Tensor:
     """Sort the rows of a head by band, ``(C, p * p, ...)``."""
     rows = rows.unflatten(0, (layout.num_groups, layout.group_size, -1))
-    places = {
-        channel: rows[g, slot]
-        for g, group in enumerate(layout.groups)
-        for slot, channel in enumerate(group)
-    }
-    return torch.stack([places[channel] for channel in range(layout.channels)])
+    return torch.stack([rows[place] for place in layout.places()])
 
 
 def _check_decoder(model: MaskedAutoencoder, decoder: dict[str, Tensor]) -> None:

@@ -12,6 +12,7 @@ __all__ = (
     'gather_tokens',
     'masked_mse',
     'normalize_patches',
+    'own_group',
     'patchify',
     'scatter_tokens',
     'unpatchify',
@@ -67,6 +68,20 @@ def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
         The tokens ``(B, K, D)``.
     """
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def own_group(values: Tensor, group: Tensor) -> Tensor:
+    """Of what was computed for every group, keep that of a token's own.
+
+    Args:
+        values: ``(B, K, G, D)``.
+        group: The group of every token, ``(B, K)``.
+
+    Returns:
+        ``(B, K, D)``.
+    """
+    index = group[..., None, None].expand(-1, -1, 1, values.shape[-1])
+    return values.gather(2, index).squeeze(2)
 
 
 def scatter_tokens(tokens: Tensor, index: Tensor, values: Tensor) -> Tensor:

@@ -79,7 +79,8 @@ def build_model(
             'weights, previous: both given, but a stage brings its encoder along. '
             'Pass one of them.'
         )
-    arguments, stage = _asked(hparams, bands, sensor), None
+    arguments = _asked(hparams, bands, sensor)
+    stage = given = None
     if previous:
         stage = parse_stage(previous, hparams['model']).for_bands(bands, sensor)
         arguments = _go_on(hparams, arguments, stage.encoder, stage.known)
@@ -89,7 +90,7 @@ def build_model(
         arguments = _go_on(hparams, arguments, given.state_dict, known)
     encoder = build_encoder(hparams['model'], len(bands), hparams['size'], **arguments)
     if weights:
-        load_encoder_weights(encoder, weights, bands, sensor)
+        load_encoder_weights(encoder, weights, bands, sensor, given)
     model = MaskedAutoencoder(
         encoder,
         hparams['decoder'],
