@@ -12,6 +12,7 @@ from torchgeo_sigmae.masking import (
     VisibilityRatio,
     channel_mask,
     column_mask,
+    fixed_mask,
     group_mask,
     random_mask,
     saliency_mask,
@@ -121,6 +122,21 @@ def test_every_masking_is_its_strategy(masking: str) -> None:
     generator.manual_seed(1)
     for one, other in zip(found, expected[masking](), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize('masking', list(MASKINGS))
+def test_fixed_masks_follow_the_strategy_but_not_its_guidance(masking: str) -> None:
+    place = torch.arange(50)
+    valid = (torch.rand(50, 20) > 0.2).repeat(1, 3)
+    curriculum = Curriculum(masking, (0.5, 0.75), (0.0, 4.0), groups=3)
+    found = curriculum.fixed_mask(place, 60, valid)
+    kind = {'saliency': 'random', 'saliency_spatial': 'spatial'}.get(masking, masking)
+    expected = fixed_mask(place, 60, 0.75, valid, kind, 3)
+    assert torch.equal(found.keep, expected.keep)
+    assert torch.equal(found.masked, expected.masked)
+    hidden = torch.zeros(50, 60, dtype=torch.bool).scatter(1, found.masked, True)
+    columns = hidden.unflatten(1, (3, -1))
+    assert (columns == columns[:, :1]).all() == ('spatial' in masking)
 
 
 @pytest.mark.parametrize('masking', ['spatial', 'saliency_spatial', 'group', 'channel'])

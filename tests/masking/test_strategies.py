@@ -328,6 +328,39 @@ def test_columns_are_chosen_as_single_tokens_are() -> None:
     assert ratios[1] == pytest.approx(1, abs=0.5)
 
 
+@pytest.mark.parametrize('masking', ['spatial', 'group', 'channel'])
+def test_fixed_masks_hide_together_what_the_strategy_does(masking: str) -> None:
+    place = torch.arange(4000)
+    mask = fixed_mask(place, 30, 0.5, masking=masking, groups=3)
+    parts = [fixed_mask(p, 30, 0.5, None, masking, 3).keep for p in place.split(7)]
+    assert torch.equal(torch.cat(parts), mask.keep)
+    found = hidden(mask, 3)
+    counts = found.sum(dim=2).sort(dim=1).values
+    expected = [0, 5, 10] if masking == 'channel' else [5, 5, 5]
+    assert (counts == torch.tensor(expected)).all()
+    together = 0.5 if masking == 'spatial' else 0.25
+    if masking != 'channel':
+        both = (found[:, 0] & found[:, 1]).float().mean(0)
+        torch.testing.assert_close(both, torch.full((10,), together), rtol=0, atol=0.03)
+    share = found.float().mean(0)
+    torch.testing.assert_close(share, torch.full((3, 10), 0.5), rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize('masking', ['spatial', 'group', 'channel'])
+def test_fixed_masks_hide_invalid_tokens_first(masking: str) -> None:
+    valid = torch.rand(300, 20, generator=generator()) > 0.4
+    valid = valid.repeat(1, 3)
+    mask = fixed_mask(torch.arange(300), 60, 0.75, valid, masking, 3)
+    enough = valid[:, :20].sum(dim=1) >= 5  # as many as stay visible in a group
+    assert enough.sum() > 250
+    assert valid.gather(1, mask.keep)[enough].all()
+
+
+def test_only_uniform_masks_can_be_fixed() -> None:
+    with pytest.raises(ValueError, match="masking: 'saliency' cannot be fixed"):
+        fixed_mask(torch.arange(2), 16, 0.5, masking='saliency')
+
+
 @every_spectral
 def test_spectral_masks_are_reproducible_from_a_seed(strategy: str) -> None:
     score = torch.rand(4, 60, generator=generator())

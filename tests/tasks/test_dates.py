@@ -172,7 +172,7 @@ def test_the_fixed_mask_of_a_date_is_the_same_in_one_process_and_in_two(
         places.append(place)
         return fixed_mask(place, *rest)
 
-    monkeypatch.setattr('torchgeo_sigmae.tasks.sigmae.fixed_mask', spy)
+    monkeypatch.setattr('torchgeo_sigmae.masking.curriculum.fixed_mask', spy)
     bands = ('B03', 'B04', 'B08', 'B11')
     task = SIGMAETask(**SMALL, bands=bands, mean=0.0, std=1e4)
     batch = {'image': torch.rand(2, 3, 4, 64, 64)}

@@ -16,6 +16,7 @@ from .strategies import (
     channel_mask,
     check_mask_ratio,
     column_mask,
+    fixed_mask,
     group_mask,
     random_mask,
     saliency_mask,
@@ -185,6 +186,28 @@ class Curriculum:
             case 'channel':
                 return channel_mask(saliency, ratio, self.groups, generator, valid)
         return column_mask(saliency, ratio, self.groups, generator, valid, beta)
+
+    def fixed_mask(
+        self, index: Tensor, num_tokens: int, valid: Tensor | None = None
+    ) -> TokenMask:
+        """Mask as at the end of training, but by a sample's place and unguided.
+
+        What is hidden together in training is hidden together here, so that a model is
+        measured on what it was taught. Saliency has no say, so that guided and unguided
+        runs are measured on the same masks.
+
+        Args:
+            index: Places of the samples in their dataset, integers ``(B,)``.
+            num_tokens: Number of tokens, ``G * N``.
+            valid: Tokens that hold data, boolean ``(B, G * N)``; None if all do.
+
+        Returns:
+            Visible and masked token indices, see :func:`.fixed_mask`.
+        """
+        unguided = {'saliency': 'random', 'saliency_spatial': 'spatial'}
+        masking = unguided.get(self.masking, self.masking)
+        ratio = self.ratio_at(1.0)
+        return fixed_mask(index, num_tokens, ratio, valid, masking, self.groups)
 
 
 class VisibilityRatio(Metric):

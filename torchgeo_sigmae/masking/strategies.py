@@ -181,11 +181,7 @@ def column_mask(
     count = score.shape[1] // groups
     known = None if valid is None else valid[:, :count]
     mask = saliency_mask(score[:, :count], ratio, generator, known, beta)
-    shift = count * torch.arange(groups, device=score.device)[:, None]
-    keep, masked = (
-        (places.unsqueeze(1) + shift).flatten(1) for places in (mask.keep, mask.masked)
-    )
-    return TokenMask(keep, masked)
+    return _in_columns(mask, groups)
 
 
 def group_mask(
@@ -209,15 +205,7 @@ def group_mask(
     Returns:
         Visible and masked token indices.
     """
-    apart = score.unflatten(1, (groups, -1)).flatten(0, 1)
-    known = None if valid is None else valid.unflatten(1, (groups, -1)).flatten(0, 1)
-    mask = random_mask(apart, ratio, generator, known)
-    shift = apart.shape[1] * torch.arange(groups, device=score.device)[:, None]
-    keep, masked = (
-        (places.unflatten(0, (-1, groups)) + shift).flatten(1)
-        for places in (mask.keep, mask.masked)
-    )
-    return TokenMask(keep, masked)
+    return _mask_groups(_uniform(score, generator), ratio, groups, valid)
 
 
 def channel_mask(
@@ -243,36 +231,57 @@ def channel_mask(
         Visible and masked token indices.
     """
     chance = _uniform(score[:, :groups], generator)
-    order = chance.argsort(dim=1).argsort(dim=1).unsqueeze(-1)
-    noise = _uniform(score, generator)
-    keys = (noise.unflatten(1, (groups, -1)) + order).flatten(1)
-    return _mask_highest(keys, ratio, valid)
+    return _mask_channels(_uniform(score, generator), chance, ratio, valid)
 
 
 def fixed_mask(
-    index: Tensor, num_tokens: int, ratio: float, valid: Tensor | None = None
+    index: Tensor,
+    num_tokens: int,
+    ratio: float,
+    valid: Tensor | None = None,
+    masking: str = 'random',
+    groups: int = 1,
 ) -> TokenMask:
-    """Mask tokens uniformly, by a sample's place in its dataset alone.
+    """Mask uniformly, by a sample's place in its dataset alone.
 
     The ground on which runs are compared: the same sample gets the same mask whatever
     the seed, the batch size, the number of processes or the machine.
 
     Args:
         index: Places of the samples in their dataset, integers ``(B,)``.
-        num_tokens: Number of tokens N.
+        num_tokens: Number of tokens, ``G * N``.
         ratio: Mask ratio in (0, 1).
-        valid: Tokens that hold data, boolean ``(B, N)``; None if all do.
+        valid: Tokens that hold data, boolean ``(B, G * N)``; None if all do.
+        masking: ``'random'``, or ``'spatial'``, ``'group'``, ``'channel'`` as in
+            :func:`column_mask`, :func:`group_mask` and :func:`channel_mask`.
+        groups: Tokens at every place, G.
 
     Returns:
         Visible and masked token indices.
 
     Raises:
-        ValueError: If *ratio* is not in (0, 1), or N is under 2.
+        ValueError: If *ratio* is not in (0, 1), *masking* is not one of these, or N is
+            under 2.
     """
-    token = torch.arange(num_tokens, device=index.device)
-    bits = _splitmix64((index.long().unsqueeze(-1) << 20) + token)
+    counter = torch.arange(num_tokens + groups, device=index.device)
+    bits = _splitmix64((index.long().unsqueeze(-1) << 20) + counter)
     # 24 bits are what float32 tells apart.
-    return _mask_highest(_shift(bits, 40).float() / 2**24, ratio, valid)
+    noise = _shift(bits, 40).float() / 2**24
+    noise, chance = noise[:, :num_tokens], noise[:, num_tokens:]
+    match masking:
+        case 'random':
+            return _mask_highest(noise, ratio, valid)
+        case 'spatial':
+            count = num_tokens // groups
+            known = None if valid is None else valid[:, :count]
+            return _in_columns(_mask_highest(noise[:, :count], ratio, known), groups)
+        case 'group':
+            return _mask_groups(noise, ratio, groups, valid)
+        case 'channel':
+            return _mask_channels(noise, chance, ratio, valid)
+    raise ValueError(
+        f'masking: {masking!r} cannot be fixed. Use random, spatial, group or channel.'
+    )
 
 
 def saliency_ranks(
@@ -348,6 +357,38 @@ def _mask_highest(keys: Tensor, ratio: float, valid: Tensor | None) -> TokenMask
         keys = keys + torch.where(valid, 0.0, 1e4)
     order = keys.argsort(dim=-1, descending=True)
     return TokenMask(keep=order[:, count:], masked=order[:, :count])
+
+
+def _in_columns(mask: TokenMask, groups: int) -> TokenMask:
+    """Take the same places in every group."""
+    return _as_tokens(mask.keep.unsqueeze(1), mask.masked.unsqueeze(1), groups)
+
+
+def _mask_groups(
+    noise: Tensor, ratio: float, groups: int, valid: Tensor | None
+) -> TokenMask:
+    """Mask every group by its own noise."""
+    apart = noise.unflatten(1, (groups, -1)).flatten(0, 1)
+    known = None if valid is None else valid.unflatten(1, (groups, -1)).flatten(0, 1)
+    mask = _mask_highest(apart, ratio, known)
+    keep, masked = (places.unflatten(0, (-1, groups)) for places in mask)
+    return _as_tokens(keep, masked, groups)
+
+
+def _as_tokens(keep: Tensor, masked: Tensor, groups: int) -> TokenMask:
+    """Number places ``(B, 1 or G, N')`` as tokens of their groups."""
+    places = keep.shape[-1] + masked.shape[-1]
+    shift = places * torch.arange(groups, device=keep.device)[:, None]
+    return TokenMask((keep + shift).flatten(1), (masked + shift).flatten(1))
+
+
+def _mask_channels(
+    noise: Tensor, chance: Tensor, ratio: float, valid: Tensor | None
+) -> TokenMask:
+    """Mask group by group, in the order of the groups' chance ``(B, G)``."""
+    order = chance.argsort(dim=1).argsort(dim=1).unsqueeze(-1)
+    keys = (noise.unflatten(1, (chance.shape[1], -1)) + order).flatten(1)
+    return _mask_highest(keys, ratio, valid)
 
 
 def _splitmix64(x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torchvision.models._api import WeightsEnum
 from .._random import seed_from, seeded_generator
 from ..bands import SENTINEL2_TEN_BANDS, get_sensor, normalize_bands
 from ..evaluation import ReconstructionMetrics
-from ..masking import Curriculum, VisibilityRatio, fixed_mask, select_predicted
+from ..masking import Curriculum, VisibilityRatio, select_predicted
 from ..masking.strategies import check_predict_ratio
 from ..models import (
     gather_tokens,
@@ -303,10 +303,12 @@ class SIGMAETask(PretrainingTask):
     def validation_step(
         self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Compute validation loss and reflectance metrics under a fixed random mask.
+        """Compute validation loss and reflectance metrics under a fixed mask.
 
-        The mask depends on the place of a sample in the validation data alone: the only
-        ground on which strategies, seeds and batch sizes can be compared.
+        The mask depends on the place of a sample in the validation data alone, and
+        hides together what the strategy hides together, see
+        :meth:`torchgeo_sigmae.masking.Curriculum.fixed_mask`: the only ground on which
+        guidance, seeds and batch sizes can be compared.
 
         Args:
             batch: The output of your DataLoader.
@@ -320,7 +322,7 @@ class SIGMAETask(PretrainingTask):
     def test_step(
         self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Compute test loss and reflectance metrics under a fixed random mask.
+        """Compute test loss and reflectance metrics under a fixed mask.
 
         Args:
             batch: The output of your DataLoader.
@@ -503,7 +505,7 @@ class SIGMAETask(PretrainingTask):
         turn = place // dates * self.trainer.world_size + self.global_rank
         place = turn * dates + place % dates
         self._evaluated += samples
-        mask = fixed_mask(place, count, self.curriculum.ratio_at(1.0), tokens.valid)
+        mask = self.curriculum.fixed_mask(place, count, tokens.valid)
         prediction = self.model(tokens.image, mask.keep, mask.masked, tokens.patches)
         prediction = space.place(prediction, tokens, mask.masked)
         baseline = baseline_prediction(tokens, mask, space)
