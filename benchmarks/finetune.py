@@ -8,24 +8,33 @@ r"""Fine-tune with and without a pretrained encoder, several seeds of each.
         --metrics test_iou_positive test_f1_positive --data.init_args.root PATH
 
 Pretrained and from scratch differ in nothing but the weights: same network, recipe,
-order of the data and augmentation. The last epoch is tested. Other arguments go to the
-command line. Writes a table and OUTPUT/<config>.json.
+order of the data and augmentation. The last epoch is tested. ``--frozen`` adds both
+with an encoder that is not trained. Other arguments go to the command line.
+
+Finished rows are kept in OUTPUT/rows and not run again, unless the options have
+changed or, where it is used, the encoder. Writes OUTPUT/<config>.md.
 """
 
 import argparse
-import json
-import platform
+import hashlib
 import statistics
 import sys
 import time
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from torchgeo_sigmae import resumable
 from torchgeo_sigmae.cli import run_cli
+
+from .rows import finished_row, measured_where
+
+#: What is compared: title, whether pretrained, whether frozen.
+CONTENDERS = (
+    ('from scratch', False, False),
+    ('pretrained', True, False),
+    ('random, frozen', False, True),
+    ('pretrained, frozen', True, True),
+)
 
 
 def run(config: Path, weights: str, seed: int, extra: list[str]) -> dict[str, float]:
@@ -61,45 +70,43 @@ def run(config: Path, weights: str, seed: int, extra: list[str]) -> dict[str, fl
 
 
 def main(arguments: argparse.Namespace, extra: list[str]) -> None:
-    """Run all seeds of both, and write the table.
+    """Run what is not finished, and write the table.
 
     Args:
         arguments: See the module.
         extra: Further arguments of the command line.
     """
-    results: dict[str, list[dict[str, float]]] = {'pretrained': [], 'scratch': []}
+    name = arguments.config.stem
+    encoder = hashlib.sha256(arguments.encoder.read_bytes()).hexdigest()
+    shown = CONTENDERS if arguments.frozen else CONTENDERS[:2]
+    results: dict[str, list[dict[str, float]]] = {title: [] for title, *_ in shown}
     for seed in range(arguments.seeds):
-        for name, weights in (
-            ('pretrained', str(arguments.encoder)),
-            ('scratch', 'null'),
-        ):
-            found = run(arguments.config, weights, seed, extra)
-            results[name].append(found)
-            shown = ', '.join(f'{m} {found[m]:.4f}' for m in arguments.metrics)
-            print(
-                f'seed {seed}, {name}: {shown} ({found["seconds"]:.0f} s)', flush=True
+        for title, pretrained, frozen in shown:
+            weights = str(arguments.encoder) if pretrained else 'null'
+            asked = {
+                'config': arguments.config.read_text(),
+                'encoder': encoder if pretrained else None,
+                'extra': extra,
+            }
+            slug = title.replace(',', '').replace(' ', '-')
+            options = ['--model.init_args.freeze_backbone=true'] if frozen else []
+            found, before = finished_row(
+                arguments.output / 'rows' / f'{name}-{slug}-seed{seed}.json',
+                asked,
+                partial(run, arguments.config, weights, seed, [*options, *extra]),
             )
-    print(f'\n| {arguments.config.stem} | from scratch | pretrained |\n|---|---|---|')
+            results[title].append(found)
+            values = ', '.join(f'{m} {found[m]:.4f}' for m in arguments.metrics)
+            took = 'finished before' if before else f'{found["seconds"]:.0f} s'
+            print(f'seed {seed}, {title}: {values} ({took})', flush=True)
+    lines = [f'| {name} | {" | ".join(results)} |', '|---' * (len(shown) + 1) + '|']
     for metric in arguments.metrics:
-        cells = [
-            summary([found[metric] for found in results[name]])
-            for name in ('scratch', 'pretrained')
-        ]
-        print(f'| {metric} | {" | ".join(cells)} |')
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    content: dict[str, Any] = {
-        'config': str(arguments.config),
-        'encoder': str(arguments.encoder),
-        'threads': torch.get_num_threads(),
-        'python': platform.python_version(),
-        'versions': {
-            name: version(name) for name in ('torch', 'torchgeo', 'lightning', 'kornia')
-        },
-        'results': results,
-    }
-    path = arguments.output / f'{arguments.config.stem}.json'
-    path.write_text(json.dumps(content, indent=2) + '\n')
-    print(f'Wrote {path}.')
+        cells = [summary([row[metric] for row in rows]) for rows in results.values()]
+        lines.append(f'| {metric} | {" | ".join(cells)} |')
+    lines += ['', f'{arguments.seeds} seeds; {measured_where()}.']
+    path = arguments.output / f'{name}.md'
+    path.write_text('\n'.join(lines) + '\n')
+    print('\n'.join(['', *lines, '', f'Wrote {path}.']))
 
 
 def summary(values: list[float]) -> str:
@@ -121,6 +128,7 @@ if __name__ == '__main__':
     parser.add_argument('--encoder', type=Path, required=True)
     parser.add_argument('--metrics', nargs='+', required=True)
     parser.add_argument('--seeds', type=int, default=3)
+    parser.add_argument('--frozen', action='store_true')
     parser.add_argument('--output', type=Path, default=Path('outputs/finetune'))
     known, extra = parser.parse_known_args()
     # LightningCLI warns about arguments given twice.

@@ -15,10 +15,9 @@ Finished rows are kept in OUTPUT/rows and not run again. Writes OUTPUT/table.md.
 """
 
 import argparse
-import json
 import logging
-import os
 import time
+from functools import partial
 from pathlib import Path
 
 from lightning.pytorch import LightningDataModule, seed_everything
@@ -28,13 +27,11 @@ from torchgeo_sigmae import SIGMAETask
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.masking import MASKINGS
 
-from .models import DATA, environment
+from .models import DATA
+from .rows import finished_row, measured_where
 from .s2mae_ablation import quiet_trainer, scenes
 
 MODELS = ('sigmae', 's2mae', 'satmae')
-
-#: Steps on each dataset. Of EuroSAT there are 140 chips to train on.
-STEPS = {'scenes': 600, 'eurosat': 1000}
 
 PAIRS = [
     *(('sigmae', masking) for masking in ('random', 'saliency')),
@@ -82,15 +79,15 @@ def run(
         mask_ratio=arguments.mask_ratio, predict_ratio=0.5, decoder_dim=128,
         decoder_depth=2, decoder_num_heads=4, lr=1e-3,
     )  # fmt: skip
-    steps = arguments.steps or STEPS[name]
-    trainer = quiet_trainer(arguments, name, max_steps=steps, limit_val_batches=0)
+    trainer = quiet_trainer(
+        arguments, name, max_steps=arguments.steps, limit_val_batches=0
+    )
     data = datamodule(arguments, name)
     trainer.fit(task, data)
     found = quiet_trainer(arguments, name).validate(task, data, verbose=False)[0]
     return {
         'val_loss': found['val_loss'],
         'val_baseline_loss': found['val_baseline_loss'],
-        'steps': steps,
         'seconds': time.perf_counter() - start,
     }
 
@@ -101,11 +98,9 @@ def main(arguments: argparse.Namespace) -> None:
     Args:
         arguments: See the module.
     """
-    rows = arguments.output / 'rows'
-    rows.mkdir(parents=True, exist_ok=True)
     lines = [
-        '| data | model | masking | steps | loss / baseline | seconds |',
-        '|---' * 6 + '|',
+        '| data | model | masking | loss / baseline | seconds |',
+        '|---' * 5 + '|',
     ]
     options = ('steps', 'batch_size', 'mask_ratio')
     asked = {key: vars(arguments)[key] for key in options}
@@ -113,25 +108,20 @@ def main(arguments: argparse.Namespace) -> None:
         for family, masking in PAIRS:
             if family not in arguments.models:
                 continue
-            path = rows / f'{name}-{family}-{masking}.json'
-            if not path.exists() or json.loads(path.read_text())['asked'] != asked:
-                found = run(arguments, name, family, masking)
-                part = path.with_suffix('.part')
-                part.write_text(json.dumps({'asked': asked, 'found': found}) + '\n')
-                os.replace(part, path)
-            found = json.loads(path.read_text())['found']
+            found, _ = finished_row(
+                arguments.output / 'rows' / f'{name}-{family}-{masking}.json',
+                asked,
+                partial(run, arguments, name, family, masking),
+            )
             ratio = found['val_loss'] / found['val_baseline_loss']
             lines.append(
-                f'| {name} | {family} | {masking} | {found["steps"]} '
+                f'| {name} | {family} | {masking} '
                 f'| {ratio:.2f} | {found["seconds"]:.0f} |'
             )
             print(lines[-1], flush=True)
-    known = environment()
-    versions = ', '.join(f'{name} {v}' for name, v in known['versions'].items())
     setting = (
-        f'{arguments.batch_size} chips a step, {arguments.mask_ratio:.0%} masked, '
-        f'{arguments.precision}; {known["threads"]} threads, {known["cpu"]}, '
-        f'{versions}, {known["date"]}.'
+        f'{arguments.steps} steps of {arguments.batch_size} chips, '
+        f'{arguments.mask_ratio:.0%} masked, {arguments.precision}; {measured_where()}.'
     )
     lines += ['', setting]
     (arguments.output / 'table.md').write_text('\n'.join(lines) + '\n')
@@ -142,9 +132,9 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--data', type=Path, default=DATA)
     parser.add_argument('--output', type=Path, default=Path('outputs/pairs'))
-    parser.add_argument('--datasets', nargs='+', default=list(STEPS))
+    parser.add_argument('--datasets', nargs='+', default=['scenes', 'eurosat'])
     parser.add_argument('--models', nargs='+', default=MODELS)
-    parser.add_argument('--steps', type=int)
+    parser.add_argument('--steps', type=int, default=1000)
     parser.add_argument('--batch-size', type=int, default=16)
     parser.add_argument('--mask-ratio', type=float, default=0.75)
     parser.add_argument('--precision', default='bf16-mixed')

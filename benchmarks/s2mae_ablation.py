@@ -25,10 +25,10 @@ changed. Writes OUTPUT/table.md.
 import argparse
 import json
 import logging
-import os
 import tempfile
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,8 @@ from torchgeo_sigmae import SceneDataModule, SIGMAETask
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 
 from .finetune import summary
-from .models import DATA, environment
+from .models import DATA
+from .rows import finished_row, measured_where
 
 DEFAULT: dict[str, Any] = {
     'mask_ratio': 0.9,
@@ -297,12 +298,9 @@ def write_table(arguments: argparse.Namespace) -> str:
             title = f'{value} (default)' if name == 'default' else value
             cells += [f'{rmse:.4f}', f'{seconds:.0f}']
             lines.append(f'| {axis} | {title} | {" | ".join(cells)} |')
-    known = environment()
-    versions = ', '.join(f'{name} {v}' for name, v in known['versions'].items())
     how = (
         f'{arguments.steps} steps of {arguments.batch_size} chips, {arguments.seeds} '
-        f'seeds (mean ± standard deviation), {arguments.precision}; '
-        f'{known["threads"]} threads, {known["cpu"]}, {versions}, {known["date"]}.'
+        f'seeds (mean ± standard deviation), {arguments.precision}; {measured_where()}.'
     )
     table = '\n'.join([*lines, '', how])
     (arguments.output / 'table.md').write_text(f'{table}\n')
@@ -330,23 +328,19 @@ def main(arguments: argparse.Namespace) -> None:
     Args:
         arguments: See the module.
     """
-    (arguments.output / 'rows').mkdir(parents=True, exist_ok=True)
     todo = plan(arguments)
+    options = ('steps', 'batch_size', 'precision', 'every')
     for number, (name, setting, seed) in enumerate(todo, start=1):
-        path = row_path(arguments, name, seed)
-        options = ('steps', 'batch_size', 'precision', 'every')
-        asked = {**setting, **{key: vars(arguments)[key] for key in options}}
-        title = f'[{number}/{len(todo)}] {name}, seed {seed}:'
-        if path.exists() and json.loads(path.read_text())['asked'] == asked:
-            print(f'{title} finished before', flush=True)
-            continue
-        found = run(arguments, setting, seed)
-        part = path.with_suffix('.part')
-        part.write_text(json.dumps({'asked': asked, 'found': found}, indent=2) + '\n')
-        os.replace(part, path)
+        found, before = finished_row(
+            row_path(arguments, name, seed),
+            {**setting, **{key: vars(arguments)[key] for key in options}},
+            partial(run, arguments, setting, seed),
+        )
+        took = 'finished before' if before else f'{found["seconds"]:.0f} s'
         print(
-            f'{title} probe {found["accuracy"]:.3f}, loss / baseline '
-            f'{found["relative_loss"]:.3f} ({found["seconds"]:.0f} s)',
+            f'[{number}/{len(todo)}] {name}, seed {seed}: '
+            f'probe {found["accuracy"]:.3f}, loss / baseline '
+            f'{found["relative_loss"]:.3f} ({took})',
             flush=True,
         )
     print(f'\n{write_table(arguments)}\nWrote {arguments.output / "table.md"}.')

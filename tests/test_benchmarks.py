@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from torchgeo_sigmae import SIGMAETask
 
@@ -45,15 +46,24 @@ def test_adapt_bands(encoder: Path, eurosat_root: Path) -> None:
 def test_finetune(
     encoder: Path, real_data: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    table = run(
-        'benchmarks.finetune', 'examples/segment_barkbeetle.yaml',
+    command = (
+        'benchmarks.finetune', 'examples/segment_barkbeetle.yaml', '--frozen',
         '--encoder', encoder, '--metrics', 'test_iou_positive', '--seeds', 1,
         '--output', tmp_path / 'out', '--data.init_args.root', real_data('barkbeetle'),
         '--data.init_args.batch_size', 64, '--trainer.max_epochs', 1,
-        '--trainer.limit_test_batches', 2, '--trainer.default_root_dir', tmp_path,
+        '--trainer.limit_train_batches', 1, '--trainer.limit_test_batches', 2,
+        '--trainer.default_root_dir', tmp_path,
     )  # fmt: skip
-    assert '| test_iou_positive |' in table
-    assert (tmp_path / 'out' / 'segment_barkbeetle.json').exists()
+    first = run(*command)
+    table = (tmp_path / 'out' / 'segment_barkbeetle.md').read_text()
+    assert table.strip() in first
+    assert table.count('±') == 4
+    # With another encoder, what does not use it is not run again.
+    other = torch.load(encoder, weights_only=True)
+    next(iter(other['state_dict'].values())).add_(1)
+    torch.save(other, tmp_path / 'other.pth')
+    second = run(*(tmp_path / 'other.pth' if a is encoder else a for a in command))
+    assert second.count('finished before') == 2
 
 
 def compare_models(data: Path, output: Path) -> str:
@@ -119,7 +129,7 @@ def test_pairs(real_data: Callable[[str], Path], tmp_path: Path) -> None:
         '--datasets', 'eurosat', '--models', 'sigmae', '--steps', 1, '--batch-size', 2,
     )  # fmt: skip
     table = run(*command)
-    assert table.count('| eurosat | sigmae | saliency | 1 |') == 2
+    assert table.count('| eurosat | sigmae | saliency |') == 2
     # Finished rows are not run again.
     row = tmp_path / 'rows' / 'eurosat-sigmae-random.json'
     before = row.stat().st_mtime_ns

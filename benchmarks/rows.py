@@ -1,0 +1,52 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Long benchmarks made of rows: finished ones are kept, and not measured again."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .models import environment
+
+__all__ = ('finished_row', 'measured_where')
+
+
+def finished_row(
+    path: Path, asked: dict[str, Any], measure: Callable[[], dict[str, float]]
+) -> tuple[dict[str, float], bool]:
+    """Read a row that was measured before, else measure and keep it.
+
+    Args:
+        path: Where the row is kept.
+        asked: What the row depends on; a row of anything else is measured again.
+        measure: Measures the row.
+
+    Returns:
+        The row, and whether it was there before.
+    """
+    if path.exists():
+        kept = json.loads(path.read_text())
+        if kept['asked'] == asked:
+            found: dict[str, float] = kept['found']
+            return found, True
+    found = measure()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A row is there whole or not at all, whenever the run is stopped.
+    part = path.with_suffix('.part')
+    part.write_text(json.dumps({'asked': asked, 'found': found}, indent=2) + '\n')
+    os.replace(part, path)
+    return found, False
+
+
+def measured_where() -> str:
+    """Say what was measured on, for the foot of a table.
+
+    Returns:
+        Threads, processor, versions and the date.
+    """
+    known = environment()
+    versions = ', '.join(f'{name} {v}' for name, v in known['versions'].items())
+    return f'{known["threads"]} threads, {known["cpu"]}, {versions}, {known["date"]}'
