@@ -10,12 +10,10 @@ from .curriculum import (
     VisibilityRatio,
     schedule,
 )
+from .fixed import fixed_mask
+from .spectral import channel_mask, column_mask, group_mask
 from .strategies import (
     TokenMask,
-    channel_mask,
-    column_mask,
-    fixed_mask,
-    group_mask,
     num_masked_tokens,
     random_mask,
     saliency_mask,

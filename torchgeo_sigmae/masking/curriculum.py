@@ -11,13 +11,11 @@ import torch
 from torch import Generator, Tensor
 from torchmetrics import Metric
 
+from .fixed import fixed_mask
+from .spectral import channel_mask, column_mask, group_mask
 from .strategies import (
     TokenMask,
-    channel_mask,
     check_mask_ratio,
-    column_mask,
-    fixed_mask,
-    group_mask,
     random_mask,
     saliency_mask,
     saliency_ranks,

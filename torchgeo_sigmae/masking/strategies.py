@@ -15,10 +15,6 @@ from torch import Generator, Tensor
 
 __all__ = (
     'TokenMask',
-    'channel_mask',
-    'column_mask',
-    'fixed_mask',
-    'group_mask',
     'num_masked_tokens',
     'random_mask',
     'saliency_mask',
@@ -112,7 +108,7 @@ def random_mask(
     Raises:
         ValueError: If *ratio* is not in (0, 1), or N is under 2.
     """
-    return _mask_highest(_gumbel(score, generator), ratio, valid)
+    return mask_highest(_gumbel(score, generator), ratio, valid)
 
 
 def saliency_mask(
@@ -152,136 +148,7 @@ def saliency_mask(
     """
     rank = saliency_ranks(score, generator, valid)
     keys = beta * (rank - 0.5) + _gumbel(score, generator)
-    return _mask_highest(keys, ratio, valid)
-
-
-def column_mask(
-    score: Tensor,
-    ratio: float,
-    groups: int,
-    generator: Generator | None = None,
-    valid: Tensor | None = None,
-    beta: float = 0.0,
-) -> TokenMask:
-    """Mask the same places in every group: whole columns of the spectrum.
-
-    SatMAE's consistent masking (arXiv:2207.08051), and with *beta* SSDTM on columns.
-
-    Args:
-        score: Saliency per token ``(B, G * N)``, the same in every group.
-        ratio: Mask ratio in (0, 1), of places.
-        groups: Tokens at every place, G.
-        generator: Source of randomness; None for torch's global one.
-        valid: Tokens that hold data, boolean ``(B, G * N)``; None if all do.
-        beta: Strength of the guidance by saliency; 0 for none.
-
-    Returns:
-        Visible and masked token indices.
-    """
-    count = score.shape[1] // groups
-    known = None if valid is None else valid[:, :count]
-    mask = saliency_mask(score[:, :count], ratio, generator, known, beta)
-    return _in_columns(mask, groups)
-
-
-def group_mask(
-    score: Tensor,
-    ratio: float,
-    groups: int,
-    generator: Generator | None = None,
-    valid: Tensor | None = None,
-) -> TokenMask:
-    """Mask every group at places of its own: as many in each.
-
-    SatMAE's independent masking (arXiv:2207.08051).
-
-    Args:
-        score: Any value per token ``(B, G * N)``; only shape and device are used.
-        ratio: Mask ratio in (0, 1), of every group.
-        groups: Tokens at every place, G.
-        generator: Source of randomness; None for torch's global one.
-        valid: Tokens that hold data, boolean ``(B, G * N)``; None if all do.
-
-    Returns:
-        Visible and masked token indices.
-    """
-    return _mask_groups(_uniform(score, generator), ratio, groups, valid)
-
-
-def channel_mask(
-    score: Tensor,
-    ratio: float,
-    groups: int,
-    generator: Generator | None = None,
-    valid: Tensor | None = None,
-) -> TokenMask:
-    """Mask whole groups, chosen at random for every sample, as far as the ratio goes.
-
-    The "channel mask" S2MAE's slides draw for SatMAE, in our reading. The last group
-    chosen is masked at random places, so that the ratio is kept exactly.
-
-    Args:
-        score: Any value per token ``(B, G * N)``; only shape and device are used.
-        ratio: Mask ratio in (0, 1), of all tokens.
-        groups: Tokens at every place, G.
-        generator: Source of randomness; None for torch's global one.
-        valid: Tokens that hold data, boolean ``(B, G * N)``; None if all do.
-
-    Returns:
-        Visible and masked token indices.
-    """
-    chance = _uniform(score[:, :groups], generator)
-    return _mask_channels(_uniform(score, generator), chance, ratio, valid)
-
-
-def fixed_mask(
-    index: Tensor,
-    num_tokens: int,
-    ratio: float,
-    valid: Tensor | None = None,
-    masking: str = 'random',
-    groups: int = 1,
-) -> TokenMask:
-    """Mask uniformly, by a sample's place in its dataset alone.
-
-    The ground on which runs are compared: the same sample gets the same mask whatever
-    the seed, the batch size, the number of processes or the machine.
-
-    Args:
-        index: Places of the samples in their dataset, integers ``(B,)``.
-        num_tokens: Number of tokens, ``G * N``.
-        ratio: Mask ratio in (0, 1).
-        valid: Tokens that hold data, boolean ``(B, G * N)``; None if all do.
-        masking: ``'random'``, or ``'spatial'``, ``'group'``, ``'channel'`` as in
-            :func:`column_mask`, :func:`group_mask` and :func:`channel_mask`.
-        groups: Tokens at every place, G.
-
-    Returns:
-        Visible and masked token indices.
-
-    Raises:
-        ValueError: If *ratio* is not in (0, 1), *masking* is not one of these, or N is
-            under 2.
-    """
-    counter = torch.arange(num_tokens + groups, device=index.device)
-    bits = _splitmix64((index.long().unsqueeze(-1) << 20) + counter)
-    # 24 bits are what float32 tells apart.
-    noise = _shift(bits, 40).float() / 2**24
-    noise, chance = noise[:, :num_tokens], noise[:, num_tokens:]
-    match masking:
-        case 'random':
-            return _mask_highest(noise, ratio, valid)
-        case 'spatial':
-            count = num_tokens // groups
-            known = None if valid is None else valid[:, :count]
-            return _in_columns(_mask_highest(noise[:, :count], ratio, known), groups)
-        case 'group':
-            return _mask_groups(noise, ratio, groups, valid)
-        case 'channel':
-            return _mask_channels(noise, chance, ratio, valid)
-    raise ValueError(
-        f'masking: {masking!r} cannot be fixed. Use random, spatial, group or channel.'
-    )
+    return mask_highest(keys, ratio, valid)
 
 
 def saliency_ranks(
@@ -303,7 +170,7 @@ def saliency_ranks(
     else:
         count = torch.full_like(score[:, :1], score.shape[-1])
     # Shuffling before a stable sort breaks ties at random.
-    shuffle = _uniform(score, generator).argsort(dim=-1)
+    shuffle = uniform_noise(score, generator).argsort(dim=-1)
     order = shuffle.gather(-1, score.gather(-1, shuffle).argsort(dim=-1, stable=True))
     rank = order.argsort(dim=-1).float()
     return (rank / (count - 1).clamp(min=1)).clamp(max=1)
@@ -342,14 +209,14 @@ def select_predicted(
     if ratio == 1:
         return masked, usable
     slots = max(round(ratio * masked.shape[-1]), 1)
-    draw = _uniform(masked, generator) - usable.float()
+    draw = uniform_noise(masked, generator) - usable.float()
     chosen = draw.argsort(dim=-1)[:, :slots]
     share = (ratio * usable.sum(dim=-1, keepdim=True)).round().clamp(min=1)
     within_share = torch.arange(slots, device=masked.device) < share
     return masked.gather(-1, chosen), usable.gather(-1, chosen) & within_share
 
 
-def _mask_highest(keys: Tensor, ratio: float, valid: Tensor | None) -> TokenMask:
+def mask_highest(keys: Tensor, ratio: float, valid: Tensor | None) -> TokenMask:
     """Split tokens into the M highest keys and the rest; invalid tokens go first."""
     count = num_masked_tokens(keys.shape[-1], ratio)
     if valid is not None:
@@ -359,56 +226,7 @@ def _mask_highest(keys: Tensor, ratio: float, valid: Tensor | None) -> TokenMask
     return TokenMask(keep=order[:, count:], masked=order[:, :count])
 
 
-def _in_columns(mask: TokenMask, groups: int) -> TokenMask:
-    """Take the same places in every group."""
-    return _as_tokens(mask.keep.unsqueeze(1), mask.masked.unsqueeze(1), groups)
-
-
-def _mask_groups(
-    noise: Tensor, ratio: float, groups: int, valid: Tensor | None
-) -> TokenMask:
-    """Mask every group by its own noise."""
-    apart = noise.unflatten(1, (groups, -1)).flatten(0, 1)
-    known = None if valid is None else valid.unflatten(1, (groups, -1)).flatten(0, 1)
-    mask = _mask_highest(apart, ratio, known)
-    keep, masked = (places.unflatten(0, (-1, groups)) for places in mask)
-    return _as_tokens(keep, masked, groups)
-
-
-def _as_tokens(keep: Tensor, masked: Tensor, groups: int) -> TokenMask:
-    """Number places ``(B, 1 or G, N')`` as tokens of their groups."""
-    places = keep.shape[-1] + masked.shape[-1]
-    shift = places * torch.arange(groups, device=keep.device)[:, None]
-    return TokenMask((keep + shift).flatten(1), (masked + shift).flatten(1))
-
-
-def _mask_channels(
-    noise: Tensor, chance: Tensor, ratio: float, valid: Tensor | None
-) -> TokenMask:
-    """Mask group by group, in the order of the groups' chance ``(B, G)``."""
-    order = chance.argsort(dim=1).argsort(dim=1).unsqueeze(-1)
-    keys = (noise.unflatten(1, (chance.shape[1], -1)) + order).flatten(1)
-    return _mask_highest(keys, ratio, valid)
-
-
-def _splitmix64(x: Tensor) -> Tensor:
-    """Turn counters into random bits.
-
-    SplitMix64 (Steele, Lea and Flood, 2014, doi:10.1145/2660193.2660195). int64
-    arithmetic wraps as the algorithm wants; its constants are written signed.
-    """
-    x = (x + 1) * -7046029254386353131
-    x = (x ^ _shift(x, 30)) * -4658895280553007687
-    x = (x ^ _shift(x, 27)) * -7723592293110705685
-    return x ^ _shift(x, 31)
-
-
-def _shift(x: Tensor, bits: int) -> Tensor:
-    """Shift int64 to the right as if it were unsigned."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _uniform(like: Tensor, generator: Generator | None) -> Tensor:
+def uniform_noise(like: Tensor, generator: Generator | None) -> Tensor:
     """Draw uniform noise on the generator's device, so that seeds travel with it."""
     device = like.device if generator is None else generator.device
     noise = torch.rand(like.shape, generator=generator, device=device)

@@ -96,6 +96,17 @@ class TokenLayout:
         """Values of a token, L."""
         return self.group_size * self.patch_size**2
 
+    def names(self, bands: Sequence[str]) -> list[list[str]]:
+        """Name the bands of every group.
+
+        Args:
+            bands: Names of the channels.
+
+        Returns:
+            Names, group by group.
+        """
+        return [[bands[channel] for channel in group] for group in self.groups]
+
     def padded(self) -> list[int]:
         """Channels of all groups one after the other, ``G * m``.
 

@@ -122,7 +122,7 @@ def encoder_settings(
     if isinstance(encoder, S2MAEViT):
         settings['cube_bands'] = layout.group_size
     if isinstance(encoder, SatMAEViT):
-        settings['groups'] = [[bands[c] for c in group] for group in layout.groups]
+        settings['groups'] = layout.names(bands)
     return settings
 
 

@@ -400,10 +400,7 @@ class SIGMAETask(PretrainingTask):
             'target': self.hparams['target'],
             'masking': self.hparams['masking'],
             'mask_ratio': self.curriculum.ratio_at(1.0),
-            'groups': [
-                [self.bands[channel] for channel in group]
-                for group in self.model.layout.groups
-            ],
+            'groups': self.model.layout.names(self.bands),
         }
 
     @torch.no_grad()
