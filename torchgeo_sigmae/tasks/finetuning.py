@@ -13,6 +13,7 @@ from timm.layers import DropPath
 from timm.models import group_parameters
 from torch import nn
 
+from .agreement import check_bands
 from .base import PretrainingTask
 from .optim import (
     UNDECAYED,
@@ -22,6 +23,7 @@ from .optim import (
     warmup_cosine,
     warmup_steps,
 )
+from .statistics import attached_datamodule
 
 __all__ = ('FineTuning', 'parameter_groups', 'set_drop_path')
 
@@ -42,6 +44,9 @@ class FineTuning(Callback):
     * Stochastic depth (https://arxiv.org/abs/1603.09382): in training, a residual
       branch is dropped for a sample with a probability that grows linearly from 0 in
       the first block to ``drop_path`` in the last.
+
+    Weights that were made for other bands than the datamodule gives, or for another
+    order of them, are refused: TorchGeo's tasks only count bands.
 
     Frozen parameters are left out, and a frozen transformer gets no stochastic depth.
     The defaults are those of MAE's fine-tuning (https://arxiv.org/abs/2111.06377, Table
@@ -113,7 +118,8 @@ class FineTuning(Callback):
         Raises:
             TypeError: If the task pretrains.
             ValueError: If the optimiser was taken over already, or the encoder has no
-                transformer blocks while the arguments are about them.
+                transformer blocks while the arguments are about them, or the
+                pretrained weights were made for other bands than the datamodule gives.
         """
         if stage != 'fit':
             return
@@ -131,6 +137,7 @@ class FineTuning(Callback):
                 'Keep one of them.'
             )
         self._check_encoder(pl_module)
+        check_bands(getattr(pl_module, 'weights', None), attached_datamodule(trainer))
         for transformer in _transformers(pl_module).values():
             if any(p.requires_grad for p in transformer.blocks.parameters()):
                 set_drop_path(transformer, self.drop_path)
