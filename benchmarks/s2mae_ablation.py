@@ -5,8 +5,8 @@
 
     python -m benchmarks.s2mae_ablation [--data PATH] [--steps 300] [--seeds 3]
 
-Needs the real data and scikit-learn. Every row pretrains ``s2mae_vit_tiny_patch8`` (or
-16) on chips of 64 px as long as all others and is then measured by
+Needs the real data. Every row pretrains ``s2mae_vit_tiny_patch8`` (or 16) on chips of
+64 px as long as all others and is then measured by
 
 - a linear probe: logistic regression on the mean patch token of the frozen encoder,
   EuroSAT's 140 training chips -> its 40 test chips, so one chip is 2.5 points;
@@ -32,16 +32,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer, seed_everything
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torchgeo.datasets import EuroSAT
 
 from torchgeo_sigmae import SceneDataModule, SIGMAETask
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
+from torchgeo_sigmae.evaluation import fixed_split, score
 
 from .finetune import summary
 from .models import DATA
@@ -206,16 +205,15 @@ def probe(task: SIGMAETask, root: Path, every: int = 1) -> float:
     Returns:
         Accuracy on the test chips.
     """
-    features, labels = {}, {}
+    features, labels = [], []
     for split in ('train', 'test'):
         dataset = EuroSAT(root, split, bands=SENTINEL2_TEN_BANDS)
         chips = [dataset[i] for i in range(0, len(dataset), every)]
         images = task.statistics.normalize(torch.stack([c['image'] for c in chips]))
-        features[split] = embed(task, images).numpy()
-        labels[split] = torch.stack([c['label'] for c in chips]).numpy()
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
-    classifier.fit(features['train'], labels['train'])
-    return float(classifier.score(features['test'], labels['test']))
+        features.append(embed(task, images).numpy())
+        labels.append(torch.stack([c['label'] for c in chips]).numpy())
+    splits = fixed_split(*map(len, labels))
+    return score(np.concatenate(features), np.concatenate(labels), splits).mean
 
 
 @torch.no_grad()

@@ -4,8 +4,8 @@
 """Command line: TorchGeo's own, with our classes known, plus our subcommands.
 
 ``torchgeo-sigmae fit --config x.yaml`` is ``torchgeo fit`` where ``SIGMAETask`` and our
-encoders can be named; ``torchgeo-sigmae demo`` and ``torchgeo-sigmae adapt-bands`` are
-ours.
+encoders can be named; ``torchgeo-sigmae demo``, ``torchgeo-sigmae adapt-bands`` and
+``torchgeo-sigmae probe`` are ours.
 """
 
 import argparse
@@ -17,6 +17,8 @@ from ._version import __version__
 from .cli import run_cli
 from .demo import add_arguments as add_demo_arguments
 from .demo import run_demo
+from .evaluation.probe import add_arguments as add_probe_arguments
+from .evaluation.probe import run_probe
 from .models import adapt_bands
 from .models.matching import METHODS
 
@@ -35,6 +37,9 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     if argv[:1] == ['adapt-bands']:
         _adapt_bands(argv[1:])
+        return
+    if argv[:1] == ['probe']:
+        _probe(argv[1:])
         return
     if argv[:1] != ['demo']:
         run_cli(args)
@@ -67,6 +72,23 @@ def _adapt_bands(argv: Sequence[str]) -> None:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     print(f'Wrote {arguments.path}.')
+
+
+def _probe(argv: Sequence[str]) -> None:
+    """Run the subcommand of that name."""
+    parser = argparse.ArgumentParser(
+        'torchgeo-sigmae probe',
+        description='Classify images by the features of encoders that are not trained, '
+        'beside band statistics and the same encoder with random weights.',
+    )
+    add_probe_arguments(parser)
+    arguments = parser.parse_args(argv)
+    try:
+        table = run_probe(arguments)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    print(f'\nAccuracy in percent, mean and standard deviation over splits.\n\n{table}')
+    print(f'\nWrote {arguments.output}.')
 
 
 if __name__ == '__main__':

@@ -1,0 +1,210 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Features of frozen encoders, against timm and NumPy."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torchgeo.models import ResNet18_Weights
+
+from torchgeo_sigmae import SIGMAETask
+from torchgeo_sigmae.__main__ import main
+from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
+from torchgeo_sigmae.evaluation import BandStatistics, FrozenEncoder, extract_features
+from torchgeo_sigmae.models import read_encoder
+from torchgeo_sigmae.models.checkpoint import write_encoder
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def export(family: str, path: Path) -> SIGMAETask:
+    torch.manual_seed(0)
+    task = SIGMAETask(
+        f'{family}_vit_tiny_patch8', size=32, masking='random', decoder_dim=16,
+        decoder_depth=1, decoder_num_heads=1,
+        mean=[1000.0 + 100 * i for i in range(10)], std=[200.0 + i for i in range(10)],
+    )  # fmt: skip
+    task.export(path)
+    return task
+
+
+@pytest.mark.parametrize('family', ['sigmae', 's2mae', 'satmae'])
+@pytest.mark.parametrize('depth', [None, 1, 7, 12])
+def test_features_are_those_of_the_encoder(
+    family: str, depth: int | None, tmp_path: Path
+) -> None:
+    task = export(family, tmp_path / 'encoder.pth')
+    found = FrozenEncoder.load(tmp_path / 'encoder.pth', depth=depth)
+    assert found.name == 'encoder.pth'
+    assert found.bands == SENTINEL2_TEN_BANDS
+    assert not any(p.requires_grad for p in found.parameters())
+    # Another size than that of pretraining, and not square.
+    raw = 1000 + 300 * torch.randn(2, 10, 48, 64, generator=generator())
+    mean = torch.tensor([1000.0 + 100 * i for i in range(10)])[:, None, None]
+    std = torch.tensor([200.0 + i for i in range(10)])[:, None, None]
+    encoder = task.model.encoder.eval()
+    with torch.no_grad():
+        if depth is None:
+            expected = encoder.forward_features((raw - mean) / std)[:, 1:]
+        else:
+            expected = encoder.forward_intermediates(
+                (raw - mean) / std,
+                [depth - 1],
+                output_fmt='NLC',
+                intermediates_only=True,
+            )[0]
+    assert found.maps(raw).shape == (2, 192, 6, 8)
+    features = found.maps(raw).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found(raw), expected.mean(1), rtol=1e-4, atol=1e-4)
+    found.pooling = 'mean+std'
+    spread = expected.std(1, correction=0)
+    torch.testing.assert_close(found(raw)[:, 192:], spread, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    'name', ['sigmae_vit_tiny_patch16', 'vit_tiny_patch16_224', 'resnet18']
+)
+def test_models_by_name_have_random_weights_and_the_datas_statistics(name: str) -> None:
+    found = FrozenEncoder.load(name, ['B04', 'B03', 'B02', 'B08'])
+    raw = 500 + 50 * torch.randn(3, 4, 64, 64, generator=generator())
+    found.standardize(raw)
+    assert found.transform is not None
+    normal = found.transform(raw)
+    torch.testing.assert_close(
+        normal.mean((0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-3
+    )
+    torch.testing.assert_close(normal.std((0, 2, 3)), torch.ones(4), rtol=0, atol=1e-3)
+    assert found(raw).isfinite().all()
+    # Not again: all splits are normalised alike.
+    before = found.transform
+    found.standardize(2 * raw)
+    assert found.transform is before
+
+
+def test_weights_of_torchgeo(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = ResNet18_Weights.SENTINEL2_ALL_MOCO
+    torch.manual_seed(1)
+    model = timm.create_model('resnet18', in_chans=13)
+    kind = type(weights)
+    monkeypatch.setattr(kind, 'get_state_dict', lambda *_, **__: model.state_dict())
+    found = FrozenEncoder.load(str(weights))
+    assert found.bands == tuple(weights.meta['bands'])
+    raw = 3000 * torch.rand(2, 13, 64, 64, generator=generator())
+    model.eval()
+    with torch.no_grad():
+        expected = model.forward_features(weights.transforms(raw)).mean((2, 3))
+    torch.testing.assert_close(found(raw), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_band_statistics_against_numpy() -> None:
+    raw = torch.rand(3, 4, 16, 24, generator=generator())
+    values = raw.double().numpy()
+    statistics = BandStatistics(['B02', 'B03', 'B04', 'B08'])
+    expected = np.concatenate([values.mean((2, 3)), values.std((2, 3))], axis=1)
+    np.testing.assert_allclose(statistics(raw), expected, rtol=1e-5)
+    maps = statistics.maps(raw)
+    assert maps.shape == (3, 8, 2, 3)
+    patch = values[1, :, 8:16, 16:24]
+    expected = np.concatenate([patch.mean((1, 2)), patch.std((1, 2))])
+    np.testing.assert_allclose(maps[1, :, 1, 2], expected, rtol=1e-5)
+
+
+def test_refusals(tmp_path: Path, eurosat_root: Path) -> None:
+    export('sigmae', tmp_path / 'encoder.pth')
+    with pytest.raises(ValueError, match=r'depth: 13 is not in 1 to 12 of encoder.pth'):
+        FrozenEncoder.load(tmp_path / 'encoder.pth', depth=13)
+    with pytest.raises(ValueError, match="pooling: 'max' is unknown"):
+        FrozenEncoder.load(tmp_path / 'encoder.pth', pooling='max')
+    with pytest.raises(FileNotFoundError, match=r"'nothing.pth' is neither a file nor"):
+        FrozenEncoder.load('nothing.pth')
+    known = read_encoder(tmp_path / 'encoder.pth')
+    del known.hyper_parameters['bands']
+    write_encoder(known, tmp_path / 'bandless.pth')
+    with pytest.raises(ValueError, match=r'bandless.pth.* does not tell its bands'):
+        FrozenEncoder.load(tmp_path / 'bandless.pth')
+    with pytest.raises(ValueError, match="dataset: 'Eurosat' is not in torchgeo"):
+        extract_features(BandStatistics(), 'Eurosat', eurosat_root)
+    with pytest.raises(ValueError, match='B99'):
+        extract_features(BandStatistics(['B99']), 'EuroSAT', eurosat_root)
+
+
+def test_features_of_a_dataset(tmp_path: Path, eurosat_root: Path) -> None:
+    from torchgeo.datasets import EuroSAT
+
+    # Bands in an order of their own, which the dataset spells its own way.
+    bands = ('b8a', 'B4', 'B02')
+    found = extract_features(
+        BandStatistics(bands), 'EuroSAT', eurosat_root, ('val', 'test'), batch_size=7
+    )
+    assert found.sizes == (20, 40)
+    val = EuroSAT(eurosat_root, 'val', bands=('B8A', 'B04', 'B02'))
+    test = EuroSAT(eurosat_root, 'test', bands=('B8A', 'B04', 'B02'))
+    samples = [val[3], test[39]]
+    for row, sample in zip((3, 59), samples, strict=True):
+        assert found.labels[row] == sample['label']
+        means = sample['image'].mean((1, 2))
+        np.testing.assert_allclose(found.values[row, :3], means, rtol=1e-5)
+
+
+def run(*arguments: Any) -> None:
+    main(['probe', *map(str, arguments)])
+
+
+def test_the_command(
+    tmp_path: Path, eurosat_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export('sigmae', tmp_path / 'encoder.pth')
+    run(
+        tmp_path / 'encoder.pth', '--root', eurosat_root, '--labels', 1, 5,
+        '--probes', 'knn', '-o', tmp_path / 'out' / 'probe.json',
+    )  # fmt: skip
+    table = capsys.readouterr().out
+    assert '| EuroSAT | knn | knn, 1 a class | knn, 5 a class |' in table
+    content = json.loads((tmp_path / 'out' / 'probe.json').read_text())
+    accuracy = content['accuracy']
+    names = ['band mean and std', 'sigmae_vit_tiny_patch8, untrained', 'encoder.pth']
+    assert list(accuracy) == names
+    for row in accuracy.values():
+        assert [len(values) for values in row.values()] == [1, 5, 5]
+    # Ten classes: what says nothing reaches 0.1.
+    assert accuracy['band mean and std']['knn'][0] > 0.4
+    # Random weights of another seed are another encoder, the same seed the same.
+    assert accuracy[names[1]] != accuracy[names[2]]
+
+
+def test_the_command_with_folds(tmp_path: Path, eurosat_root: Path) -> None:
+    export('sigmae', tmp_path / 'encoder.pth')
+    output = tmp_path / 'probe.json'
+    arguments = (
+        tmp_path / 'encoder.pth', '--root', eurosat_root, '--splits', 'val',
+        '--folds', 2, '--repeats', 4, '--probes', 'knn', '-o', output,
+    )  # fmt: skip
+    run(*arguments)
+    first = json.loads(output.read_text())['accuracy']
+    assert all(len(values) == 8 for row in first.values() for values in row.values())
+    run(*arguments)
+    assert json.loads(output.read_text())['accuracy'] == first
+
+
+def test_the_command_says_what_is_wrong(
+    eurosat_root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for more, message in (
+        (['nothing.pth'], "'nothing.pth' is neither a file nor the name"),
+        (['sigmae_vit_tiny_patch8', '--splits', 'test'], 'must be two'),
+        (['sigmae_vit_tiny_patch8', '--labels', 15], 'has 14 samples .* not 15'),
+    ):
+        with pytest.raises(SystemExit):
+            run(*more, '--root', eurosat_root, '-o', tmp_path / 'probe.json')
+        assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / 'probe.json').exists()

@@ -1,0 +1,251 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Encoders that are not trained: raw images in, features out."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torchgeo.models import get_model
+from torchvision.models._api import WeightsEnum
+
+from ..bands import SENTINEL2_TEN_BANDS
+from ..models.loading import load_encoder_weights, read_weights
+from ..models.weights import PackagedWeights, find_weights, normalization
+
+__all__ = ('POOLS', 'BandStatistics', 'Frozen', 'FrozenEncoder')
+
+#: How the features of all places become those of an image.
+POOLS: tuple[str, ...] = ('mean', 'mean+std')
+
+
+class Frozen(nn.Module):
+    """What describes raw images ``(B, C, H, W)`` by features ``(B, D)``.
+
+    Attributes:
+        name: What to call it in tables.
+        bands: Names of the bands it takes.
+    """
+
+    name: str
+    bands: tuple[str, ...]
+
+    def standardize(self, image: Tensor) -> None:
+        """Normalise by the statistics of some images, where nothing else is known.
+
+        Args:
+            image: Raw values ``(B, C, H, W)``.
+        """
+
+
+class BandStatistics(Frozen):
+    """Mean and standard deviation of every band: what any encoder has to beat."""
+
+    def __init__(self, bands: Sequence[str] = SENTINEL2_TEN_BANDS) -> None:
+        """Initialize a new BandStatistics instance.
+
+        Args:
+            bands: Names of the bands.
+        """
+        super().__init__()
+        self.name = 'band mean and std'
+        self.bands = tuple(bands)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Describe images.
+
+        Args:
+            image: Raw values ``(B, C, H, W)``.
+
+        Returns:
+            Features ``(B, 2 C)``.
+        """
+        return pool(image.flatten(2), 'mean+std')
+
+    def maps(self, image: Tensor, patch_size: int = 8) -> Tensor:
+        """Describe the patches of images.
+
+        Args:
+            image: Raw values ``(B, C, H, W)``.
+            patch_size: Side of a patch in pixels; must divide H and W.
+
+        Returns:
+            Features ``(B, 2 C, H / patch_size, W / patch_size)``.
+        """
+        patches = image.unfold(2, patch_size, patch_size).unfold(
+            3, patch_size, patch_size
+        )
+        # (B, C, h, w, p * p) to (B, C, p * p, h, w): places are left where they are.
+        patches = patches.flatten(4).permute(0, 1, 4, 2, 3)
+        mean, std = patches.mean(dim=2), patches.std(dim=2, correction=0)
+        return torch.cat([mean, std], dim=1)
+
+
+class FrozenEncoder(Frozen):
+    """Features of an encoder as it is.
+
+    Attributes:
+        transform: Raw values to the encoder's input; None if that is not known yet.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        bands: Sequence[str],
+        transform: nn.Module | None = None,
+        name: str = '',
+        depth: int | None = None,
+        pooling: str = 'mean',
+    ) -> None:
+        """Initialize a new FrozenEncoder instance.
+
+        Args:
+            encoder: A timm model with ``forward_intermediates``.
+            bands: Names of the bands it takes.
+            transform: Raw values to its input; None where :meth:`standardize` will say.
+            name: What to call it in tables.
+            depth: Number of the block whose output is taken, from 1; None for the
+                output of the encoder.
+            pooling: ``'mean'`` over all places, or ``'mean+std'``.
+
+        Raises:
+            ValueError: If there is no such block, or no such pooling.
+        """
+        super().__init__()
+        if pooling not in POOLS:
+            raise ValueError(f'pooling: {pooling!r} is unknown. Use one of {POOLS}.')
+        self.encoder = encoder.eval().requires_grad_(False)
+        self.bands = tuple(bands)
+        self.transform = transform
+        self.name = name or type(encoder).__name__
+        self.depth = depth
+        self.pooling = pooling
+        blocks = len(getattr(encoder, 'blocks', getattr(encoder, 'feature_info', [])))
+        if depth is not None and not 1 <= depth <= blocks:
+            raise ValueError(f'depth: {depth} is not in 1 to {blocks} of {self.name}.')
+
+    @classmethod
+    def load(
+        cls,
+        source: WeightsEnum | str | Path,
+        bands: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> 'FrozenEncoder':
+        """Make an encoder of weights or of a name.
+
+        Args:
+            source: An exported encoder or training checkpoint of ours, a weight enum of
+                ours or TorchGeo's, its string; or the timm name of a model, which then
+                has random weights.
+            bands: Bands of a random encoder, default the ten of 10 and 20 m. Weights
+                tell their own.
+            **kwargs: Passed to the class: ``name``, ``depth``, ``pooling``.
+
+        Returns:
+            The encoder.
+
+        Raises:
+            FileNotFoundError: If there is no such file, weight enum or model.
+            ValueError: If the file is not in the format, or tells no bands.
+        """
+        kwargs.setdefault('name', Path(str(source)).name)
+        if isinstance(source, str) and timm.is_model(source):
+            bands = tuple(bands or SENTINEL2_TEN_BANDS)
+            encoder = _build(source, len(bands))
+            return cls(encoder, bands, **kwargs)
+        if isinstance(source, str) and not os.path.exists(source):
+            source = find_weights(source)
+        if isinstance(source, WeightsEnum) and not isinstance(source, PackagedWeights):
+            model = get_model(source.meta['model'], weights=source)
+            return cls(model, source.meta['bands'], source.transforms, **kwargs)
+        checkpoint = read_weights(source)
+        known = checkpoint.hyper_parameters
+        if not known.get('bands'):
+            raise ValueError(
+                f'weights: {str(source)!r} does not tell its bands. Pass a file made '
+                'by SIGMAETask.export.'
+            )
+        model = known['model']
+        # On the grid of pretraining: positions are resampled once, to the images' size.
+        size = {'img_size': known['size']} if known.get('size') else {}
+        encoder = _build(model, len(known['bands']), **size)
+        load_encoder_weights(encoder, source, checkpoint=checkpoint)
+        transform = None
+        if None not in (known.get('mean') or [None]):
+            transform = normalization(known['mean'], known['std'])
+        return cls(encoder, known['bands'], transform, **kwargs)
+
+    def standardize(self, image: Tensor) -> None:
+        """Normalise by the statistics of some images, where nothing else is known.
+
+        Args:
+            image: Raw values ``(B, C, H, W)``.
+        """
+        if self.transform is None:
+            mean = image.double().mean(dim=(0, 2, 3)).tolist()
+            std = image.double().std(dim=(0, 2, 3)).clamp(min=1e-6).tolist()
+            self.transform = normalization(mean, std)
+
+    @torch.no_grad()
+    def maps(self, image: Tensor) -> Tensor:
+        """Describe the places of images.
+
+        Args:
+            image: Raw values ``(B, C, H, W)``.
+
+        Returns:
+            Features ``(B, D, h, w)``, one a patch.
+        """
+        if self.transform is not None:
+            image = self.transform(image)
+        index = -1 if self.depth is None else self.depth - 1
+        found: Any = self.encoder
+        (maps,) = found.forward_intermediates(
+            image,
+            indices=[index] if index >= 0 else 1,
+            norm=self.depth is None,
+            intermediates_only=True,
+        )
+        features: Tensor = maps
+        return features
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Describe images.
+
+        Args:
+            image: Raw values ``(B, C, H, W)``.
+
+        Returns:
+            Features ``(B, D)``, or ``(B, 2 D)`` with ``'mean+std'``.
+        """
+        return pool(self.maps(image).flatten(2), self.pooling)
+
+
+def pool(values: Tensor, pooling: str) -> Tensor:
+    """Pool over all places.
+
+    Args:
+        values: Features ``(B, D, N)``.
+        pooling: One of :data:`POOLS`.
+
+    Returns:
+        Features ``(B, D)`` or ``(B, 2 D)``.
+    """
+    mean = values.mean(dim=-1)
+    if pooling == 'mean':
+        return mean
+    return torch.cat([mean, values.std(dim=-1, correction=0)], dim=1)
+
+
+def _build(model: str, channels: int, **kwargs: Any) -> Any:
+    """Build a model without a head; vision transformers take images of any size."""
+    module = timm.model_entrypoint(model).__module__
+    plain = module.endswith('.vision_transformer')
+    if plain:
+        kwargs['dynamic_img_size'] = True
+    return timm.create_model(model, in_chans=channels, num_classes=0, **kwargs)

@@ -1,0 +1,295 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""``torchgeo-sigmae probe``: frozen encoders side by side on labelled images."""
+
+import argparse
+import inspect
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import torchgeo.datasets
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from tqdm import tqdm
+
+from ..bands import SENTINEL2, band_indices
+from .frozen import POOLS, BandStatistics, Frozen, FrozenEncoder
+from .probes import (
+    PROBES,
+    Score,
+    Split,
+    few_labels,
+    fixed_split,
+    repeated_folds,
+    score,
+)
+
+__all__ = ('Features', 'add_arguments', 'extract_features', 'run_probe')
+
+#: Training images whose statistics stand in for those an encoder does not tell.
+_SAMPLE = 512
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of the samples of a dataset.
+
+    Attributes:
+        values: ``(N, D)``, float32.
+        labels: Class of every sample, ``(N,)``.
+        sizes: Samples of every split, in order.
+    """
+
+    values: np.ndarray
+    labels: np.ndarray
+    sizes: tuple[int, ...]
+
+
+def extract_features(
+    encoder: Frozen,
+    dataset: str,
+    root: str | Path,
+    splits: Sequence[str] = ('train', 'test'),
+    batch_size: int = 64,
+    num_workers: int = 0,
+    device: str | torch.device = 'cpu',
+    progress: bool = True,
+) -> Features:
+    """Compute the features of a classification dataset of TorchGeo, once.
+
+    Args:
+        encoder: The encoder. One that does not say how its input is normalised is given
+            the statistics of the first 512 samples.
+        dataset: Name of the class in :mod:`torchgeo.datasets`, for example 'EuroSAT'.
+        root: Where the dataset is.
+        splits: Its splits, in order.
+        batch_size: Images at a time.
+        num_workers: Processes that read.
+        device: Where to compute.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The features.
+
+    Raises:
+        ValueError: If there is no such dataset, it lacks a band of the encoder, or its
+            samples have no single label.
+    """
+    parts = [_dataset(dataset, root, split, encoder.bands) for split in splits]
+    data: Dataset[dict[str, Any]] = ConcatDataset(parts)
+    loader = DataLoader(data, batch_size, num_workers=num_workers, collate_fn=_collate)
+    few = range(min(_SAMPLE, len(parts[0])))  # type: ignore[arg-type]
+    encoder.standardize(torch.stack([parts[0][i]['image'].float() for i in few]))
+    encoder = encoder.to(device)
+    values, labels = [], []
+    for images, classes in tqdm(
+        loader, f'Features of {encoder.name}', disable=None if progress else True
+    ):
+        values.append(encoder(images.to(device)).float().cpu())
+        labels.append(classes)
+    sizes = tuple(len(part) for part in parts)  # type: ignore[arg-type]
+    return Features(torch.cat(values).numpy(), torch.cat(labels).numpy(), sizes)
+
+
+def _dataset(
+    name: str, root: str | Path, split: str, bands: Sequence[str]
+) -> Dataset[dict[str, Any]]:
+    """Make a split of a dataset of TorchGeo with the bands of an encoder."""
+    kind: Any = getattr(torchgeo.datasets, name, None)
+    if not inspect.isclass(kind):
+        raise ValueError(
+            f'dataset: {name!r} is not in torchgeo.datasets. Use the name of a class '
+            "there whose samples have an 'image' and a 'label', for example 'EuroSAT'."
+        )
+    parameters = inspect.signature(kind).parameters
+    options: dict[str, Any] = {}
+    if 'bands' in parameters:
+        known = list(parameters['bands'].default)
+        # As the dataset spells them.
+        options['bands'] = [known[i] for i in band_indices(bands, known, SENTINEL2)]
+    if 'split' in parameters:
+        options['split'] = split
+    build: Any = kind
+    made: Dataset[dict[str, Any]] = build(root, **options)
+    return made
+
+
+def _collate(samples: Sequence[dict[str, Any]]) -> tuple[Tensor, Tensor]:
+    """Batch images and labels, and nothing else."""
+    labels = [torch.as_tensor(sample.get('label', torch.nan)) for sample in samples]
+    if labels[0].ndim or labels[0].is_floating_point():
+        raise ValueError(
+            "dataset: its samples have no single 'label' of whole numbers, which is "
+            'what a probe classifies. Use a dataset with one class an image.'
+        )
+    images = torch.stack([sample['image'].float() for sample in samples])
+    return images, torch.stack(labels)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to a parser.
+
+    Args:
+        parser: The parser.
+    """
+    parser.add_argument(
+        'encoders',
+        nargs='+',
+        help='encoder files, training checkpoints, names of weight enums, or timm '
+        'names of models, which then have random weights',
+    )
+    parser.add_argument(
+        '--dataset', default='EuroSAT', help='class in torchgeo.datasets'
+    )
+    parser.add_argument('--root', type=Path, required=True, help='where it is')
+    parser.add_argument(
+        '--splits', nargs='+', default=['train', 'test'],
+        help='its splits: the first is learned from, the last tested on; with --folds, '
+        'all that are given are put together',
+    )  # fmt: skip
+    parser.add_argument(
+        '--folds', type=int, help='stratified folds instead of the own split'
+    )
+    parser.add_argument('--repeats', type=int, default=5, help='how often to fold anew')
+    parser.add_argument(
+        '--labels', nargs='*', type=int, default=[],
+        help='learn from so few samples of each class as well, for example 1 5 10',
+    )  # fmt: skip
+    parser.add_argument('--probes', nargs='+', choices=PROBES, default=list(PROBES))
+    parser.add_argument('--depth', type=int, help='block to take, from 1; default: all')
+    parser.add_argument('--pooling', choices=POOLS, default='mean')
+    parser.add_argument('--batch-size', type=int, default=64)
+    parser.add_argument('--num-workers', type=int, default=0)
+    parser.add_argument(
+        '--device', default='cuda' if torch.cuda.is_available() else 'cpu'
+    )
+    parser.add_argument(
+        '--seed', type=int, default=0, help='of folds and random weights'
+    )
+    parser.add_argument('-o', '--output', type=Path, default=Path('outputs/probe.json'))
+
+
+def run_probe(arguments: argparse.Namespace) -> str:
+    """Probe encoders, beside what they have to beat.
+
+    That is the mean and standard deviation of every band, and the first encoder with
+    random weights.
+
+    Args:
+        arguments: Of :func:`add_arguments`.
+
+    Returns:
+        A table in percent, mean and standard deviation over splits.
+
+    Raises:
+        FileNotFoundError: If there is no such file, weight enum or model.
+        ValueError: If an argument does not fit the data.
+    """
+    options = {'depth': arguments.depth, 'pooling': arguments.pooling}
+    encoders = [FrozenEncoder.load(source, **options) for source in arguments.encoders]
+    rows: dict[str, dict[str, Score]] = {}
+    contenders: list[Frozen] = [
+        BandStatistics(encoders[0].bands),
+        *_untrained(encoders[0], arguments.seed, options),
+        *encoders,
+    ]
+    for encoder in contenders:
+        features = extract_features(
+            encoder,
+            arguments.dataset,
+            arguments.root,
+            arguments.splits,
+            arguments.batch_size,
+            arguments.num_workers,
+            arguments.device,
+        )
+        scores = {}
+        for title, probe, splits in _plan(arguments, features):
+            scores[title] = score(features.values, features.labels, splits, probe)
+        rows[_unique(encoder.name, rows)] = scores
+    _write(arguments, rows)
+    titles = list(next(iter(rows.values())))
+    lines = [
+        f'| {arguments.dataset} | {" | ".join(titles)} |',
+        '|---' * (len(titles) + 1) + '|',
+    ]
+    for name, scores in rows.items():
+        lines.append(f'| {name} | {" | ".join(str(scores[t]) for t in titles)} |')
+    return '\n'.join(lines)
+
+
+def _untrained(
+    encoder: FrozenEncoder, seed: int, options: dict[str, Any]
+) -> list[FrozenEncoder]:
+    """The same encoder with random weights, normalised alike; none for other models."""
+    made = getattr(encoder.encoder, 'pretrained_cfg', {}).get('architecture')
+    if not made or not timm.is_model(made):
+        return []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        random = FrozenEncoder.load(
+            made, encoder.bands, name=f'{made}, untrained', **options
+        )
+    random.transform = encoder.transform
+    return [random]
+
+
+def _plan(
+    arguments: argparse.Namespace, features: Features
+) -> list[tuple[str, str, list[Split]]]:
+    """List what is measured: title, probe and splits."""
+    if arguments.folds:
+        splits = repeated_folds(
+            features.labels, arguments.folds, arguments.repeats, arguments.seed
+        )
+    else:
+        if len(arguments.splits) != 2:
+            raise ValueError(
+                f'splits: {arguments.splits} must be two, one to learn from and one to '
+                'be tested on. Or pass --folds, which puts all together.'
+            )
+        splits = fixed_split(*features.sizes)
+    plan = [(probe, probe, splits) for probe in arguments.probes]
+    for count in arguments.labels:
+        few = few_labels(features.labels, splits, count)
+        plan += [
+            (f'{probe}, {count} a class', probe, few) for probe in arguments.probes
+        ]
+    return plan
+
+
+def _unique(name: str, taken: dict[str, Any]) -> str:
+    """A name that no row has yet."""
+    return name if name not in taken else f'{name} ({len(taken)})'
+
+
+def _write(arguments: argparse.Namespace, rows: dict[str, dict[str, Score]]) -> None:
+    """Write all figures."""
+    content = {
+        'arguments': {
+            key: str(value) if isinstance(value, Path) else value
+            for key, value in vars(arguments).items()
+        },
+        'versions': {
+            name: version(name)
+            for name in ('torchgeo-sigmae', 'torchgeo', 'torch', 'timm', 'scikit-learn')
+        },
+        'accuracy': {
+            name: {title: value.values for title, value in scores.items()}
+            for name, scores in rows.items()
+        },
+    }
+    path = arguments.output
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'.{path.name}.part')
+    part.write_text(json.dumps(content, indent=2) + '\n')
+    os.replace(part, path)
