@@ -135,3 +135,14 @@ def test_pairs(real_data: Callable[[str], Path], tmp_path: Path) -> None:
     before = row.stat().st_mtime_ns
     run(*command)
     assert row.stat().st_mtime_ns == before
+
+
+def test_dense_probe(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+    data = real_data('barkbeetle').parent
+    real_data('landcover')
+    table = run(
+        'benchmarks.dense_probe', 'sigmae_vit_tiny_patch8', '--depths', 1,
+        '--data', data, '--output', tmp_path / 'table.md',
+    )  # fmt: skip
+    assert table.count('| sigmae_vit_tiny_patch8, block 1 |') == 2
+    assert (tmp_path / 'table.md').read_text().strip() in table

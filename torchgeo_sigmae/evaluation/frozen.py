@@ -42,6 +42,17 @@ class Frozen(nn.Module):
             image: Raw values ``(B, C, H, W)``.
         """
 
+    def maps(self, image: Tensor) -> Tensor:
+        """Describe the places of images.
+
+        Args:
+            image: Raw values ``(B, C, H, W)``.
+
+        Returns:
+            Features ``(B, D, h, w)``.
+        """
+        raise NotImplementedError
+
 
 class BandStatistics(Frozen):
     """Mean and standard deviation of every band: what any encoder has to beat."""

@@ -164,7 +164,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--labels', nargs='*', type=int, default=[],
         help='learn from so few samples of each class as well, for example 1 5 10',
     )  # fmt: skip
-    parser.add_argument('--probes', nargs='+', choices=PROBES, default=list(PROBES))
+    parser.add_argument(
+        '--probes', nargs='+', choices=PROBES, default=['knn', 'linear']
+    )
     parser.add_argument('--depth', type=int, help='block to take, from 1; default: all')
     parser.add_argument('--pooling', choices=POOLS, default='mean')
     parser.add_argument('--batch-size', type=int, default=64)

@@ -1,0 +1,171 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What frozen encoders know about single patches: land cover, and bark-beetle damage.
+
+    PYTHONPATH=examples python -m benchmarks.dense_probe ENCODER ... [--depths 3 6 9 12]
+
+Needs the real data, none of which an encoder may have been trained on: the Level-2A
+images of ``landcover/`` and the test sites of ``barkbeetle/``. Ridge regression on the
+features of single patches of 8 px:
+
+- land cover: accuracy over five spatial folds, five times; blocks of 7 x 7 patches
+  (560 m) are not parted;
+- damage in 2020: average precision on the test sites, learned from the training sites.
+  Patches that are partly damaged, or not wholly inside a site, are left out.
+
+Beside them the same by the mean and standard deviation of the bands, and by each kind
+of encoder with random weights. Writes OUTPUT.
+"""
+
+import argparse
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import timm
+import torch
+from barkbeetle import IGNORE, BarkBeetle
+from rasterio.errors import NotGeoreferencedWarning
+
+from torchgeo_sigmae.datasets import Scene
+from torchgeo_sigmae.evaluation import (
+    BandStatistics,
+    FrozenEncoder,
+    Score,
+    extract_patches,
+    fixed_split,
+    grouped_folds,
+    score,
+)
+from torchgeo_sigmae.evaluation.frozen import Frozen
+
+from .models import DATA
+from .rows import measured_where
+
+#: Side of a block of land cover that is not parted, in patches.
+BLOCK = 7
+
+
+def landcover(root: Path, bands: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Read the Level-2A images and their land cover.
+
+    Args:
+        root: Folder of the places.
+        bands: Bands to read.
+
+    Yields:
+        Samples with ``'image'`` and ``'mask'``.
+    """
+    for path in sorted(root.glob('*/L2A.tif')):
+        scene = Scene.open(str(path), bands)
+        image = scene.read(0, 0, scene.height, scene.width)
+        with rasterio.open(path.with_name('lulc.tif')) as file:
+            mask = file.read(1).astype(np.int64)
+        yield {'image': torch.from_numpy(image), 'mask': torch.from_numpy(mask)}
+
+
+def damage(root: Path, split: str, bands: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Read the images of 2020 and their damage, sites whole.
+
+    Args:
+        root: Folder of the sites.
+        split: 'train' or 'test'.
+        bands: Bands to read.
+
+    Yields:
+        Samples with ``'image'`` and ``'mask'``.
+    """
+    dataset = BarkBeetle(root, split, bands, dates=('2020',))
+    dataset.size = None
+    for i in range(len(dataset)):
+        sample = dataset[i]
+        yield {'image': sample['image'][0], 'mask': sample['mask'][0]}
+
+
+def measure(encoder: Frozen, data: Path) -> tuple[Score, Score]:
+    """Probe an encoder.
+
+    Args:
+        encoder: The encoder.
+        data: Folder of the real data.
+
+    Returns:
+        Accuracy of land cover, average precision of damage.
+    """
+    found = extract_patches(
+        encoder, landcover(data / 'landcover', encoder.bands), ignore=0, block=BLOCK
+    )
+    folds = grouped_folds(found.labels, found.groups)
+    cover = score(found.values, found.labels, folds, 'ridge')
+    train, test = (
+        extract_patches(
+            encoder, damage(data / 'barkbeetle', split, encoder.bands), ignore=IGNORE
+        )
+        for split in ('train', 'test')
+    )
+    values = np.concatenate([train.values, test.values])
+    labels = np.concatenate([train.labels, test.labels])
+    split = fixed_split(len(train.labels), len(test.labels))
+    return cover, score(values, labels, split, 'ridge', 'average_precision')
+
+
+def contenders(arguments: argparse.Namespace) -> Iterator[Frozen]:
+    """Make what is compared.
+
+    Args:
+        arguments: See the module.
+
+    Yields:
+        Band statistics, then every encoder at every depth, each kind of encoder with
+        random weights before the first of its kind.
+    """
+    yield BandStatistics()
+    known: set[str] = set()
+    for source in arguments.encoders:
+        encoder = FrozenEncoder.load(source)
+        kind = encoder.encoder.pretrained_cfg['architecture']
+        random = []
+        if kind not in known and not timm.is_model(source):
+            known.add(kind)
+            torch.manual_seed(0)
+            random = [
+                FrozenEncoder.load(kind, encoder.bands, name=f'{kind}, untrained')
+            ]
+            random[0].transform = encoder.transform
+        for one in (*random, encoder):
+            name = one.name
+            for depth in arguments.depths:
+                one.depth, one.name = depth, f'{name}, block {depth}'
+                yield one
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Measure, and write the table.
+
+    Args:
+        arguments: See the module.
+    """
+    lines = ['| features | land cover | damage |', '|---|---|---|']
+    for encoder in contenders(arguments):
+        cover, found = measure(encoder, arguments.data)
+        lines.append(f'| {encoder.name} | {cover} | {found} |')
+        print(lines[-1], flush=True)
+    lines += ['', f'Percent; {measured_where()}.']
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text('\n'.join(lines) + '\n')
+    print('\n'.join(['', *lines, '', f'Wrote {arguments.output}.']))
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('encoders', nargs='+')
+    parser.add_argument('--data', type=Path, default=DATA)
+    parser.add_argument('--depths', nargs='+', type=int, default=[3, 6, 9, 12])
+    parser.add_argument('--output', type=Path, default=Path('outputs/dense_probe.md'))
+    # The real data have no georeference.
+    warnings.simplefilter('ignore', NotGeoreferencedWarning)
+    main(parser.parse_args())

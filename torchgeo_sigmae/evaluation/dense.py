@@ -1,0 +1,133 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Features and labels of patches: thousands of samples where images are few."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from ..transforms.saliency import check_patches
+from .frozen import Frozen
+
+__all__ = ('PatchFeatures', 'extract_patches', 'patch_labels')
+
+
+@dataclass(frozen=True)
+class PatchFeatures:
+    """Features of labelled patches.
+
+    Attributes:
+        values: ``(N, D)``, float32.
+        labels: Class of every patch, ``(N,)``.
+        groups: The block of neighbours every patch lies in, ``(N,)``: what must not be
+            parted between learning and testing.
+    """
+
+    values: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+
+
+def patch_labels(
+    mask: Tensor, patch_size: int, ignore: int | None = None, purity: float = 0.75
+) -> tuple[Tensor, Tensor]:
+    """Label patches by the class of most of their pixels.
+
+    Args:
+        mask: Classes of pixels, integers ``(H, W)``.
+        patch_size: Side of a patch in pixels; must divide H and W.
+        ignore: Class of pixels without label. A patch that holds one is not used.
+        purity: Share of its pixels that must be of the class for a patch to be used, in
+            (0, 1].
+
+    Returns:
+        Classes ``(H / patch_size, W / patch_size)``, and which of them are to be used.
+
+    Raises:
+        ValueError: If *patch_size* does not divide H and W, or *purity* is out of
+            range.
+    """
+    check_patches(mask.shape[-2], mask.shape[-1], patch_size, 'mask')
+    if not 0 < purity <= 1:
+        raise ValueError(f'purity: {purity} is not in (0, 1]. 0.75 is the default.')
+    pixels = mask.unfold(0, patch_size, patch_size).unfold(1, patch_size, patch_size)
+    pixels = pixels.flatten(2)
+    label = pixels.mode(dim=-1).values
+    share = (pixels == label.unsqueeze(-1)).float().mean(dim=-1)
+    usable = share >= purity
+    if ignore is not None:
+        usable &= (pixels != ignore).all(dim=-1)
+    return label, usable
+
+
+def extract_patches(
+    encoder: Frozen,
+    samples: Iterable[Mapping[str, Any]],
+    patch_size: int = 8,
+    ignore: int | None = None,
+    purity: float = 0.75,
+    block: int | None = None,
+    progress: bool = True,
+) -> PatchFeatures:
+    """Compute the features of all labelled patches of some images.
+
+    Args:
+        encoder: The encoder. Coarser or finer features are resampled bilinearly. One
+            that does not say how its input is normalised is given the statistics of
+            the first image.
+        samples: Images ``(C, H, W)`` of raw values, in the encoder's bands, under
+            ``'image'``, and classes ``(H, W)`` under ``'mask'``; sizes may differ. What
+            is over a multiple of *patch_size* is left out, and so are patches with
+            missing (NaN) pixels, whose neighbours see the mean of their band there.
+        patch_size: Side of a patch in pixels.
+        ignore: See :func:`patch_labels`.
+        purity: See :func:`patch_labels`.
+        block: Side of a block of neighbours in patches; None for the whole image.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The features.
+
+    Raises:
+        ValueError: If an image is smaller than a patch, or *purity* is out of range.
+    """
+    values, labels, groups = [], [], []
+    first = 0
+    for sample in tqdm(
+        samples, f'Patches of {encoder.name}', disable=None if progress else True
+    ):
+        mask = torch.as_tensor(sample['mask'])
+        height, width = (side // patch_size * patch_size for side in mask.shape[-2:])
+        label, usable = patch_labels(mask[:height, :width], patch_size, ignore, purity)
+        image = sample['image'][:, :height, :width].float()
+        missing = image.isnan().any(dim=0)
+        mean = torch.nan_to_num(image.nanmean(dim=(1, 2), keepdim=True))
+        image = torch.where(missing, mean, image).unsqueeze(0)
+        usable &= ~F.max_pool2d(missing[None].float(), patch_size)[0].bool()
+        encoder.standardize(image)
+        maps = encoder.maps(image).float()
+        if maps.shape[-2:] != label.shape:
+            maps = F.interpolate(maps, tuple(label.shape), mode='bilinear')
+        group, count = _blocks(label, block)
+        values.append(maps[0, :, usable].T)
+        labels.append(label[usable])
+        groups.append(first + group[usable])
+        first += count
+    found = (torch.cat(parts).numpy() for parts in (values, labels, groups))
+    return PatchFeatures(*found)
+
+
+def _blocks(label: Tensor, block: int | None) -> tuple[Tensor, int]:
+    """Number the blocks of an image; say how many there are."""
+    rows, columns = label.shape
+    side = block or max(rows, columns)
+    across = -(-columns // side)
+    row, column = torch.arange(rows) // side, torch.arange(columns) // side
+    return row[:, None] * across + column, across * -(-rows // side)
