@@ -12,6 +12,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from torchgeo.datasets import DatasetNotFoundError
+
 from ._compat import TORCHGEO_VERSION
 from ._version import __version__
 from .cli import run_cli
@@ -85,7 +87,7 @@ def _probe(argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
     try:
         table = run_probe(arguments)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, DatasetNotFoundError) as error:
         parser.error(str(error))
     print(f'\nAccuracy in percent, mean and standard deviation over splits.\n\n{table}')
     print(f'\nWrote {arguments.output}.')

@@ -119,7 +119,7 @@ def test_band_statistics_against_numpy() -> None:
     np.testing.assert_allclose(maps[1, :, 1, 2], expected, rtol=1e-5)
 
 
-def test_refusals(tmp_path: Path, eurosat_root: Path) -> None:
+def test_refusals(tmp_path: Path, eurosat_root: Path, oscd_root: Path) -> None:
     export('sigmae', tmp_path / 'encoder.pth')
     with pytest.raises(ValueError, match=r'depth: 13 is not in 1 to 12 of encoder.pth'):
         FrozenEncoder.load(tmp_path / 'encoder.pth', depth=13)
@@ -134,6 +134,8 @@ def test_refusals(tmp_path: Path, eurosat_root: Path) -> None:
         FrozenEncoder.load(tmp_path / 'bandless.pth')
     with pytest.raises(ValueError, match="dataset: 'Eurosat' is not in torchgeo"):
         extract_features(BandStatistics(), 'Eurosat', eurosat_root)
+    with pytest.raises(ValueError, match="no single 'label' of whole numbers"):
+        extract_features(BandStatistics(), 'OSCD', oscd_root)
     with pytest.raises(ValueError, match='B99'):
         extract_features(BandStatistics(['B99']), 'EuroSAT', eurosat_root)
 
@@ -196,15 +198,31 @@ def test_the_command_with_folds(tmp_path: Path, eurosat_root: Path) -> None:
     assert json.loads(output.read_text())['accuracy'] == first
 
 
+def test_random_weights_hang_on_the_seed(tmp_path: Path, eurosat_root: Path) -> None:
+    found = []
+    for seed in (0, 0, 1):
+        torch.rand(seed + 3)
+        run(
+            'sigmae_vit_tiny_patch16', '--root', eurosat_root, '--splits', 'val',
+            '--folds', 2, '--probes', 'knn', '--seed', seed, '-o', tmp_path / 'p.json',
+        )  # fmt: skip
+        found.append(json.loads((tmp_path / 'p.json').read_text())['accuracy'])
+    assert list(found[0]) == ['band mean and std', 'sigmae_vit_tiny_patch16']
+    assert found[0] == found[1] != found[2]
+
+
 def test_the_command_says_what_is_wrong(
     eurosat_root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    empty = tmp_path / 'empty'
+    empty.mkdir()
     for more, message in (
+        (['sigmae_vit_tiny_patch8', '--root', empty], 'Dataset not found in'),
         (['nothing.pth'], "'nothing.pth' is neither a file nor the name"),
         (['sigmae_vit_tiny_patch8', '--splits', 'test'], 'must be two'),
         (['sigmae_vit_tiny_patch8', '--labels', 15], 'has 14 samples .* not 15'),
     ):
         with pytest.raises(SystemExit):
-            run(*more, '--root', eurosat_root, '-o', tmp_path / 'probe.json')
+            run('--root', eurosat_root, *more, '-o', tmp_path / 'probe.json')
         assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / 'probe.json').exists()

@@ -35,6 +35,11 @@ class Frozen(nn.Module):
     name: str
     bands: tuple[str, ...]
 
+    @property
+    def ready(self) -> bool:
+        """Whether it knows how to normalise its input, or has no need to."""
+        return True
+
     def standardize(self, image: Tensor) -> None:
         """Normalise by the statistics of some images, where nothing else is known.
 
@@ -191,13 +196,18 @@ class FrozenEncoder(Frozen):
             transform = normalization(known['mean'], known['std'])
         return cls(encoder, known['bands'], transform, **kwargs)
 
+    @property
+    def ready(self) -> bool:
+        """Whether it knows how to normalise its input."""
+        return self.transform is not None
+
     def standardize(self, image: Tensor) -> None:
         """Normalise by the statistics of some images, where nothing else is known.
 
         Args:
             image: Raw values ``(B, C, H, W)``.
         """
-        if self.transform is None:
+        if not self.ready:
             mean = image.double().mean(dim=(0, 2, 3)).tolist()
             std = image.double().std(dim=(0, 2, 3)).clamp(min=1e-6).tolist()
             self.transform = normalization(mean, std)

@@ -87,8 +87,9 @@ def extract_features(
     parts = [_dataset(dataset, root, split, encoder.bands) for split in splits]
     data: Dataset[dict[str, Any]] = ConcatDataset(parts)
     loader = DataLoader(data, batch_size, num_workers=num_workers, collate_fn=_collate)
-    few = range(min(_SAMPLE, len(parts[0])))  # type: ignore[arg-type]
-    encoder.standardize(torch.stack([parts[0][i]['image'].float() for i in few]))
+    if not encoder.ready:
+        few = range(min(_SAMPLE, len(parts[0])))  # type: ignore[arg-type]
+        encoder.standardize(torch.stack([parts[0][i]['image'].float() for i in few]))
     encoder = encoder.to(device)
     values, labels = [], []
     for images, classes in tqdm(
@@ -112,8 +113,8 @@ def _dataset(
         )
     parameters = inspect.signature(kind).parameters
     options: dict[str, Any] = {}
-    if 'bands' in parameters:
-        known = list(parameters['bands'].default)
+    known = parameters['bands'].default if 'bands' in parameters else ''
+    if not isinstance(known, str):
         # As the dataset spells them.
         options['bands'] = [known[i] for i in band_indices(bands, known, SENTINEL2)]
     if 'split' in parameters:
@@ -197,11 +198,16 @@ def run_probe(arguments: argparse.Namespace) -> str:
         ValueError: If an argument does not fit the data.
     """
     options = {'depth': arguments.depth, 'pooling': arguments.pooling}
-    encoders = [FrozenEncoder.load(source, **options) for source in arguments.encoders]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(arguments.seed)
+        encoders = [
+            FrozenEncoder.load(source, **options) for source in arguments.encoders
+        ]
+        random = _untrained(arguments.encoders[0], encoders[0], options)
     rows: dict[str, dict[str, Score]] = {}
     contenders: list[Frozen] = [
         BandStatistics(encoders[0].bands),
-        *_untrained(encoders[0], arguments.seed, options),
+        *random,
         *encoders,
     ]
     for encoder in contenders:
@@ -230,17 +236,14 @@ def run_probe(arguments: argparse.Namespace) -> str:
 
 
 def _untrained(
-    encoder: FrozenEncoder, seed: int, options: dict[str, Any]
+    source: str, encoder: FrozenEncoder, options: dict[str, Any]
 ) -> list[FrozenEncoder]:
-    """The same encoder with random weights, normalised alike; none for other models."""
+    """The same encoder with random weights, normalised alike, if it has others."""
     made = getattr(encoder.encoder, 'pretrained_cfg', {}).get('architecture')
-    if not made or not timm.is_model(made):
+    if timm.is_model(source) or not made or not timm.is_model(made):
         return []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        random = FrozenEncoder.load(
-            made, encoder.bands, name=f'{made}, untrained', **options
-        )
+    name = f'{made}, untrained'
+    random = FrozenEncoder.load(made, encoder.bands, name=name, **options)
     random.transform = encoder.transform
     return [random]
 
