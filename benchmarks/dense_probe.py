@@ -127,16 +127,13 @@ def contenders(arguments: argparse.Namespace) -> Iterator[Frozen]:
     known: set[str] = set()
     for source in arguments.encoders:
         encoder = FrozenEncoder.load(source)
-        kind = encoder.encoder.pretrained_cfg['architecture']
-        random = []
-        if kind not in known and not timm.is_model(source):
-            known.add(kind)
-            torch.manual_seed(0)
-            random = [
-                FrozenEncoder.load(kind, encoder.bands, name=f'{kind}, untrained')
-            ]
-            random[0].transform = encoder.transform
-        for one in (*random, encoder):
+        torch.manual_seed(0)
+        random = None if timm.is_model(source) else encoder.untrained()
+        shown = [encoder]
+        if random and random.name not in known:
+            known.add(random.name)
+            shown.insert(0, random)
+        for one in shown:
             name = one.name
             for depth in arguments.depths:
                 one.depth, one.name = depth, f'{name}, block {depth}'

@@ -77,6 +77,7 @@ def main(arguments: argparse.Namespace, extra: list[str]) -> None:
         extra: Further arguments of the command line.
     """
     name = arguments.config.stem
+    config = arguments.config.read_text()
     encoder = hashlib.sha256(arguments.encoder.read_bytes()).hexdigest()
     shown = CONTENDERS if arguments.frozen else CONTENDERS[:2]
     results: dict[str, list[dict[str, float]]] = {title: [] for title, *_ in shown}
@@ -84,7 +85,7 @@ def main(arguments: argparse.Namespace, extra: list[str]) -> None:
         for title, pretrained, frozen in shown:
             weights = str(arguments.encoder) if pretrained else 'null'
             asked = {
-                'config': arguments.config.read_text(),
+                'config': config,
                 'encoder': encoder if pretrained else None,
                 'extra': extra,
             }

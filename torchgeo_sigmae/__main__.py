@@ -37,22 +37,22 @@ def main(args: Sequence[str] | None = None) -> None:
     if argv == ['--version']:
         print(f'torchgeo-sigmae {__version__}, TorchGeo {TORCHGEO_VERSION}')
         return
-    if argv[:1] == ['adapt-bands']:
-        _adapt_bands(argv[1:])
-        return
-    if argv[:1] == ['probe']:
-        _probe(argv[1:])
-        return
-    if argv[:1] != ['demo']:
+    ours = {'adapt-bands': _adapt_bands, 'demo': _demo, 'probe': _probe}
+    if argv and argv[0] in ours:
+        ours[argv[0]](argv[1:])
+    else:
         run_cli(args)
-        return
+
+
+def _demo(argv: Sequence[str]) -> None:
+    """Run the subcommand of that name."""
     parser = argparse.ArgumentParser(
         'torchgeo-sigmae demo',
         description='Pretrain a small encoder on synthetic Sentinel-2 chips, or on a '
         'folder of GeoTIFF scenes.',
     )
     add_demo_arguments(parser)
-    run_demo(**vars(parser.parse_args(argv[1:])))
+    run_demo(**vars(parser.parse_args(argv)))
 
 
 def _adapt_bands(argv: Sequence[str]) -> None:

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import timm
 import torch
+from torchgeo.datasets import EuroSAT
 from torchgeo.models import ResNet18_Weights
+from training import task
 
 from torchgeo_sigmae import SIGMAETask
 from torchgeo_sigmae.__main__ import main
@@ -28,13 +30,13 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def export(family: str, path: Path) -> SIGMAETask:
     torch.manual_seed(0)
-    task = SIGMAETask(
-        f'{family}_vit_tiny_patch8', size=32, masking='random', decoder_dim=16,
-        decoder_depth=1, decoder_num_heads=1,
-        mean=[1000.0 + 100 * i for i in range(10)], std=[200.0 + i for i in range(10)],
-    )  # fmt: skip
-    task.export(path)
-    return task
+    made = task(
+        family,
+        mean=[1000.0 + 100 * i for i in range(10)],
+        std=[200.0 + i for i in range(10)],
+    )
+    made.export(path)
+    return made
 
 
 @pytest.mark.parametrize('family', ['sigmae', 's2mae', 'satmae'])
@@ -42,7 +44,7 @@ def export(family: str, path: Path) -> SIGMAETask:
 def test_features_are_those_of_the_encoder(
     family: str, depth: int | None, tmp_path: Path
 ) -> None:
-    task = export(family, tmp_path / 'encoder.pth')
+    made = export(family, tmp_path / 'encoder.pth')
     found = FrozenEncoder.load(tmp_path / 'encoder.pth', depth=depth)
     assert found.name == 'encoder.pth'
     assert found.bands == SENTINEL2_TEN_BANDS
@@ -51,7 +53,7 @@ def test_features_are_those_of_the_encoder(
     raw = 1000 + 300 * torch.randn(2, 10, 48, 64, generator=generator())
     mean = torch.tensor([1000.0 + 100 * i for i in range(10)])[:, None, None]
     std = torch.tensor([200.0 + i for i in range(10)])[:, None, None]
-    encoder = task.model.encoder.eval()
+    encoder = made.model.encoder.eval()
     with torch.no_grad():
         if depth is None:
             expected = encoder.forward_features((raw - mean) / std)[:, 1:]
@@ -140,9 +142,7 @@ def test_refusals(tmp_path: Path, eurosat_root: Path, oscd_root: Path) -> None:
         extract_features(BandStatistics(['B99']), 'EuroSAT', eurosat_root)
 
 
-def test_features_of_a_dataset(tmp_path: Path, eurosat_root: Path) -> None:
-    from torchgeo.datasets import EuroSAT
-
+def test_features_of_a_dataset(eurosat_root: Path) -> None:
     # Bands in an order of their own, which the dataset spells its own way.
     bands = ('b8a', 'B4', 'B02')
     found = extract_features(
@@ -180,7 +180,7 @@ def test_the_command(
         assert [len(values) for values in row.values()] == [1, 5, 5]
     # Ten classes: what says nothing reaches 0.1.
     assert accuracy['band mean and std']['knn'][0] > 0.4
-    # Random weights of another seed are another encoder, the same seed the same.
+    # What was exported has weights of its own.
     assert accuracy[names[1]] != accuracy[names[2]]
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from torchgeo.datamodules import EuroSATDataModule
 from torchgeo.models import ResNet50_Weights
+from training import task, trainer
 
-from torchgeo_sigmae import FineTuning, SIGMAETask
+from torchgeo_sigmae import FineTuning
 from torchgeo_sigmae._compat import Classification, SemanticSegmentation
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.models import read_encoder
@@ -26,16 +26,12 @@ MODEL = 'sigmae_vit_tiny_patch8'
 @pytest.fixture(scope='module')
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp('encoder') / 'encoder.pth'
-    task = SIGMAETask(
-        MODEL, size=64, decoder_dim=16, decoder_depth=1, decoder_num_heads=1,
-        mean=1000.0, std=500.0,
-    )  # fmt: skip
-    task.export(path)
+    task(size=64).export(path)
     return path
 
 
-def gives(*bands: str, **more: Any) -> Any:
-    return SimpleNamespace(bands=bands, **more)
+def gives(*bands: str) -> Any:
+    return SimpleNamespace(bands=bands)
 
 
 SHUFFLED = SENTINEL2_TEN_BANDS[::-1]
@@ -95,16 +91,14 @@ def test_fine_tuning_checks(encoder: Path, eurosat_root: Path, tmp_path: Path) -
     """Through TorchGeo's own datamodule and task, before anything is trained."""
 
     def fit(bands: tuple[str, ...], weights: Path | None) -> None:
-        trainer = Trainer(
-            accelerator='cpu', callbacks=[FineTuning()], default_root_dir=tmp_path,
-            logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, max_steps=1, limit_val_batches=0,
-        )  # fmt: skip
+        run = trainer(
+            tmp_path, callbacks=[FineTuning()], max_steps=1, limit_val_batches=0
+        )
         path = None if weights is None else str(weights)
-        task = Classification(MODEL, weights=path, in_channels=10, num_classes=10)
+        made = Classification(MODEL, weights=path, in_channels=10, num_classes=10)
         data = EuroSATDataModule(batch_size=2, root=eurosat_root, bands=bands)
-        trainer.fit(task, data)
-        assert trainer.global_step == 1
+        run.fit(made, data)
+        assert run.global_step == 1
 
     with pytest.raises(ValueError, match='EuroSATDataModule gives'):
         fit(SHUFFLED, encoder)
@@ -113,7 +107,7 @@ def test_fine_tuning_checks(encoder: Path, eurosat_root: Path, tmp_path: Path) -
 
 
 def test_every_task_keeps_its_weights_where_they_are_looked_for(encoder: Path) -> None:
-    task = SemanticSegmentation(
+    made = SemanticSegmentation(
         'unet', MODEL, weights=str(encoder), in_channels=10, num_classes=2
     )
-    assert task.weights == str(encoder)
+    assert made.weights == str(encoder)

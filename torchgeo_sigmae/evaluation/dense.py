@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from ..transforms.saliency import check_patches
+from ..transforms.saliency import check_patches, cut_patches
 from .frozen import Frozen
 
 __all__ = ('PatchFeatures', 'extract_patches', 'patch_labels')
@@ -57,8 +57,7 @@ def patch_labels(
     check_patches(mask.shape[-2], mask.shape[-1], patch_size, 'mask')
     if not 0 < purity <= 1:
         raise ValueError(f'purity: {purity} is not in (0, 1]. 0.75 is the default.')
-    pixels = mask.unfold(0, patch_size, patch_size).unfold(1, patch_size, patch_size)
-    pixels = pixels.flatten(2)
+    pixels = cut_patches(mask, patch_size)
     label = pixels.mode(dim=-1).values
     share = (pixels == label.unsqueeze(-1)).float().mean(dim=-1)
     usable = share >= purity
@@ -110,7 +109,7 @@ def extract_patches(
         missing = image.isnan().any(dim=0)
         mean = torch.nan_to_num(image.nanmean(dim=(1, 2), keepdim=True))
         image = torch.where(missing, mean, image).unsqueeze(0)
-        usable &= ~F.max_pool2d(missing[None].float(), patch_size)[0].bool()
+        usable &= ~cut_patches(missing, patch_size).any(dim=-1)
         encoder.standardize(image)
         maps = encoder.maps(image).float()
         if maps.shape[-2:] != label.shape:

@@ -17,6 +17,7 @@ from torchvision.models._api import WeightsEnum
 from ..bands import SENTINEL2_TEN_BANDS
 from ..models.loading import load_encoder_weights, read_weights
 from ..models.weights import PackagedWeights, find_weights, normalization
+from ..transforms.saliency import cut_patches
 
 __all__ = ('POOLS', 'BandStatistics', 'Frozen', 'FrozenEncoder')
 
@@ -93,13 +94,7 @@ class BandStatistics(Frozen):
         Returns:
             Features ``(B, 2 C, H / patch_size, W / patch_size)``.
         """
-        patches = image.unfold(2, patch_size, patch_size).unfold(
-            3, patch_size, patch_size
-        )
-        # (B, C, h, w, p * p) to (B, C, p * p, h, w): places are left where they are.
-        patches = patches.flatten(4).permute(0, 1, 4, 2, 3)
-        mean, std = patches.mean(dim=2), patches.std(dim=2, correction=0)
-        return torch.cat([mean, std], dim=1)
+        return pool(cut_patches(image, patch_size), 'mean+std')
 
 
 class FrozenEncoder(Frozen):
@@ -196,6 +191,24 @@ class FrozenEncoder(Frozen):
             transform = normalization(known['mean'], known['std'])
         return cls(encoder, known['bands'], transform, **kwargs)
 
+    def untrained(self) -> 'FrozenEncoder | None':
+        """Make the same encoder with random weights, normalised alike.
+
+        Returns:
+            The encoder; None if timm does not know how to build it.
+        """
+        model = getattr(self.encoder, 'pretrained_cfg', {}).get('architecture')
+        if not model or not timm.is_model(model):
+            return None
+        return FrozenEncoder(
+            _build(model, len(self.bands)),
+            self.bands,
+            self.transform,
+            f'{model}, untrained',
+            self.depth,
+            self.pooling,
+        )
+
     @property
     def ready(self) -> bool:
         """Whether it knows how to normalise its input."""
@@ -224,11 +237,10 @@ class FrozenEncoder(Frozen):
         """
         if self.transform is not None:
             image = self.transform(image)
-        index = -1 if self.depth is None else self.depth - 1
         found: Any = self.encoder
         (maps,) = found.forward_intermediates(
             image,
-            indices=[index] if index >= 0 else 1,
+            indices=1 if self.depth is None else [self.depth - 1],
             norm=self.depth is None,
             intermediates_only=True,
         )
@@ -251,11 +263,11 @@ def pool(values: Tensor, pooling: str) -> Tensor:
     """Pool over all places.
 
     Args:
-        values: Features ``(B, D, N)``.
+        values: Features ``(B, D, ..., N)``.
         pooling: One of :data:`POOLS`.
 
     Returns:
-        Features ``(B, D)`` or ``(B, 2 D)``.
+        Features ``(B, D, ...)`` or ``(B, 2 D, ...)``.
     """
     mean = values.mean(dim=-1)
     if pooling == 'mean':

@@ -105,12 +105,12 @@ def _dataset(
     name: str, root: str | Path, split: str, bands: Sequence[str]
 ) -> Dataset[dict[str, Any]]:
     """Make a split of a dataset of TorchGeo with the bands of an encoder."""
-    kind: Any = getattr(torchgeo.datasets, name, None)
-    if not inspect.isclass(kind):
+    if not inspect.isclass(getattr(torchgeo.datasets, name, None)):
         raise ValueError(
             f'dataset: {name!r} is not in torchgeo.datasets. Use the name of a class '
             "there whose samples have an 'image' and a 'label', for example 'EuroSAT'."
         )
+    kind: Any = getattr(torchgeo.datasets, name)
     parameters = inspect.signature(kind).parameters
     options: dict[str, Any] = {}
     known = parameters['bands'].default if 'bands' in parameters else ''
@@ -119,8 +119,7 @@ def _dataset(
         options['bands'] = [known[i] for i in band_indices(bands, known, SENTINEL2)]
     if 'split' in parameters:
         options['split'] = split
-    build: Any = kind
-    made: Dataset[dict[str, Any]] = build(root, **options)
+    made: Dataset[dict[str, Any]] = kind(root, **options)
     return made
 
 
@@ -203,11 +202,12 @@ def run_probe(arguments: argparse.Namespace) -> str:
         encoders = [
             FrozenEncoder.load(source, **options) for source in arguments.encoders
         ]
-        random = _untrained(arguments.encoders[0], encoders[0], options)
+        named = timm.is_model(arguments.encoders[0])
+        random = None if named else encoders[0].untrained()
     rows: dict[str, dict[str, Score]] = {}
     contenders: list[Frozen] = [
         BandStatistics(encoders[0].bands),
-        *random,
+        *([random] if random else []),
         *encoders,
     ]
     for encoder in contenders:
@@ -233,19 +233,6 @@ def run_probe(arguments: argparse.Namespace) -> str:
     for name, scores in rows.items():
         lines.append(f'| {name} | {" | ".join(str(scores[t]) for t in titles)} |')
     return '\n'.join(lines)
-
-
-def _untrained(
-    source: str, encoder: FrozenEncoder, options: dict[str, Any]
-) -> list[FrozenEncoder]:
-    """The same encoder with random weights, normalised alike, if it has others."""
-    made = getattr(encoder.encoder, 'pretrained_cfg', {}).get('architecture')
-    if timm.is_model(source) or not made or not timm.is_model(made):
-        return []
-    name = f'{made}, untrained'
-    random = FrozenEncoder.load(made, encoder.bands, name=name, **options)
-    random.transform = encoder.transform
-    return [random]
 
 
 def _plan(

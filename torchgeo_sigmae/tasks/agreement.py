@@ -31,9 +31,12 @@ def check_bands(weights: object, datamodule: object) -> None:
             raised where the file or the datamodule tells no bands, or the datamodule
             others than the sensor of the weights has.
     """
-    told, known = datamodule_bands(datamodule), _known(weights)
+    told = datamodule_bands(datamodule)
+    if not told:
+        return
+    known = _known(weights)
     made_for = known.get('bands')
-    if not told or not made_for or len(told) != len(made_for):
+    if not made_for or len(told) != len(made_for):
         return
     try:
         sensor = get_sensor(known.get('sensor') or 'sentinel2')

@@ -69,7 +69,7 @@ def patch_validity(valid: Tensor, patch_size: int) -> Tensor:
     Returns:
         Boolean patch mask ``(..., H / patch_size, W / patch_size)``.
     """
-    return _patches(valid, patch_size).any(dim=-1)
+    return cut_patches(valid, patch_size).any(dim=-1)
 
 
 def patch_statistics(
@@ -102,13 +102,13 @@ def patch_statistics(
     check_patches(indices.shape[-2], indices.shape[-1], patch_size)
     # Autocast must not touch statistics whose differences make a ranking.
     with torch.autocast(indices.device.type, enabled=False):
-        x = _patches(indices.float(), patch_size)
+        x = cut_patches(indices.float(), patch_size)
         if valid is None:
             magnitude = x.abs().mean(dim=-1)
             centred = x - x.mean(dim=-1, keepdim=True)
             variance = centred.square().mean(dim=-1)
         else:
-            v = _patches(valid, patch_size).unsqueeze(-4)
+            v = cut_patches(valid, patch_size).unsqueeze(-4)
             count = v.sum(dim=-1, keepdim=True).clamp(min=1)
             x = torch.where(v, x, 0)
             magnitude = x.abs().sum(dim=-1) / count.squeeze(-1)
@@ -317,7 +317,7 @@ def check_patches(
         )
 
 
-def _patches(x: Tensor, patch_size: int) -> Tensor:
+def cut_patches(x: Tensor, patch_size: int) -> Tensor:
     """Cut ``(..., H, W)`` into ``(..., H / p, W / p, p * p)``."""
     h, w = x.shape[-2] // patch_size, x.shape[-1] // patch_size
     x = x.unflatten(-1, (w, patch_size)).unflatten(-3, (h, patch_size))
