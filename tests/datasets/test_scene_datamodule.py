@@ -17,7 +17,7 @@ from lightning.pytorch import Trainer
 from training import trainer
 
 from torchgeo_sigmae import SceneDataModule, SIGMAETask, resumable
-from torchgeo_sigmae.datasets.scene_datamodule import SceneChips
+from torchgeo_sigmae.datasets import HeldScene, Scene, SceneChips
 
 SMALL: dict[str, Any] = {
     'model': 'sigmae_vit_tiny_patch16',
@@ -132,7 +132,7 @@ def test_statistics_are_those_of_the_training_scenes(root: Path) -> None:
 def test_statistics_of_large_scenes_are_sampled(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr('torchgeo_sigmae.datasets.scene_datamodule._SAMPLED', 12)
+    monkeypatch.setattr('torchgeo_sigmae.datasets.scene_statistics._SAMPLED', 12)
     read: list[int] = []
     own = SceneChips.__getitem__
 
@@ -210,7 +210,7 @@ def test_a_scene_with_little_data_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Data in one corner, where the sample does not look."""
-    monkeypatch.setattr('torchgeo_sigmae.datasets.scene_datamodule._SAMPLED', 2)
+    monkeypatch.setattr('torchgeo_sigmae.datasets.scene_statistics._SAMPLED', 2)
     array = np.zeros((3, 64, 64), 'uint16')
     array[:, 48:, 48:] = noise(16, 16)
     write(tmp_path / 'a.tif', array)
@@ -312,6 +312,30 @@ def test_the_order_is_the_same_again(root: Path) -> None:
 
     for one, other in zip(first(), first(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_chips_from_memory_are_those_from_the_files(root: Path, workers: int) -> None:
+    def batches(in_memory: bool) -> list[torch.Tensor]:
+        datamodule = module(root, in_memory=in_memory, num_workers=workers)
+        datamodule.setup('fit')
+        held = {type(scene) for scene in datamodule.train_dataset.scenes}
+        assert held == {HeldScene if in_memory else Scene}
+        return [batch['image'] for batch in datamodule.train_dataloader()]
+
+    for one, other in zip(batches(True), batches(False), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_small_scenes_are_held_and_large_ones_are_not(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = sum(side**2 for side in (40, 48, 56, 64)) * 3 * 2
+    for limit, kind in ((size + 1, HeldScene), (size, Scene)):
+        monkeypatch.setattr('torchgeo_sigmae.datasets.scene_datamodule._HELD', limit)
+        datamodule = module(root)
+        datamodule.setup('fit')
+        assert {type(scene) for scene in datamodule.train_dataset.scenes} == {kind}
 
 
 def test_resumable_leaves_it_as_it_is(root: Path) -> None:

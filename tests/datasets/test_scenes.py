@@ -108,6 +108,37 @@ def test_windows_hold_what_is_there_and_nothing_else(
     np.testing.assert_array_equal(image, expected[:, row:, column:])
 
 
+@pytest.mark.parametrize(
+    ('dtype', 'nodata', 'held'),
+    [
+        ('uint16', 0, 'uint16'),
+        ('int16', -9999, 'int16'),
+        ('float32', np.nan, 'float32'),
+        ('float64', -1.0, 'float32'),
+        ('int32', 7, 'float32'),
+    ],
+)
+def test_a_held_scene_is_the_same_scene(
+    tmp_path: Path, dtype: str, nodata: float, held: str
+) -> None:
+    array = numbered(20, 30).astype(dtype)
+    array[:, 3:5] = nodata
+    array[1, 6] = nodata
+    path = write(tmp_path / 'a.tif', array, nodata=nodata)
+    scene = Scene.open(str(path), ('B04', 'B02'))
+    other = scene.hold()
+    assert other.pixels.dtype == held == scene.dtype
+    assert other.pixels.nbytes == scene.nbytes
+    assert other.hold() is other
+    path.unlink()
+    write(path, array, nodata=nodata)
+    for window in ((0, 0, 20, 30), (2, 4, 7, 5), (15, 25, 16, 16)):
+        np.testing.assert_array_equal(other.read(*window), scene.read(*window))
+    before = other.pixels.copy()
+    other.read(0, 0, 20, 30)[:] = 5
+    np.testing.assert_array_equal(other.pixels, before)
+
+
 def test_only_the_window_is_read(tmp_path: Path) -> None:
     """A tiled file with a damaged tile is fine anywhere else."""
     path = write(

@@ -1,6 +1,9 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
+from contextlib import nullcontext
+from typing import Any
+
 import pytest
 import torch
 
@@ -120,3 +123,39 @@ def test_bad_decoder_and_bad_input() -> None:
         mae(torch.randn(2, 3, 32, 32), mask.keep, mask.masked)
     with pytest.raises(ValueError, match='image: 32 x 30 pixels cannot be cut'):
         mae(torch.randn(2, 4, 32, 30), mask.keep, mask.masked)
+
+
+@pytest.mark.parametrize('decoder', ['cross', 'self'])
+def test_attention_of_half_precision_steps_on_a_cpu(
+    decoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unfused, and the same numbers; PyTorch chooses where no gradients are needed."""
+    mae, image, mask = model(decoder), torch.randn(2, 4, 32, 32), masked()
+    taken: set[Any] = set()
+
+    def fused() -> bool:
+        return any('Flash' in type(node).__name__ for node in taken)
+
+    def gradients() -> torch.Tensor:
+        mae.zero_grad()
+        with torch.autocast('cpu', torch.bfloat16):
+            out = mae(image, mask.keep, mask.masked)
+        nodes = {out.grad_fn}
+        while nodes:
+            taken.update(nodes)
+            parents = {parent for node in nodes for parent, _ in node.next_functions}
+            nodes = parents - taken - {None}
+        out.float().square().mean().backward()
+        grads = [p.grad.flatten() for p in mae.parameters() if p.grad is not None]
+        return torch.cat(grads)
+
+    found = gradients()
+    assert not fused()
+    taken.clear()
+    monkeypatch.setattr(
+        'torchgeo_sigmae.models.mae.fast_attention', lambda image: nullcontext()
+    )
+    expected = gradients()
+    assert fused()
+    # As far apart as roundings to 8 bits are.
+    assert (found - expected).norm() < 0.03 * expected.norm()

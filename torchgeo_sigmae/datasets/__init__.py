@@ -3,11 +3,13 @@
 
 """Datasets and datamodules."""
 
+from .chips import SceneChips
 from .scene_datamodule import SceneDataModule
-from .scenes import Scene, SceneChips, find_scenes
+from .scenes import HeldScene, Scene, find_scenes
 from .synthetic import SyntheticSentinel2, SyntheticSentinel2DataModule
 
 __all__ = (
+    'HeldScene',
     'Scene',
     'SceneChips',
     'SceneDataModule',

@@ -8,7 +8,6 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,14 @@ from tqdm import tqdm
 
 from ..bands import SENTINEL2_TEN_BANDS, get_sensor, normalize_bands
 from ..resume import resumable
-from ..transforms.saliency import valid_pixels
-from .scenes import Scene, SceneChips, find_scenes, group_overlapping
+from .chips import SceneChips
+from .scene_statistics import band_statistics
+from .scenes import Scene, find_scenes, group_overlapping
 
 __all__ = ('SceneDataModule',)
 
-#: Chips that are read for the statistics, spread evenly over the training scenes.
-_SAMPLED = 1000
+#: Scenes that take less than so many bytes are held in memory unless asked otherwise.
+_HELD = 2**30
 
 
 class SceneDataModule(NonGeoDataModule):
@@ -63,6 +63,7 @@ class SceneDataModule(NonGeoDataModule):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         scale: tuple[float, float] | None = None,
+        in_memory: bool | None = None,
         seed: int = 0,
     ) -> None:
         """Initialize a new SceneDataModule instance.
@@ -98,6 +99,9 @@ class SceneDataModule(NonGeoDataModule):
             std: Standard deviation of each band in raw values; None to compute it.
             scale: Range of the area of random crops that are resized to *size*, as a
                 share of the chip. None for no crop: ``SIGMAETask`` makes its own.
+            in_memory: Whether to read every scene once and cut chips from memory, which
+                is many times faster than decoding a window a chip. None to do so where
+                all scenes together take less than 1 GiB.
             seed: Seed of the split, the order, the windows and the augmentation.
 
         Raises:
@@ -132,6 +136,7 @@ class SceneDataModule(NonGeoDataModule):
         self.nodata = nodata
         self.fill = fill
         self.scale = scale
+        self.in_memory = in_memory
         self._given = None if mean is None or std is None else (list(mean), list(std))
         self._split: dict[str, list[Scene]] | None = None
         resumable(self, seed)
@@ -192,7 +197,7 @@ class SceneDataModule(NonGeoDataModule):
     def _scenes(self) -> dict[str, list[Scene]]:
         """The scenes of every split."""
         if self._split is None:
-            self._split = self._find()
+            self._split = self._hold(self._find())
             count = {name: len(scenes) for name, scenes in self._split.items()}
             small = sum(
                 min(scene.height, scene.width) < self.size
@@ -208,6 +213,20 @@ class SceneDataModule(NonGeoDataModule):
                 )
             )
         return self._split
+
+    def _hold(self, split: dict[str, list[Scene]]) -> dict[str, list[Scene]]:
+        """Bring the scenes into memory, if wanted or small."""
+        size = sum(scene.nbytes for scenes in split.values() for scene in scenes)
+        if not (size < _HELD if self.in_memory is None else self.in_memory):
+            return split
+        count = sum(map(len, split.values()))
+        with tqdm(total=count, desc='Reading scenes', disable=None, delay=2) as bar:
+            held: dict[str, list[Scene]] = {name: [] for name in split}
+            for name, scenes in split.items():
+                for scene in scenes:
+                    held[name].append(scene.hold())
+                    bar.update()
+        return held
 
     def _find(self) -> dict[str, list[Scene]]:
         """Look for the scenes and split them."""
@@ -313,7 +332,7 @@ class SceneDataModule(NonGeoDataModule):
                 rank_zero_info(
                     f'{kept} is for other scenes, bands or chips: computed anew.'
                 )
-        mean, std, pixels = _band_statistics(scenes, self.bands, self.size)
+        mean, std, pixels = band_statistics(scenes, self.bands, self.size)
         if kept is not None:
             content = {
                 'bands': list(self.bands),
@@ -343,53 +362,3 @@ class SceneDataModule(NonGeoDataModule):
             )
         text = json.dumps([self.bands, self.size, files])
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _band_statistics(
-    scenes: Sequence[Scene], bands: Sequence[str], size: int
-) -> tuple[list[float], list[float], int]:
-    """Mean and population standard deviation of each band, and the number of pixels.
-
-    Every scene is looked at; where there are many chips, they are spread evenly.
-    """
-    share = min(1.0, _SAMPLED * size**2 / sum(scene.area for scene in scenes))
-    count, total, squares = 0, np.zeros(len(bands)), np.zeros(len(bands))
-    shift: np.ndarray | None = None
-    for scene in tqdm(scenes, 'Computing statistics', disable=None, delay=2):
-        side = min(size, scene.height, scene.width)
-        every = SceneChips([scene], bands, side, random=False)
-        some = SceneChips(
-            [scene], bands, side, False, max(1, round(share * len(every)))
-        )
-        found = [pixels for pixels in map(_valid, some) if pixels.size]
-        if not found:
-            # The sample fell into gaps: look on for the first chip that has data.
-            found = list(islice((p for p in map(_valid, every) if p.size), 1))
-        if not found:
-            raise ValueError(
-                f'{scene.path} holds no data: all pixels are missing or 0. Exclude it, '
-                'or correct nodata=.'
-            )
-        for pixels in found:
-            # Sums of squares of values far from 0 would lose digits.
-            shift = pixels.mean(axis=1) if shift is None else shift
-            centred = pixels - shift[:, None]
-            count += pixels.shape[1]
-            total += centred.sum(axis=1)
-            squares += (centred**2).sum(axis=1)
-    assert shift is not None
-    std = np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0))
-    if not std.all():
-        flat = [band for band, value in zip(bands, std, strict=True) if not value]
-        raise ValueError(
-            f'std: {", ".join(flat)} has the same value everywhere in the training '
-            'scenes, and cannot be normalised. Leave it out of bands=.'
-        )
-    return (shift + total / count).tolist(), std.tolist(), count
-
-
-def _valid(sample: dict[str, Any]) -> np.ndarray:
-    """Pixels of a chip that hold data, float64 ``(C, pixels)``."""
-    image = sample['image']
-    pixels: np.ndarray = image[:, valid_pixels(image)].double().numpy()
-    return pixels

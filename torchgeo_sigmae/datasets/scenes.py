@@ -1,37 +1,32 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""One's own GeoTIFF scenes: found by name, cut into chips by windowed reading."""
+"""One's own GeoTIFF scenes: found by name, read by windows, or held in memory."""
 
 import glob
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
-import torch
-from matplotlib.figure import Figure
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 from shapely import STRtree, box
-from torch import Tensor
-from torchgeo.datasets import NonGeoDataset
 from tqdm import tqdm
 
-from ..bands import SENTINEL2, SENTINEL2_TEN_BANDS, Sensor, band_indices, get_sensor
-from ..plotting.canvas import clear_ticks, colours, empty_figure, rgb_channels, stretch
+from ..bands import SENTINEL2, SENTINEL2_TEN_BANDS, Sensor, band_indices
 
-__all__ = ('Scene', 'SceneChips', 'find_scenes', 'group_overlapping')
+__all__ = ('HeldScene', 'Scene', 'find_scenes', 'group_overlapping')
 
-#: A random window with a smaller share of valid pixels is drawn again, so often.
-_MIN_VALID, _TRIES = 0.25, 8
+#: Types of pixels that are held as they are; all others are held in float32.
+_SMALL = ('int8', 'uint8', 'int16', 'uint16')
 
 
 @dataclass(frozen=True)
@@ -45,6 +40,7 @@ class Scene:
         channels: Where the wanted bands stand in the file, from 1.
         nodata: Value of missing pixels, or None.
         footprint: West, south, east, north in degrees, or None without georeference.
+        dtype: Type that holds every pixel of the wanted bands exactly, as float32 does.
     """
 
     path: str
@@ -53,11 +49,17 @@ class Scene:
     channels: tuple[int, ...]
     nodata: float | None = None
     footprint: tuple[float, float, float, float] | None = None
+    dtype: str = 'float32'
 
     @property
     def area(self) -> int:
         """Number of pixels."""
         return self.height * self.width
+
+    @property
+    def nbytes(self) -> int:
+        """What :meth:`hold` takes, in bytes."""
+        return self.area * len(self.channels) * np.dtype(self.dtype).itemsize
 
     @classmethod
     def open(
@@ -108,6 +110,7 @@ class Scene:
             footprint = None
             if file.crs is not None:
                 footprint = transform_bounds(file.crs, 'EPSG:4326', *file.bounds)
+            types = {file.dtypes[channel] for channel in channels}
             return cls(
                 path,
                 file.height,
@@ -115,6 +118,7 @@ class Scene:
                 tuple(channel + 1 for channel in channels),
                 file.nodata if nodata is None else nodata,
                 footprint,
+                types.pop() if len(types) == 1 and types <= {*_SMALL} else 'float32',
             )
 
     def read(self, row: int, column: int, height: int, width: int) -> np.ndarray:
@@ -136,15 +140,61 @@ class Scene:
         """
         array = np.full((len(self.channels), height, width), np.nan, np.float32)
         inside = (min(height, self.height - row), min(width, self.width - column))
-        with _opened(self.path) as file:
-            window = Window(column, row, inside[1], inside[0])
-            found = file.read(self.channels, window=window, out_dtype='float32')
+        found = self._cut(row, column, *inside)
         if self.nodata is not None and not math.isnan(self.nodata):
             # 0 is a fair value of one dark band.
             equal = found == np.float32(self.nodata)
             found[:, equal.all(0) if self.nodata == 0 else equal.any(0)] = np.nan
         array[:, : inside[0], : inside[1]] = found
         return array
+
+    def hold(self) -> 'HeldScene':
+        """Read the scene as a whole.
+
+        Returns:
+            The same scene, whose windows are cut from memory.
+
+        Raises:
+            OSError: If the file cannot be read; the message names it.
+        """
+        pixels = self._cut(0, 0, self.height, self.width, self.dtype)
+        known = {field.name: getattr(self, field.name) for field in fields(Scene)}
+        return HeldScene(**known, pixels=pixels)
+
+    def _cut(
+        self, row: int, column: int, height: int, width: int, dtype: str = 'float32'
+    ) -> np.ndarray:
+        """Values of a window inside the scene, a new array."""
+        window = Window(column, row, width, height)
+        with _opened(self.path) as file:
+            found: np.ndarray = file.read(self.channels, window=window, out_dtype=dtype)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class HeldScene(Scene):
+    """A scene in memory. Decoding a window can take longer than learning from it.
+
+    Attributes:
+        pixels: Its wanted bands, raw values in its type, ``(C, height, width)``.
+    """
+
+    pixels: np.ndarray = field(kw_only=True, repr=False)
+
+    def hold(self) -> 'HeldScene':
+        """Do nothing.
+
+        Returns:
+            The scene itself.
+        """
+        return self
+
+    def _cut(
+        self, row: int, column: int, height: int, width: int, dtype: str = 'float32'
+    ) -> np.ndarray:
+        """Values of a window inside the scene, a new array."""
+        window = self.pixels[:, row : row + height, column : column + width]
+        return window.astype(dtype)
 
 
 @contextmanager
@@ -253,161 +303,3 @@ def group_overlapping(scenes: Sequence[Scene]) -> list[list[int]]:
     for i in range(len(scenes)):
         members.setdefault(leader(i), []).append(i)
     return list(members.values())
-
-
-class SceneChips(NonGeoDataset):
-    """Chips from GeoTIFF scenes.
-
-    For training, random windows: every sample stands for the same area of ground, so
-    that a scene is seen in proportion to its size. They are drawn from torch's global
-    generator. For evaluation, windows side by side that are always the same.
-
-    Chips are float32 raw values, NaN where there is no data. A scene smaller than a
-    chip is padded with NaN.
-
-    .. versionadded:: 0.1
-    """
-
-    def __init__(
-        self,
-        scenes: Sequence[Scene],
-        bands: Sequence[str] = SENTINEL2_TEN_BANDS,
-        size: int = 96,
-        random: bool = True,
-        length: int | None = None,
-        sensor: str | Sensor = SENTINEL2,
-        transforms: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
-    ) -> None:
-        """Initialize a new SceneChips instance.
-
-        Args:
-            scenes: What :func:`find_scenes` returns.
-            bands: The bands it was given.
-            size: Side of the chips in pixels.
-            random: Whether windows are random (for training) or side by side.
-            length: Number of chips; default as many as the scenes have room for side
-                by side. Fewer of those side by side are spread evenly.
-            sensor: The sensor the band names belong to.
-            transforms: A function that takes a sample and returns a changed one.
-
-        Raises:
-            ValueError: If there is no scene, or none to train on is as large as a chip.
-        """
-        if size < 1:
-            raise ValueError(f'size: {size} must be positive.')
-        if not scenes:
-            raise ValueError('scenes: there are none.')
-        # Evaluation takes what there is.
-        if random and all(min(s.height, s.width) < size for s in scenes):
-            largest = max(scenes, key=lambda scene: min(scene.height, scene.width))
-            raise ValueError(
-                f'size: no scene holds a chip of {size} x {size} pixels. The largest, '
-                f'{largest.path}, has {largest.height} x {largest.width}. Pass size= '
-                f'{min(largest.height, largest.width)} or less.'
-            )
-        self.scenes = list(scenes)
-        self.bands = tuple(bands)
-        self.size = size
-        self.random = random
-        self.sensor = get_sensor(sensor)
-        self.transforms = transforms
-        # Where the area of each scene ends, all of them laid end to end.
-        self._ends = np.cumsum([scene.area for scene in self.scenes])
-        rows = [max(scene.height // size, 1) for scene in self.scenes]
-        columns = [max(scene.width // size, 1) for scene in self.scenes]
-        self._columns = columns
-        self._cells = np.cumsum(np.multiply(rows, columns))
-        room = int(self._cells[-1])
-        area = math.ceil(int(self._ends[-1]) / size**2)
-        if length is None:
-            length = area if random else room
-        self._length = length if random else min(length, room)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return an index within the dataset.
-
-        Args:
-            index: Index to return.
-
-        Returns:
-            ``{'image': (C, size, size)}``, raw values in float32.
-
-        Raises:
-            IndexError: If there are fewer chips.
-            OSError: If the scene cannot be read; the message names it.
-        """
-        if not 0 <= index < self._length:
-            raise IndexError(f'index {index} of {self._length} chips')
-        array = self._draw(index) if self.random else self._cell(index)
-        sample: dict[str, Any] = {'image': torch.from_numpy(array)}
-        if self.transforms is not None:
-            sample = self.transforms(sample)
-        return sample
-
-    def __len__(self) -> int:
-        """Return the number of chips in the dataset.
-
-        Returns:
-            Length of the dataset.
-        """
-        return self._length
-
-    def _draw(self, index: int) -> np.ndarray:
-        """A random window; drawn again where it is nearly empty."""
-        place = (index + torch.rand((), dtype=torch.float64).item()) / self._length
-        number = int(np.searchsorted(self._ends, place * self._ends[-1], side='right'))
-        scene = self.scenes[min(number, len(self.scenes) - 1)]
-        best: tuple[float, np.ndarray] | None = None
-        for _ in range(_TRIES):
-            row, column = (
-                int(torch.randint(max(side - self.size, 0) + 1, ()))
-                for side in (scene.height, scene.width)
-            )
-            array = scene.read(row, column, self.size, self.size)
-            room = min(scene.height, self.size) * min(scene.width, self.size)
-            share = np.isfinite(array).all(0).sum() / room
-            if best is None or share > best[0]:
-                best = share, array
-            if share >= _MIN_VALID or room == scene.area:
-                break
-        assert best is not None
-        return best[1]
-
-    def _cell(self, index: int) -> np.ndarray:
-        """One of the windows side by side."""
-        # Spread evenly where there is room for more.
-        cell = index * int(self._cells[-1]) // self._length
-        number = int(np.searchsorted(self._cells, cell, side='right'))
-        first = int(self._cells[number - 1]) if number else 0
-        row, column = divmod(cell - first, self._columns[number])
-        place = row * self.size, column * self.size
-        return self.scenes[number].read(*place, self.size, self.size)
-
-    def plot(
-        self,
-        sample: dict[str, Any],
-        show_titles: bool = True,
-        suptitle: str | None = None,
-    ) -> Figure:
-        """Plot a sample from the dataset.
-
-        Args:
-            sample: A sample returned by :meth:`__getitem__`.
-            show_titles: Whether to show a title above the image.
-            suptitle: Optional string to use as a suptitle.
-
-        Returns:
-            A figure in natural colours, each stretched from the 2nd to the 98th
-            percentile; pixels without data are magenta.
-        """
-        image: Tensor = sample['image'].detach().cpu().float()
-        shown = image[rgb_channels(self.bands, self.sensor)].numpy()
-        figure = empty_figure(4, 4)
-        axis = figure.subplots()
-        axis.imshow(colours(shown, *stretch(shown)))
-        clear_ticks(axis)
-        if show_titles:
-            axis.set_title('Image')
-        if suptitle is not None:
-            figure.suptitle(suptitle)
-        return figure

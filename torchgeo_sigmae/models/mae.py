@@ -6,6 +6,7 @@
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
+from .attention import fast_attention
 from .decoders import CrossDecoder, SelfDecoder
 from .spectral import SatMAEViT, SpectralViT
 from .visible import encode_visible, layout_of
@@ -113,6 +114,7 @@ class MaskedAutoencoder(nn.Module):
         if patches is None:
             patches = self.layout.patchify(image)
         grid = self.grid(image)
-        features = encode_visible(self.encoder, patches, keep, grid)
-        out: Tensor = self.decoder(features, keep, predicted, grid)
+        with fast_attention(image):
+            features = encode_visible(self.encoder, patches, keep, grid)
+            out: Tensor = self.decoder(features, keep, predicted, grid)
         return out

@@ -1,0 +1,181 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Chips from scenes: random windows for training, side by side for evaluation."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchgeo.datasets import NonGeoDataset
+
+from ..bands import SENTINEL2, SENTINEL2_TEN_BANDS, Sensor, get_sensor
+from ..plotting.canvas import clear_ticks, colours, empty_figure, rgb_channels, stretch
+from .scenes import Scene
+
+__all__ = ('SceneChips',)
+
+#: A random window with a smaller share of valid pixels is drawn again, so often.
+_MIN_VALID, _TRIES = 0.25, 8
+
+
+class SceneChips(NonGeoDataset):
+    """Chips from GeoTIFF scenes.
+
+    For training, random windows: every sample stands for the same area of ground, so
+    that a scene is seen in proportion to its size. They are drawn from torch's global
+    generator. For evaluation, windows side by side that are always the same.
+
+    Chips are float32 raw values, NaN where there is no data. A scene smaller than a
+    chip is padded with NaN.
+
+    .. versionadded:: 0.1
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[Scene],
+        bands: Sequence[str] = SENTINEL2_TEN_BANDS,
+        size: int = 96,
+        random: bool = True,
+        length: int | None = None,
+        sensor: str | Sensor = SENTINEL2,
+        transforms: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        """Initialize a new SceneChips instance.
+
+        Args:
+            scenes: What :func:`find_scenes` returns.
+            bands: The bands it was given.
+            size: Side of the chips in pixels.
+            random: Whether windows are random (for training) or side by side.
+            length: Number of chips; default as many as the scenes have room for side
+                by side. Fewer of those side by side are spread evenly.
+            sensor: The sensor the band names belong to.
+            transforms: A function that takes a sample and returns a changed one.
+
+        Raises:
+            ValueError: If there is no scene, or none to train on is as large as a chip.
+        """
+        if size < 1:
+            raise ValueError(f'size: {size} must be positive.')
+        if not scenes:
+            raise ValueError('scenes: there are none.')
+        # Evaluation takes what there is.
+        if random and all(min(s.height, s.width) < size for s in scenes):
+            largest = max(scenes, key=lambda scene: min(scene.height, scene.width))
+            raise ValueError(
+                f'size: no scene holds a chip of {size} x {size} pixels. The largest, '
+                f'{largest.path}, has {largest.height} x {largest.width}. Pass size= '
+                f'{min(largest.height, largest.width)} or less.'
+            )
+        self.scenes = list(scenes)
+        self.bands = tuple(bands)
+        self.size = size
+        self.random = random
+        self.sensor = get_sensor(sensor)
+        self.transforms = transforms
+        # Where the area of each scene ends, all of them laid end to end.
+        self._ends = np.cumsum([scene.area for scene in self.scenes])
+        rows = [max(scene.height // size, 1) for scene in self.scenes]
+        columns = [max(scene.width // size, 1) for scene in self.scenes]
+        self._columns = columns
+        self._cells = np.cumsum(np.multiply(rows, columns))
+        room = int(self._cells[-1])
+        area = math.ceil(int(self._ends[-1]) / size**2)
+        if length is None:
+            length = area if random else room
+        self._length = length if random else min(length, room)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return an index within the dataset.
+
+        Args:
+            index: Index to return.
+
+        Returns:
+            ``{'image': (C, size, size)}``, raw values in float32.
+
+        Raises:
+            IndexError: If there are fewer chips.
+            OSError: If the scene cannot be read; the message names it.
+        """
+        if not 0 <= index < self._length:
+            raise IndexError(f'index {index} of {self._length} chips')
+        array = self._draw(index) if self.random else self._cell(index)
+        sample: dict[str, Any] = {'image': torch.from_numpy(array)}
+        if self.transforms is not None:
+            sample = self.transforms(sample)
+        return sample
+
+    def __len__(self) -> int:
+        """Return the number of chips in the dataset.
+
+        Returns:
+            Length of the dataset.
+        """
+        return self._length
+
+    def _draw(self, index: int) -> np.ndarray:
+        """A random window; drawn again where it is nearly empty."""
+        place = (index + torch.rand((), dtype=torch.float64).item()) / self._length
+        number = int(np.searchsorted(self._ends, place * self._ends[-1], side='right'))
+        scene = self.scenes[min(number, len(self.scenes) - 1)]
+        best: tuple[float, np.ndarray] | None = None
+        for _ in range(_TRIES):
+            row, column = (
+                int(torch.randint(max(side - self.size, 0) + 1, ()))
+                for side in (scene.height, scene.width)
+            )
+            array = scene.read(row, column, self.size, self.size)
+            room = min(scene.height, self.size) * min(scene.width, self.size)
+            share = np.isfinite(array).all(0).sum() / room
+            if best is None or share > best[0]:
+                best = share, array
+            if share >= _MIN_VALID or room == scene.area:
+                break
+        assert best is not None
+        return best[1]
+
+    def _cell(self, index: int) -> np.ndarray:
+        """One of the windows side by side."""
+        # Spread evenly where there is room for more.
+        cell = index * int(self._cells[-1]) // self._length
+        number = int(np.searchsorted(self._cells, cell, side='right'))
+        first = int(self._cells[number - 1]) if number else 0
+        row, column = divmod(cell - first, self._columns[number])
+        place = row * self.size, column * self.size
+        return self.scenes[number].read(*place, self.size, self.size)
+
+    def plot(
+        self,
+        sample: dict[str, Any],
+        show_titles: bool = True,
+        suptitle: str | None = None,
+    ) -> Figure:
+        """Plot a sample from the dataset.
+
+        Args:
+            sample: A sample returned by :meth:`__getitem__`.
+            show_titles: Whether to show a title above the image.
+            suptitle: Optional string to use as a suptitle.
+
+        Returns:
+            A figure in natural colours, each stretched from the 2nd to the 98th
+            percentile; pixels without data are magenta.
+        """
+        image: Tensor = sample['image'].detach().cpu().float()
+        shown = image[rgb_channels(self.bands, self.sensor)].numpy()
+        figure = empty_figure(4, 4)
+        axis = figure.subplots()
+        axis.imshow(colours(shown, *stretch(shown)))
+        clear_ticks(axis)
+        if show_titles:
+            axis.set_title('Image')
+        if suptitle is not None:
+            figure.suptitle(suptitle)
+        return figure
