@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from lightning.pytorch import Trainer
 
 from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2DataModule
@@ -80,3 +81,83 @@ def test_ddp_on_two_processes(synthetic_root: Path, tmp_path: Path) -> None:
     assert records[0]['drawn'][1] != records[1]['drawn'][1]
     # base_lr is scaled by the batch of both processes together.
     assert abs(records[0]['initial_lr'] - 1.5e-4 * 32 / 256) < 1e-12
+
+
+TWICE = """
+import json, sys
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from torch import nn
+from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2DataModule, resumable
+
+root, out, devices = sys.argv[1:]
+devices = int(devices)
+torch.set_num_threads(1)
+
+class Told(SIGMAETask):
+    told = []
+
+    def _draw(self, batch):
+        drawn = super()._draw(batch)
+        # What a sample is, and what is hidden of it.
+        names = drawn[0].image.double().sum((1, 2, 3)).tolist()
+        self.told.append([names, drawn[1].tolist(), drawn[2].tolist()])
+        return drawn
+
+    def training_step(self, *args):
+        loss = super().training_step(*args)
+        self.told[-1].append(loss.item())
+        return loss
+
+seed_everything(0, verbose=False)
+task = Told(
+    model='sigmae_vit_tiny_patch8', size=64, decoder_dim=32, decoder_depth=1, lr=1e-3,
+    decoder_num_heads=2, predict_ratio=0.5, transform=nn.Identity(), saliency_start=1.0,
+)
+datamodule = SyntheticSentinel2DataModule(root=root, batch_size=16 // devices)
+# Augmentation is drawn for a batch.
+datamodule.train_aug = datamodule.aug
+Trainer(
+    accelerator='cpu', strategy='ddp', devices=devices, max_steps=4, logger=False,
+    enable_checkpointing=False, enable_progress_bar=False, limit_val_batches=0,
+    enable_model_summary=False, default_root_dir=out,
+).fit(task, resumable(datamodule))
+weights = torch.cat([p.detach().flatten() for p in task.parameters()])
+torch.save((task.told, weights), f'{out}/{devices}-{task.global_rank}.pt')
+"""
+
+
+def test_two_processes_are_one_with_twice_the_batch(
+    synthetic_root: Path, tmp_path: Path
+) -> None:
+    """The same masks for every sample, and the same loss."""
+    script = tmp_path / 'train.py'
+    script.write_text(TWICE)
+    for devices in (1, 2):
+        run = subprocess.run(
+            [sys.executable, script, synthetic_root, tmp_path, str(devices)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr[-3000:]
+    alone, weights = torch.load(tmp_path / '1-0.pt')
+    both = [torch.load(tmp_path / f'2-{rank}.pt') for rank in (0, 1)]
+    assert len(alone) == 4
+    for step, told in enumerate(alone):
+        parts = [part[0][step] for part in both]
+        for i in range(3):
+            found = [
+                row
+                for rows in zip(*(part[i] for part in parts), strict=True)
+                for row in rows
+            ]
+            assert found == told[i], (step, i)
+        # Processes average their losses.
+        loss = (parts[0][3] + parts[1][3]) / 2
+        assert loss == pytest.approx(told[3], rel=1e-5)
+    torch.testing.assert_close(both[0][1], weights, rtol=1e-3, atol=1e-4)
+    # Masks change from step to step and from sample to sample.
+    masks = {tuple(row) for told in alone for row in told[1]}
+    assert len(masks) == 4 * 16

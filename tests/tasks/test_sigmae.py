@@ -487,6 +487,27 @@ def test_figures_reach_the_logger(
     assert (tmp_path / 'csv' / 'metrics.csv').exists()
 
 
+@pytest.mark.parametrize('masking', ['random', 'saliency'])
+def test_saliency_is_computed_where_it_steers_and_nowhere_else(
+    masking: str, synthetic_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[bool] = []
+    saliency = PatchSaliency.saliency
+
+    def counted(self: PatchSaliency, *args: Any) -> torch.Tensor:
+        calls.append(task.training)
+        return saliency(self, *args)
+
+    monkeypatch.setattr(PatchSaliency, 'saliency', counted)
+    task = make_task(masking=masking)
+    datamodule = SyntheticSentinel2DataModule(root=synthetic_root, batch_size=16)
+    run = make_trainer(
+        tmp_path, max_epochs=1, limit_train_batches=3, limit_val_batches=2
+    )
+    run.fit(task, datamodule)
+    assert calls == ([True] * 3 if masking == 'saliency' else [])
+
+
 def test_the_result_is_said_in_plain_words(
     synthetic: SyntheticSentinel2DataModule,
     tmp_path: Path,

@@ -285,7 +285,14 @@ class SceneDataModule(NonGeoDataModule):
         crop = (
             []
             if self.scale is None
-            else [K.RandomResizedCrop(size, scale=self.scale, resample='bilinear')]
+            else [
+                K.RandomResizedCrop(
+                    size,
+                    scale=self.scale,
+                    resample='bilinear',
+                    cropping_mode='resample',
+                )
+            ]
         )
         self.train_aug = K.AugmentationSequential(
             normalize,

@@ -11,6 +11,7 @@ from .curriculum import (
     schedule,
 )
 from .fixed import fixed_mask
+from .noise import SampleNoise
 from .spectral import channel_mask, column_mask, group_mask
 from .strategies import (
     TokenMask,
@@ -25,6 +26,7 @@ __all__ = (
     'MASKINGS',
     'SCHEDULES',
     'Curriculum',
+    'SampleNoise',
     'TokenMask',
     'VisibilityRatio',
     'channel_mask',

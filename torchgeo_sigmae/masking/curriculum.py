@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from torchmetrics import Metric
 
 from .fixed import fixed_mask
+from .noise import SampleNoise
 from .spectral import channel_mask, column_mask, group_mask
 from .strategies import (
     TokenMask,
@@ -159,7 +160,7 @@ class Curriculum:
         self,
         saliency: Tensor,
         progress: float,
-        generator: Generator | None = None,
+        generator: Generator | SampleNoise | None = None,
         valid: Tensor | None = None,
     ) -> TokenMask:
         """Mask tokens as at a point of training.

@@ -3,9 +3,9 @@
 
 """Masks that hang on a sample's place in its dataset alone, for validation."""
 
-import torch
 from torch import Tensor
 
+from .noise import hashed_noise
 from .spectral import in_columns, mask_channels, mask_groups
 from .strategies import TokenMask, mask_highest
 
@@ -41,10 +41,7 @@ def fixed_mask(
         ValueError: If *ratio* is not in (0, 1), *masking* is not one of these, or N is
             under 2.
     """
-    counter = torch.arange(num_tokens + groups, device=index.device)
-    bits = _splitmix64((index.long().unsqueeze(-1) << 20) + counter)
-    # 24 bits are what float32 tells apart.
-    noise = _shift(bits, 40).float() / 2**24
+    noise = hashed_noise(index, num_tokens + groups)
     noise, chance = noise[:, :num_tokens], noise[:, num_tokens:]
     match masking:
         case 'random':
@@ -60,20 +57,3 @@ def fixed_mask(
     raise ValueError(
         f'masking: {masking!r} cannot be fixed. Use random, spatial, group or channel.'
     )
-
-
-def _splitmix64(x: Tensor) -> Tensor:
-    """Turn counters into random bits.
-
-    SplitMix64 (Steele, Lea and Flood, 2014, doi:10.1145/2660193.2660195). int64
-    arithmetic wraps as the algorithm wants; its constants are written signed.
-    """
-    x = (x + 1) * -7046029254386353131
-    x = (x ^ _shift(x, 30)) * -4658895280553007687
-    x = (x ^ _shift(x, 27)) * -7723592293110705685
-    return x ^ _shift(x, 31)
-
-
-def _shift(x: Tensor, bits: int) -> Tensor:
-    """Shift int64 to the right as if it were unsigned."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)

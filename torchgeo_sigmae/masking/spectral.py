@@ -9,7 +9,8 @@ Tokens are numbered group by group: token ``g * N + p`` is place p of group g.
 import torch
 from torch import Generator, Tensor
 
-from .strategies import TokenMask, mask_highest, saliency_mask, uniform_noise
+from .noise import SampleNoise, uniform_noise
+from .strategies import TokenMask, mask_highest, saliency_mask
 
 __all__ = ('channel_mask', 'column_mask', 'group_mask')
 
@@ -18,7 +19,7 @@ def column_mask(
     score: Tensor,
     ratio: float,
     groups: int,
-    generator: Generator | None = None,
+    generator: Generator | SampleNoise | None = None,
     valid: Tensor | None = None,
     beta: float = 0.0,
 ) -> TokenMask:
@@ -47,7 +48,7 @@ def group_mask(
     score: Tensor,
     ratio: float,
     groups: int,
-    generator: Generator | None = None,
+    generator: Generator | SampleNoise | None = None,
     valid: Tensor | None = None,
 ) -> TokenMask:
     """Mask every group at places of its own: as many in each.
@@ -71,7 +72,7 @@ def channel_mask(
     score: Tensor,
     ratio: float,
     groups: int,
-    generator: Generator | None = None,
+    generator: Generator | SampleNoise | None = None,
     valid: Tensor | None = None,
 ) -> TokenMask:
     """Mask whole groups, chosen at random for every sample, as far as the ratio goes.

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from .noise import SampleNoise, gumbel_noise, uniform_noise
+
 __all__ = (
     'TokenMask',
     'num_masked_tokens',
@@ -91,7 +93,7 @@ def check_predict_ratio(ratio: float) -> None:
 def random_mask(
     score: Tensor,
     ratio: float,
-    generator: Generator | None = None,
+    generator: Generator | SampleNoise | None = None,
     valid: Tensor | None = None,
 ) -> TokenMask:
     """Mask tokens uniformly at random, as in MAE (arXiv:2111.06377).
@@ -108,13 +110,13 @@ def random_mask(
     Raises:
         ValueError: If *ratio* is not in (0, 1), or N is under 2.
     """
-    return mask_highest(_gumbel(score, generator), ratio, valid)
+    return mask_highest(gumbel_noise(score, generator), ratio, valid)
 
 
 def saliency_mask(
     score: Tensor,
     ratio: float,
-    generator: Generator | None = None,
+    generator: Generator | SampleNoise | None = None,
     valid: Tensor | None = None,
     beta: float = 1.0,
 ) -> TokenMask:
@@ -147,12 +149,14 @@ def saliency_mask(
         ValueError: If *ratio* is not in (0, 1), or N is under 2.
     """
     rank = saliency_ranks(score, generator, valid)
-    keys = beta * (rank - 0.5) + _gumbel(score, generator)
+    keys = beta * (rank - 0.5) + gumbel_noise(score, generator)
     return mask_highest(keys, ratio, valid)
 
 
 def saliency_ranks(
-    score: Tensor, generator: Generator | None = None, valid: Tensor | None = None
+    score: Tensor,
+    generator: Generator | SampleNoise | None = None,
+    valid: Tensor | None = None,
 ) -> Tensor:
     """Rank the valid tokens of every sample from 0 (least salient) to 1 (most).
 
@@ -180,7 +184,7 @@ def select_predicted(
     masked: Tensor,
     valid: Tensor | None = None,
     ratio: float = 1.0,
-    generator: Generator | None = None,
+    generator: Generator | SampleNoise | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Choose which masked tokens the decoder predicts: a uniform share of the valid.
 
@@ -224,17 +228,3 @@ def mask_highest(keys: Tensor, ratio: float, valid: Tensor | None) -> TokenMask:
         keys = keys + torch.where(valid, 0.0, 1e4)
     order = keys.argsort(dim=-1, descending=True)
     return TokenMask(keep=order[:, count:], masked=order[:, :count])
-
-
-def uniform_noise(like: Tensor, generator: Generator | None) -> Tensor:
-    """Draw uniform noise on the generator's device, so that seeds travel with it."""
-    device = like.device if generator is None else generator.device
-    noise = torch.rand(like.shape, generator=generator, device=device)
-    return noise.to(like.device)
-
-
-def _gumbel(like: Tensor, generator: Generator | None) -> Tensor:
-    """Draw standard Gumbel noise as -log of exponential noise."""
-    device = like.device if generator is None else generator.device
-    noise = torch.empty(like.shape, device=device).exponential_(generator=generator)
-    return -noise.log().to(like.device)

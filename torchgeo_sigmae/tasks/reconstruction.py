@@ -43,7 +43,7 @@ class TokenBatch(NamedTuple):
         patches: Their tokens, ``(B, G * N, L)``.
         pixels: Which entries of the tokens hold data, boolean, same shape.
         valid: Which tokens hold data, boolean ``(B, G * N)``.
-        saliency: Saliency per token in [0, 1], ``(B, G * N)``.
+        saliency: Saliency per token in [0, 1], ``(B, G * N)``; 0 if not asked for.
         layout: What a token is.
     """
 
@@ -200,7 +200,7 @@ def make_tokens(
     image: Tensor,
     valid: Tensor,
     statistics: BatchStatistics,
-    saliency: PatchSaliency,
+    saliency: PatchSaliency | None,
     layout: TokenLayout,
 ) -> TokenBatch:
     """Select bands, find saliency in reflectance, and cut into tokens.
@@ -209,7 +209,7 @@ def make_tokens(
         image: Normalised batch ``(B, len(data_bands), H, W)``.
         valid: Valid pixels, boolean ``(B, H, W)``.
         statistics: What the batch holds.
-        saliency: The saliency of the model's bands.
+        saliency: The saliency of the model's bands; None where nobody asks for it.
         layout: What a token is; each takes the saliency of its patch.
 
     Returns:
@@ -220,17 +220,21 @@ def make_tokens(
     """
     image = statistics.select(image)
     valid = valid & valid_pixels(image, nodata=None)
-    scores = saliency.saliency(statistics.reflectance(image), valid)
+    scores = None
+    if saliency is not None:
+        scores = saliency.saliency(statistics.reflectance(image), valid).flatten(1)
     image = torch.where(valid.unsqueeze(1), image, 0)
     pixels = layout.patchify(valid.unsqueeze(1).expand_as(image))
     places = pixels.shape[1] // layout.num_groups
     pixels = pixels & layout.slots(image.device).repeat_interleave(places, dim=0)
+    if scores is None:
+        scores = image.new_zeros(len(image), places)
     return TokenBatch(
         image,
         layout.patchify(image),
         pixels,
         pixels.any(dim=-1),
-        scores.flatten(1).repeat(1, layout.num_groups),
+        scores.repeat(1, layout.num_groups),
         layout,
     )
 

@@ -17,7 +17,7 @@ from torchvision.models._api import WeightsEnum
 from .._random import seed_from, seeded_generator
 from ..bands import SENTINEL2_TEN_BANDS, get_sensor, normalize_bands
 from ..evaluation import ReconstructionMetrics
-from ..masking import Curriculum, VisibilityRatio, select_predicted
+from ..masking import Curriculum, SampleNoise, VisibilityRatio, select_predicted
 from ..masking.strategies import check_predict_ratio
 from ..models import (
     gather_tokens,
@@ -453,17 +453,17 @@ class SIGMAETask(PretrainingTask):
         """Augment a training batch, mask it, and choose what is predicted.
 
         Everything random depends on the seed, the number of batches before this one and
-        the process alone.
+        the process alone; masks on a sample's place in the batches of all processes, so
+        that two processes mask as one with twice the batch does.
         """
-        place = self.trainer.fit_loop.total_batch_idx
-        key = (self.hparams['seed'], place, self.global_rank)
-        generator = seeded_generator(self.device, _STAGES['train'], *key)
-        tokens = self._prepare(batch, seed_from(_STAGES['augment'], *key))
-        mask = self.curriculum.mask(
-            tokens.saliency, self.progress, generator, tokens.valid
-        )
+        key = (self.hparams['seed'], self.trainer.fit_loop.total_batch_idx)
+        seed = seed_from(_STAGES['augment'], *key, self.global_rank)
+        tokens = self._prepare(batch, seed, self.curriculum.guided)
+        place = self._places(batch, tokens, 0)
+        noise = SampleNoise(seed_from(_STAGES['train'], *key), place)
+        mask = self.curriculum.mask(tokens.saliency, self.progress, noise, tokens.valid)
         predicted, counts = select_predicted(
-            mask.masked, tokens.valid, self.hparams['predict_ratio'], generator
+            mask.masked, tokens.valid, self.hparams['predict_ratio'], noise
         )
         size = tokens.image.shape[0]
         ratio = self.curriculum.ratio_at(self.progress)
@@ -474,7 +474,28 @@ class SIGMAETask(PretrainingTask):
             self.visibility_ratio.update(tokens.saliency, mask.keep, tokens.valid)
         return tokens, mask.keep, predicted, counts
 
-    def _prepare(self, batch: dict[str, Any], seed: int | None = None) -> TokenBatch:
+    def _places(self, batch: dict[str, Any], tokens: TokenBatch, before: int) -> Tensor:
+        """Where samples stand among those of all processes.
+
+        Lightning deals samples to the processes in turn, all dates of one to one.
+
+        Args:
+            batch: The batch as it came.
+            tokens: Its tokens, where dates are samples of their own.
+            before: Samples, with dates, that this process had before the batch.
+
+        Returns:
+            Places ``(B * dates,)``.
+        """
+        samples = len(tokens.image)
+        dates = samples // len(batch['image'])
+        place = before + torch.arange(samples, device=tokens.image.device)
+        turn = place // dates * int(self.trainer.world_size) + int(self.global_rank)
+        return turn * dates + place % dates
+
+    def _prepare(
+        self, batch: dict[str, Any], seed: int | None = None, salient: bool = True
+    ) -> TokenBatch:
         """Fold dates into the batch, augment (given a seed), make tokens."""
         self.statistics.check(batch['image'])
         image = self.statistics.by_date(batch['image']).flatten(0, -4)
@@ -486,23 +507,16 @@ class SIGMAETask(PretrainingTask):
             image, valid = augment(self.transform, image, valid, seed)
         # Missing pixels are NaN in the image; the mask adds padding.
         pixels = valid[:, 0] > 0.5
-        return make_tokens(
-            image, pixels, self.statistics, self.patch_saliency, self.model.layout
-        )
+        saliency = self.patch_saliency if salient else None
+        return make_tokens(image, pixels, self.statistics, saliency, self.model.layout)
 
     @torch.compiler.disable
     def _evaluate(self, batch: dict[str, Any], metrics: ReconstructionMetrics) -> None:
         """Add a batch to the metrics of a stage."""
-        tokens, space = self._prepare(batch), self.target
-        samples, count = tokens.saliency.shape
-        dates = samples // len(batch['image'])
-        # Lightning deals the samples of unshuffled data to the processes in turn, all
-        # dates of a sample to one.
-        place = self._evaluated + torch.arange(samples, device=tokens.image.device)
-        turn = place // dates * self.trainer.world_size + self.global_rank
-        place = turn * dates + place % dates
-        self._evaluated += samples
-        mask = self.curriculum.fixed_mask(place, count, tokens.valid)
+        tokens, space = self._prepare(batch, salient=False), self.target
+        place = self._places(batch, tokens, self._evaluated)
+        self._evaluated += len(place)
+        mask = self.curriculum.fixed_mask(place, tokens.valid.shape[1], tokens.valid)
         prediction = self.model(tokens.image, mask.keep, mask.masked, tokens.patches)
         prediction = space.place(prediction, tokens, mask.masked)
         baseline = baseline_prediction(tokens, mask, space)
