@@ -42,8 +42,9 @@ $(VENV)/plain.stamp: $(VENV)/python $(METADATA)
 demo: $(VENV)/plain.stamp
 	$(BIN)/torchgeo-sigmae demo --output outputs/demo $(if $(DATA),--data '$(DATA)') $(DEMO_ARGS)
 
+# A worker per core; the networks of tests are too small for several threads each.
 test: $(VENV)/tests.stamp
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 lint: $(VENV)/style.stamp
 	$(BIN)/ruff check .

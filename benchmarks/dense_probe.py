@@ -43,8 +43,7 @@ from torchgeo_sigmae.evaluation import (
 )
 from torchgeo_sigmae.evaluation.frozen import Frozen
 
-from .models import DATA
-from .rows import measured_where
+from .measure import DATA, where
 
 #: Side of a block of land cover that is not parted, in patches.
 BLOCK = 7
@@ -151,7 +150,7 @@ def main(arguments: argparse.Namespace) -> None:
         cover, found = measure(encoder, arguments.data)
         lines.append(f'| {encoder.name} | {cover} | {found} |')
         print(lines[-1], flush=True)
-    lines += ['', f'Percent; {measured_where()}.']
+    lines += ['', f'Percent; {where()}.']
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text('\n'.join(lines) + '\n')
     print('\n'.join(['', *lines, '', f'Wrote {arguments.output}.']))

@@ -26,7 +26,8 @@ from pathlib import Path
 from torchgeo_sigmae import resumable
 from torchgeo_sigmae.cli import run_cli
 
-from .rows import finished_row, measured_where
+from .measure import where
+from .rows import finished_row
 
 #: What is compared: title, whether pretrained, whether frozen.
 CONTENDERS = (
@@ -104,7 +105,7 @@ def main(arguments: argparse.Namespace, extra: list[str]) -> None:
     for metric in arguments.metrics:
         cells = [summary([row[metric] for row in rows]) for rows in results.values()]
         lines.append(f'| {metric} | {" | ".join(cells)} |')
-    lines += ['', f'{arguments.seeds} seeds; {measured_where()}.']
+    lines += ['', f'{arguments.seeds} seeds; {where()}.']
     path = arguments.output / f'{name}.md'
     path.write_text('\n'.join(lines) + '\n')
     print('\n'.join(['', *lines, '', f'Wrote {path}.']))

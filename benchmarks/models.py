@@ -23,33 +23,34 @@ Writes tables and OUTPUT/models.json. About ten minutes on 2 CPU cores.
 
 import argparse
 import json
-import math
-import os
-import platform
-import re
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from datetime import datetime
-from importlib.metadata import version
-from multiprocessing import get_context
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.data import Dataset
-from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
-from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2
-from torchgeo_sigmae.datasets import SceneChips, find_scenes
+from torchgeo_sigmae import SIGMAETask
 from torchgeo_sigmae.masking import select_predicted
 from torchgeo_sigmae.models import gather_tokens, masked_mse
 from torchgeo_sigmae.tasks.optim import build_optimizer
 from torchgeo_sigmae.tasks.reconstruction import make_tokens
+
+from .measure import (
+    DATA,
+    SIDE,
+    count_flop,
+    environment,
+    interleave,
+    matmul_rate,
+    measure_memory,
+    megabytes,
+    now,
+    product,
+    quartiles,
+    read_chips,
+)
 
 #: Families of encoders, and how they are masked.
 CONTENDERS = (
@@ -59,12 +60,6 @@ CONTENDERS = (
     ('satmae', 'spatial'),
     ('satmae', 'group'),
 )
-
-#: Real data, unless told otherwise.
-DATA = Path(os.environ.get('SIGMAE_DATA', '../shared/data'))
-
-#: Side of the matrices of the matrix product.
-SIDE = 2048
 
 
 class Step:
@@ -131,153 +126,26 @@ class Step:
         self.visible = mask.keep.shape[1]
         return now(device) - start, masked - start
 
-    def count_flop(self) -> int:
-        """Count the floating-point operations of the matrix products of a step.
 
-        Returns:
-            Their number, a multiplication and an addition being two.
-        """
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            self()
-        total: int = counter.get_total_flops()
-        return total
-
-
-def now(device: str) -> float:
-    """Read the clock, once the device has done all its work.
-
-    Args:
-        device: ``'cpu'`` or ``'cuda'``.
-
-    Returns:
-        Seconds.
-    """
-    if device == 'cuda':
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def read_chips(arguments: argparse.Namespace, size: int) -> tuple[Tensor, str]:
-    """Read the batch.
-
-    Args:
-        arguments: See the module.
-        size: Side of the chips in pixels.
-
-    Returns:
-        Raw images ``(B, 10, size, size)``, and what they are.
-    """
-    count, root = arguments.batch_size, arguments.data / 'scenes'
-    chips: Dataset[dict[str, Tensor]]
-    if root.is_dir():
-        # Haze with stripes is left out.
-        scenes = find_scenes(root, exclude='*T33NZA*')
-        scenes = [s for s in scenes if min(s.height, s.width) >= size]
-        chips = SceneChips(scenes, size=size, random=False, length=count)
-        title = f'real Sentinel-2 chips of {len(scenes)} scenes'
-    else:
-        chips = SyntheticSentinel2(arguments.output, 'val')
-        title = f'synthetic chips (there is no {root})'
-    images = torch.stack([chips[i % len(chips)]['image'] for i in range(count)])
-    repeat = math.ceil(size / images.shape[-1])
-    return images.tile(repeat, repeat)[..., :size, :size].contiguous(), title
-
-
-def peak_memory(
-    arguments: argparse.Namespace, family: str, masking: str, size: int
-) -> int | None:
-    """Measure the memory of training, in a process of its own.
+def build(
+    arguments: argparse.Namespace, family: str, masking: str, size: int, small: bool
+) -> Step:
+    """Make a contender's step, to measure its memory.
 
     Args:
         arguments: See the module.
         family: Of the encoder.
         masking: The masking strategy.
         size: Side of the images.
+        small: Whether one small image and encoder do.
 
     Returns:
-        Bytes at the peak of two steps, above those before; None where unknown.
+        The step.
     """
-    torch.set_num_threads(arguments.threads)
     images, _ = read_chips(arguments, size)
-    # What libraries set up at first use is not the contender's.
-    Step(arguments, family, masking, images[:1, :, :16, :16], 'tiny')()
-    step = Step(arguments, family, masking, images, arguments.model_size)
-    if arguments.device == 'cuda':
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        step()
-        return torch.cuda.max_memory_allocated() - before
-    try:
-        # Forget the peak so far. ru_maxrss would tell the parent's.
-        Path('/proc/self/clear_refs').write_text('5')
-    except OSError:
-        return None
-    before = resident('VmRSS')
-    step()
-    step()
-    return resident('VmHWM') - before
-
-
-def resident(key: str) -> int:
-    """Look up the resident memory of this process.
-
-    Args:
-        key: ``'VmRSS'`` for now, ``'VmHWM'`` for its peak.
-
-    Returns:
-        Bytes.
-    """
-    status = Path('/proc/self/status').read_text()
-    found = re.search(rf'{key}:\s+(\d+) kB', status)
-    assert found is not None
-    return 1024 * int(found[1])
-
-
-def measure_memory(
-    arguments: argparse.Namespace, jobs: Sequence[tuple[str, str, int]]
-) -> list[int | None]:
-    """Measure the memory of several contenders, one after the other.
-
-    Args:
-        arguments: See the module.
-        jobs: Family, masking and size of each.
-
-    Returns:
-        Bytes of each.
-    """
-    # Tensors come from the system and go back at once, so that resident memory follows
-    # what is allocated.
-    os.environ['MALLOC_MMAP_THRESHOLD_'] = '65536'
-    # Processes start from one in which the package is imported, and nothing has run.
-    context = get_context('forkserver')
-    context.set_forkserver_preload(['torchgeo_sigmae'])
-    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
-        futures = [pool.submit(peak_memory, arguments, *job) for job in jobs]
-        return [future.result() for future in tqdm(futures, 'Memory', disable=None)]
-
-
-def interleave(
-    arguments: argparse.Namespace, calls: Sequence[Callable[[], Any]], title: str
-) -> list[list[Any]]:
-    """Call all in turn, again and again.
-
-    Args:
-        arguments: See the module.
-        calls: What to call.
-        title: Title of the progress bar.
-
-    Returns:
-        What each returned, without the warm-up.
-    """
-    found: list[list[Any]] = [[] for _ in calls]
-    rounds = range(arguments.warm_up + arguments.repetitions)
-    for turn in tqdm(rounds, title, disable=None):
-        for values, call in zip(found, calls, strict=True):
-            value = call()
-            if turn >= arguments.warm_up:
-                values.append(value)
-    return found
+    if small:
+        return Step(arguments, family, masking, images[:1, :, :16, :16], 'tiny')
+    return Step(arguments, family, masking, images, arguments.model_size)
 
 
 def measure(
@@ -293,7 +161,7 @@ def measure(
     Returns:
         What was measured, a record each.
     """
-    memory = measure_memory(arguments, jobs)
+    memory = measure_memory(arguments, build, jobs)
     steps = [
         Step(
             arguments, family, masking, read_chips(arguments, size)[0],
@@ -301,21 +169,13 @@ def measure(
         )
         for family, masking, size in jobs
     ]  # fmt: skip
-    dtype = torch.bfloat16 if arguments.precision == 'bf16' else torch.float32
-    matrix = torch.randn(SIDE, SIDE, device=arguments.device).to(dtype)
-
-    def product() -> float:
-        start = now(arguments.device)
-        torch.matmul(matrix, matrix)
-        return now(arguments.device) - start
-
-    *times, products = interleave(arguments, [*steps, product], title)
-    rate = 2 * SIDE**3 / float(np.median(products))
+    *times, products = interleave(arguments, [*steps, product(arguments)], title)
+    rate = matmul_rate(products)
     records = []
     for job, step, bytes_, found in zip(jobs, steps, memory, times, strict=True):
         seconds, masked = np.array(found).T
-        low, middle, high = np.percentile(seconds, (25, 50, 75))
-        flop = step.count_flop()
+        low, middle, high = quartiles(seconds)
+        flop = count_flop(step)
         records.append(
             {
                 'family': job[0],
@@ -325,12 +185,12 @@ def measure(
                 'visible': step.visible,
                 'parameters': step.parameters,
                 'seconds': seconds.tolist(),
-                'median': float(middle),
-                'quartiles': [float(low), float(high)],
+                'median': middle,
+                'quartiles': [low, high],
                 'until_masked': float(np.median(masked)),
                 'bytes': bytes_,
                 'flop': flop,
-                'flop_per_second': flop / float(middle),
+                'flop_per_second': flop / middle,
                 'matmul_flop_per_second': rate,
             }
         )
@@ -397,40 +257,6 @@ def print_tokens(records: Sequence[dict[str, Any]]) -> None:
         )
         print(f'| {" | ".join(map(str, cells))} |')
     print('\nTokens are those of an image; times and memory are those of a batch.')
-
-
-def megabytes(count: int | None) -> str:
-    """Write a number of bytes.
-
-    Args:
-        count: Bytes, or None.
-
-    Returns:
-        For example ``512 MiB``.
-    """
-    return 'unknown' if count is None else f'{count / 2**20:.0f} MiB'
-
-
-def environment() -> dict[str, Any]:
-    """Say on what is measured.
-
-    Returns:
-        Versions, threads, processor and date.
-    """
-    cpu = platform.processor()
-    if Path('/proc/cpuinfo').exists():
-        found = re.search('model name\t: (.*)', Path('/proc/cpuinfo').read_text())
-        cpu = found[1] if found else cpu
-    return {
-        'date': datetime.now().astimezone().isoformat(timespec='seconds'),
-        'cpu': cpu,
-        'gpu': torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        'threads': torch.get_num_threads(),
-        'python': platform.python_version(),
-        'versions': {
-            name: version(name) for name in ('torch', 'torchgeo', 'timm', 'lightning')
-        },
-    }
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -27,8 +27,8 @@ from torchgeo_sigmae import SIGMAETask
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.masking import MASKINGS
 
-from .models import DATA
-from .rows import finished_row, measured_where
+from .measure import DATA, where
+from .rows import finished_row
 from .s2mae_ablation import quiet_trainer, scenes
 
 MODELS = ('sigmae', 's2mae', 'satmae')
@@ -121,7 +121,7 @@ def main(arguments: argparse.Namespace) -> None:
             print(lines[-1], flush=True)
     setting = (
         f'{arguments.steps} steps of {arguments.batch_size} chips, '
-        f'{arguments.mask_ratio:.0%} masked, {arguments.precision}; {measured_where()}.'
+        f'{arguments.mask_ratio:.0%} masked, {arguments.precision}; {where()}.'
     )
     lines += ['', setting]
     (arguments.output / 'table.md').write_text('\n'.join(lines) + '\n')

@@ -9,9 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .models import environment
-
-__all__ = ('finished_row', 'measured_where')
+__all__ = ('finished_row',)
 
 
 def finished_row(
@@ -39,14 +37,3 @@ def finished_row(
     part.write_text(json.dumps({'asked': asked, 'found': found}, indent=2) + '\n')
     os.replace(part, path)
     return found, False
-
-
-def measured_where() -> str:
-    """Say what was measured on, for the foot of a table.
-
-    Returns:
-        Threads, processor, versions and the date.
-    """
-    known = environment()
-    versions = ', '.join(f'{name} {v}' for name, v in known['versions'].items())
-    return f'{known["threads"]} threads, {known["cpu"]}, {versions}, {known["date"]}'

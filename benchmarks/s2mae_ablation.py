@@ -43,8 +43,8 @@ from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.evaluation import fixed_split, score
 
 from .finetune import summary
-from .models import DATA
-from .rows import finished_row, measured_where
+from .measure import DATA, where
+from .rows import finished_row
 
 DEFAULT: dict[str, Any] = {
     'mask_ratio': 0.9,
@@ -298,7 +298,7 @@ def write_table(arguments: argparse.Namespace) -> str:
             lines.append(f'| {axis} | {title} | {" | ".join(cells)} |')
     how = (
         f'{arguments.steps} steps of {arguments.batch_size} chips, {arguments.seeds} '
-        f'seeds (mean ± standard deviation), {arguments.precision}; {measured_where()}.'
+        f'seeds (mean ± standard deviation), {arguments.precision}; {where()}.'
     )
     table = '\n'.join([*lines, '', how])
     (arguments.output / 'table.md').write_text(f'{table}\n')

@@ -16,6 +16,9 @@ from torchgeo_sigmae import SIGMAETask
 
 ROOT = Path(__file__).parents[1]
 
+#: What is no share of the time of a loop.
+NOT_PARTS = ('source', 'workers', 'images_per_second')
+
 
 @pytest.fixture
 def encoder(tmp_path: Path) -> Path:
@@ -96,6 +99,63 @@ def test_models(tmp_path: Path) -> None:
 def test_models_on_real_chips(real_data: Callable[[str], Path], tmp_path: Path) -> None:
     table = compare_models(real_data('scenes').parent, tmp_path)
     assert '2 real Sentinel-2 chips' in table
+
+
+def test_pretrain_step(tmp_path: Path) -> None:
+    table = run(
+        'benchmarks.pretrain_step', '--data', tmp_path, '--output', tmp_path,
+        '--model', 'sigmae_vit_tiny_patch8', '--batch-size', 2, '--repetitions', 2,
+        '--warm-up', 0, '--threads', 1,
+    )  # fmt: skip
+    assert '2 synthetic chips' in table
+    found = json.loads((tmp_path / 'pretrain_step.json').read_text())['steps']
+    peers = 'torchgeo.tasks.MAE' in table
+    assert len(found) == 7 + 2 * peers
+    by_name = {(row['table'], row['name']): row for row in found}
+    for row in found:
+        assert len(row['seconds']) == 2
+        assert row['flop'] > 0
+        assert row['bytes'] is None or row['bytes'] > 0
+    ours, large = (
+        by_name['defaults', name]['flop']
+        for name in ('SIGMAETask', 'with decoder 512 x 8')
+    )
+    assert large > 2 * ours
+    # Equal work is equal work: all matrices but the class token's in the decoder.
+    one, other = (row['flop'] for row in found if row['table'] == 'model')
+    assert one == pytest.approx(other, rel=0.1)
+
+
+def test_loop(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+    for name in ('eurosat', 'bigearthnet', 'scenes'):
+        data = real_data(name).parent
+    table = run(
+        'benchmarks.loop', '--data', data, '--output', tmp_path, '--workers', 0,
+        '--model', 'sigmae_vit_tiny_patch16', '--size', 32, '--batch-size', 2,
+        '--steps', 2, '--skip', 1, '--threads', 1,
+    )  # fmt: skip
+    assert table.count('| scenes in memory | 0 |') == 1
+    for row in json.loads((tmp_path / 'loop.json').read_text())['loops']:
+        parts = [value for name, value in row.items() if name not in NOT_PARTS]
+        assert all(value > -0.01 for value in parts), row
+        assert sum(parts) == pytest.approx(1)
+
+
+def test_scaling(tmp_path: Path) -> None:
+    command = (
+        'benchmarks.scaling', '--data', tmp_path, '--output', tmp_path, '--model',
+        'sigmae_vit_tiny_patch8', '--size', 32, '--read-seconds', 0,
+    )  # fmt: skip
+    assert 'Assumed: 0.0 ms to read' in run(*command)
+    rows = json.loads((tmp_path / 'scaling.json').read_text())['predicted'][:7]
+    hours = [row['hours'] for row in rows]
+    assert hours == sorted(hours, reverse=True)
+    # Without a second GPU there is nothing to add up; more GPUs help less.
+    assert rows[0]['longest'] == 'compute'
+    assert hours[0] < 64 * hours[-1]
+    run(*command, '--link', 1e18)
+    found = json.loads((tmp_path / 'scaling.json').read_text())['predicted'][:7]
+    assert found[-1]['hours'] == pytest.approx(hours[0] / 64, rel=1e-3)
 
 
 def test_s2mae_ablation(real_data: Callable[[str], Path], tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ def fast_attention(image: Tensor) -> AbstractContextManager[None]:
     """Choose PyTorch's implementation of attention for a training step.
 
     On a CPU the backward pass of the fused attention has no fast path for half
-    precision: with the few tokens that masking leaves it took 44 % of a step in
-    bfloat16 (``python -m benchmarks.attention``). There the unfused one is taken. It
-    keeps the attention weights, a small matter with few tokens; without gradients, and
-    everywhere else, PyTorch chooses.
+    precision, see ``with fused attention`` in ``python -m benchmarks.pretrain_step``.
+    There the unfused one is taken. It keeps the attention weights, a small matter with
+    the few tokens that masking leaves; without gradients, and everywhere else, PyTorch
+    chooses.
 
     Args:
         image: What the model is about to see.

@@ -27,6 +27,9 @@ class MaskedAutoencoder(nn.Module):
     not decided here: the model takes indices.
     """
 
+    #: Chooses the implementation of attention.
+    attention = staticmethod(fast_attention)
+
     def __init__(
         self,
         encoder: VisionTransformer,
@@ -114,7 +117,7 @@ class MaskedAutoencoder(nn.Module):
         if patches is None:
             patches = self.layout.patchify(image)
         grid = self.grid(image)
-        with fast_attention(image):
+        with self.attention(image):
             features = encode_visible(self.encoder, patches, keep, grid)
             out: Tensor = self.decoder(features, keep, predicted, grid)
         return out

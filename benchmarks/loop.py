@@ -1,0 +1,239 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The whole loop of pretraining: where the time goes, from files to weights.
+
+    python -m benchmarks.loop [--data PATH] [--output PATH] [--only NAME ...]
+
+SIGMAETask at its defaults in ``Trainer.fit``, on
+
+- ``eurosat``: TorchGeo's EuroSAT, a GeoTIFF of 13 bands a chip;
+- ``bigearthnet``: TorchGeo's BigEarthNet, twelve files a patch;
+- ``scenes``: windows of scenes, decoded for every chip;
+- ``scenes in memory``: the same, decoded once (the default for small ones).
+
+The few samples there are repeated, so that no epoch ends while time is taken. Shares
+are those of the wall-clock time of the steps, the first ones left out: *waiting* for
+data, *transfer* (missing pixels are marked, the datamodule normalises), *augmentation*,
+*saliency*, *mask*, *model*, *backward*, *optimiser*, and the *rest* (tokens, loss,
+log).
+
+Writes a table and OUTPUT/loop.json. About ten minutes on 2 CPU cores.
+"""
+
+import argparse
+import json
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.profilers import SimpleProfiler
+from torch.utils.data import ConcatDataset
+from torchgeo.datamodules import BigEarthNetDataModule, EuroSATDataModule
+
+from torchgeo_sigmae import PatchSaliency, SceneDataModule, SIGMAETask
+from torchgeo_sigmae.masking import Curriculum
+from torchgeo_sigmae.models import MaskedAutoencoder
+from torchgeo_sigmae.tasks import sigmae
+
+from .measure import DATA, environment, where
+
+
+class Eurosat(EuroSATDataModule):
+    """EuroSAT, its samples many times over."""
+
+    def setup(self, stage: str) -> None:
+        """Set up datasets.
+
+        Args:
+            stage: Either 'fit', 'validate', 'test', or 'predict'.
+        """
+        super().setup(stage)
+        self.train_dataset: Any = ConcatDataset([self.train_dataset] * 1000)
+
+
+class Bigearthnet(BigEarthNetDataModule):
+    """BigEarthNet, its samples many times over."""
+
+    def setup(self, stage: str) -> None:
+        """Set up datasets.
+
+        Args:
+            stage: Either 'fit', 'validate', 'test', or 'predict'.
+        """
+        super().setup(stage)
+        self.train_dataset: Any = ConcatDataset([self.train_dataset] * 50_000)
+
+
+def sources(arguments: argparse.Namespace) -> dict[str, Callable[[int], Any]]:
+    """List the sources of data.
+
+    Args:
+        arguments: See the module.
+
+    Returns:
+        A maker of a datamodule for each, from a number of workers.
+    """
+    data, batch = arguments.data, arguments.batch_size
+
+    def scenes(in_memory: bool) -> Callable[[int], LightningDataModule]:
+        return lambda workers: SceneDataModule(
+            data / 'scenes', batch_size=batch, num_workers=workers,
+            in_memory=in_memory, length=100_000,
+        )  # fmt: skip
+
+    return {
+        'eurosat': lambda workers: Eurosat(
+            root=str(data / 'eurosat'), batch_size=batch, num_workers=workers
+        ),
+        'bigearthnet': lambda workers: Bigearthnet(
+            root=str(data / 'bigearthnet'), bands='s2', batch_size=batch,
+            num_workers=workers,
+        ),
+        'scenes': scenes(False),
+        'scenes in memory': scenes(True),
+    }  # fmt: skip
+
+
+class Ends(Callback):
+    """Notes when batches end."""
+
+    def __init__(self) -> None:
+        """Initialize a new Ends instance."""
+        self.times: list[float] = []
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Note the time.
+
+        Args:
+            *args: Not used.
+        """
+        self.times.append(time.perf_counter())
+
+
+def run(
+    arguments: argparse.Namespace, make: Callable[[int], Any], workers: int
+) -> dict[str, float]:
+    """Train for some steps.
+
+    Args:
+        arguments: See the module.
+        make: Makes the datamodule.
+        workers: Number of processes that load.
+
+    Returns:
+        Images per second, and the share of every part.
+    """
+    torch.manual_seed(0)
+    task = SIGMAETask(arguments.model, size=arguments.size, lr=1e-4)
+    profiler, ends = SimpleProfiler(), Ends()
+
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            with profiler.profile(name):
+                return function(*args, **kwargs)
+
+        return wrapped
+
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        for owner, name in (
+            (sigmae, 'augment'),
+            (PatchSaliency, 'saliency'),
+            (Curriculum, 'mask'),
+            (MaskedAutoencoder, 'forward'),
+        ):
+            function = timed(name, getattr(owner, name))
+            stack.enter_context(mock.patch.object(owner, name, function))
+        Trainer(
+            accelerator='cpu', precision=arguments.precision, logger=False,
+            max_steps=arguments.skip + arguments.steps, callbacks=[ends],
+            limit_val_batches=0, num_sanity_val_steps=0, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, profiler=profiler,
+            default_root_dir=folder,
+        ).fit(task, make(workers))  # fmt: skip
+    total = ends.times[-1] - ends.times[arguments.skip - 1]
+
+    def share(*names: str) -> float:
+        return sum(
+            sum(seconds[arguments.skip :]) / total
+            for action, seconds in profiler.recorded_durations.items()
+            if action.split('.')[-1] in names
+        )
+
+    parts = {
+        'waiting': share('train_dataloader_next'),
+        'transfer': share('batch_to_device'),
+        'augmentation': share('augment'),
+        'saliency': share('saliency'),
+        'mask': share('mask'),
+        'model': share('forward'),
+        'backward': share('backward'),
+        'optimiser': share('optimizer_step') - share('training_step', 'backward'),
+    }
+    return {
+        'images_per_second': arguments.batch_size * arguments.steps / total,
+        **parts,
+        'rest': 1 - sum(parts.values()),
+    }
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Measure, and write the table.
+
+    Args:
+        arguments: See the module.
+    """
+    logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
+    warnings.filterwarnings('ignore', module='lightning')
+    torch.set_num_threads(arguments.threads)
+    print(
+        f'{arguments.batch_size} images, {arguments.size} px, {arguments.model}, '
+        f'{arguments.precision}; {where()}',
+        flush=True,
+    )
+    records = []
+    known = sources(arguments)
+    for name in arguments.only:
+        for workers in arguments.workers:
+            found = run(arguments, known[name], workers)
+            records.append({'source': name, 'workers': workers, **found})
+            if len(records) == 1:
+                print(f'\n| source | workers | images/s | {" | ".join([*found][1:])} |')
+                print('|---' * (len(found) + 2) + '|')
+            speed, *shares = found.values()
+            cells = ' | '.join(f'{value:.1%}' for value in shares)
+            print(f'| {name} | {workers} | {speed:.0f} | {cells} |', flush=True)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    content = {
+        **environment(),
+        'arguments': {key: str(value) for key, value in vars(arguments).items()},
+        'loops': records,
+    }
+    path = arguments.output / 'loop.json'
+    path.write_text(json.dumps(content, indent=2) + '\n')
+    print(f'\nWrote {path}.')
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--data', type=Path, default=DATA)
+    parser.add_argument('--output', type=Path, default=Path('outputs/benchmarks'))
+    names = ('eurosat', 'bigearthnet', 'scenes', 'scenes in memory')
+    parser.add_argument('--only', nargs='+', choices=names, default=names)
+    parser.add_argument('--workers', type=int, nargs='+', default=[0, 2])
+    parser.add_argument('--model', default='sigmae_vit_small_patch8')
+    parser.add_argument('--size', type=int, default=96)
+    parser.add_argument('--batch-size', type=int, default=32)
+    parser.add_argument('--steps', type=int, default=20)
+    parser.add_argument('--skip', type=int, default=4)
+    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
+    parser.add_argument('--precision', default='32-true')
+    main(parser.parse_args())

@@ -1,0 +1,303 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""How benchmarks measure: in turn, with what it takes, and on what.
+
+- Time: all contenders in turn, in one process; median and quartiles.
+- Memory: a process for each contender, which takes two steps (the first makes the
+  optimiser's state). What its peak is above the time before, when weights and batch
+  were there: resident memory on the CPU (Linux only), allocated memory on a GPU.
+- FLOP: those of the matrix products in forward and backward, as torch counts them with
+  attention as plain matrix products. Fused attention recomputes some, which is not
+  counted.
+"""
+
+import argparse
+import math
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from datetime import datetime
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import Dataset
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from torchgeo_sigmae import SyntheticSentinel2
+from torchgeo_sigmae.datasets import SceneChips, find_scenes
+
+__all__ = (
+    'DATA',
+    'count_flop',
+    'environment',
+    'interleave',
+    'matmul_rate',
+    'measure_memory',
+    'megabytes',
+    'now',
+    'product',
+    'quartiles',
+    'read_chips',
+    'where',
+)
+
+#: Real data, unless told otherwise.
+DATA = Path(os.environ.get('SIGMAE_DATA', '../shared/data'))
+
+#: Side of the matrices of the matrix product.
+SIDE = 2048
+
+
+def now(device: str) -> float:
+    """Read the clock, once the device has done all its work.
+
+    Args:
+        device: ``'cpu'`` or ``'cuda'``.
+
+    Returns:
+        Seconds.
+    """
+    if device == 'cuda':
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def read_chips(arguments: argparse.Namespace, size: int) -> tuple[Tensor, str]:
+    """Read the batch.
+
+    Args:
+        arguments: See the module.
+        size: Side of the chips in pixels.
+
+    Returns:
+        Raw images ``(B, 10, size, size)``, and what they are.
+    """
+    count, root = arguments.batch_size, arguments.data / 'scenes'
+    chips: Dataset[dict[str, Tensor]]
+    if root.is_dir():
+        # Haze with stripes is left out.
+        scenes = find_scenes(root, exclude='*T33NZA*')
+        scenes = [s for s in scenes if min(s.height, s.width) >= size]
+        chips = SceneChips(scenes, size=size, random=False, length=count)
+        title = f'real Sentinel-2 chips of {len(scenes)} scenes'
+    else:
+        chips = SyntheticSentinel2(arguments.output, 'val')
+        title = f'synthetic chips (there is no {root})'
+    images = torch.stack([chips[i % len(chips)]['image'] for i in range(count)])
+    repeat = math.ceil(size / images.shape[-1])
+    return images.tile(repeat, repeat)[..., :size, :size].contiguous(), title
+
+
+def measure_memory(
+    arguments: argparse.Namespace,
+    build: Callable[..., Callable[[], Any]],
+    jobs: Sequence[Sequence[Any]],
+) -> list[int | None]:
+    """Measure the memory of several contenders, one after the other.
+
+    Args:
+        arguments: Threads and device.
+        build: Makes the step of a contender, from *arguments*, what is in its job, and
+            whether it is to be small. A function of a module.
+        jobs: What each contender is.
+
+    Returns:
+        Bytes of each; None where unknown.
+    """
+    # Tensors come from the system and go back at once, so that resident memory follows
+    # what is allocated.
+    os.environ['MALLOC_MMAP_THRESHOLD_'] = '65536'
+    # Processes start from one in which the package is imported, and nothing has run.
+    context = get_context('forkserver')
+    context.set_forkserver_preload(['torchgeo_sigmae'])
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
+        futures = [pool.submit(_peak_memory, arguments, build, job) for job in jobs]
+        return [future.result() for future in tqdm(futures, 'Memory', disable=None)]
+
+
+def _peak_memory(
+    arguments: argparse.Namespace,
+    build: Callable[..., Callable[[], Any]],
+    job: Sequence[Any],
+) -> int | None:
+    """Bytes at the peak of two steps, above those before."""
+    torch.set_num_threads(arguments.threads)
+    # What libraries set up at first use is not the contender's.
+    build(arguments, *job, small=True)()
+    step = build(arguments, *job, small=False)
+    if arguments.device == 'cuda':
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        # Forget the peak so far. ru_maxrss would tell the parent's.
+        Path('/proc/self/clear_refs').write_text('5')
+    except OSError:
+        return None
+    before = _resident('VmRSS')
+    step()
+    step()
+    return _resident('VmHWM') - before
+
+
+def _resident(key: str) -> int:
+    """Look up the resident memory of this process.
+
+    Args:
+        key: ``'VmRSS'`` for now, ``'VmHWM'`` for its peak.
+
+    Returns:
+        Bytes.
+    """
+    status = Path('/proc/self/status').read_text()
+    found = re.search(rf'{key}:\s+(\d+) kB', status)
+    assert found is not None
+    return 1024 * int(found[1])
+
+
+def interleave(
+    arguments: argparse.Namespace, calls: Sequence[Callable[[], Any]], title: str
+) -> list[list[Any]]:
+    """Call all in turn, again and again.
+
+    Args:
+        arguments: See the module.
+        calls: What to call.
+        title: Title of the progress bar.
+
+    Returns:
+        What each returned, without the warm-up.
+    """
+    found: list[list[Any]] = [[] for _ in calls]
+    rounds = range(arguments.warm_up + arguments.repetitions)
+    for turn in tqdm(rounds, title, disable=None):
+        for values, call in zip(found, calls, strict=True):
+            value = call()
+            if turn >= arguments.warm_up:
+                values.append(value)
+    return found
+
+
+def product(
+    arguments: argparse.Namespace, precision: str | None = None
+) -> Callable[[], float]:
+    """Make a matrix product to measure beside the contenders.
+
+    Args:
+        arguments: Device and precision.
+        precision: Another one.
+
+    Returns:
+        A function that takes it, and returns the seconds it took.
+    """
+    half = (precision or arguments.precision) == 'bf16'
+    dtype = torch.bfloat16 if half else torch.float32
+    matrix = torch.randn(SIDE, SIDE, device=arguments.device).to(dtype)
+
+    def multiply() -> float:
+        start = now(arguments.device)
+        torch.matmul(matrix, matrix)
+        return now(arguments.device) - start
+
+    return multiply
+
+
+def matmul_rate(seconds: Sequence[float]) -> float:
+    """Turn the times of :func:`product` into a rate.
+
+    Args:
+        seconds: What it took.
+
+    Returns:
+        Floating-point operations per second, of the median.
+    """
+    return 2 * SIDE**3 / float(np.median(seconds))
+
+
+def count_flop(step: Callable[[], Any]) -> int:
+    """Count the floating-point operations of the matrix products of a step.
+
+    Args:
+        step: The step.
+
+    Returns:
+        Their number, a multiplication and an addition being two.
+    """
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        step()
+    total: int = counter.get_total_flops()
+    return total
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Find the quartiles.
+
+    Args:
+        values: Measured values.
+
+    Returns:
+        The first quartile, the median and the third.
+    """
+    low, middle, high = np.percentile(values, (25, 50, 75)).tolist()
+    return low, middle, high
+
+
+def megabytes(count: int | None) -> str:
+    """Write a number of bytes.
+
+    Args:
+        count: Bytes, or None.
+
+    Returns:
+        For example ``512 MiB``.
+    """
+    return 'unknown' if count is None else f'{count / 2**20:.0f} MiB'
+
+
+def environment() -> dict[str, Any]:
+    """Say on what is measured.
+
+    Returns:
+        Versions, threads, processor and date.
+    """
+    cpu = platform.processor()
+    if Path('/proc/cpuinfo').exists():
+        found = re.search('model name\t: (.*)', Path('/proc/cpuinfo').read_text())
+        cpu = found[1] if found else cpu
+    return {
+        'date': datetime.now().astimezone().isoformat(timespec='seconds'),
+        'cpu': cpu,
+        'gpu': torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        'threads': torch.get_num_threads(),
+        'python': platform.python_version(),
+        'versions': {
+            name: version(name) for name in ('torch', 'torchgeo', 'timm', 'lightning')
+        },
+    }
+
+
+def where() -> str:
+    """Say what was measured on, for the foot of a table.
+
+    Returns:
+        Threads, processor, versions and the date.
+    """
+    known = environment()
+    versions = ', '.join(f'{name} {v}' for name, v in known['versions'].items())
+    gpu = f'{known["gpu"]}, ' if known['gpu'] else ''
+    return (
+        f'{known["threads"]} threads, {known["cpu"]}, {gpu}{versions}, {known["date"]}'
+    )
