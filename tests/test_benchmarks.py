@@ -144,7 +144,8 @@ def test_loop(real_data: Callable[[str], Path], tmp_path: Path) -> None:
 def test_scaling(tmp_path: Path) -> None:
     command = (
         'benchmarks.scaling', '--data', tmp_path, '--output', tmp_path, '--model',
-        'sigmae_vit_tiny_patch8', '--size', 32, '--read-seconds', 0,
+        'sigmae_vit_tiny_patch8', '--size', 32, '--read-seconds', 0, '--batch-size',
+        99999,
     )  # fmt: skip
     assert 'Assumed: 0.0 ms to read' in run(*command)
     rows = json.loads((tmp_path / 'scaling.json').read_text())['predicted'][:7]

@@ -82,6 +82,16 @@ class Watch(Callback):
             self.betas.append(float(trainer.callback_metrics['saliency_beta']))
 
 
+class Losses(Callback):
+    """Records what is optimised."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def on_before_backward(self, trainer, pl_module, loss) -> None:
+        self.losses.append(loss.item())
+
+
 def weights_of(task: LightningModule) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in task.model.state_dict().items()}
 
@@ -487,6 +497,34 @@ def test_figures_reach_the_logger(
     assert (tmp_path / 'csv' / 'metrics.csv').exists()
 
 
+@pytest.mark.parametrize('model', ['sigmae', 's2mae', 'satmae'])
+def test_visible_tokens_are_given_back_as_well(
+    model: str, synthetic_root: Path, tmp_path: Path
+) -> None:
+    """Their error is added with its weight; what is logged stays comparable."""
+    losses: dict[float, dict[str, float]] = {}
+    for weight in (0.0, 0.5):
+        torch.manual_seed(0)
+        task = make_task(
+            model=f'{model}_vit_tiny_patch8', masking='random', visible_weight=weight
+        )
+        datamodule = SyntheticSentinel2DataModule(root=synthetic_root, batch_size=16)
+        watch = Losses()
+        run = make_trainer(
+            tmp_path, max_steps=1, limit_val_batches=0, callbacks=[watch]
+        )
+        run.fit(task, datamodule)
+        losses[weight] = {'sum': watch.losses[0]} | {
+            name: value.item() for name, value in run.callback_metrics.items()
+        }
+    plain, both = losses[0.0], losses[0.5]
+    assert 'train_visible_loss' not in plain
+    assert plain['sum'] == plain['train_loss'] == both['train_loss']
+    expected = both['train_loss'] + 0.5 * both['train_visible_loss']
+    assert both['sum'] == pytest.approx(expected, rel=1e-6)
+    assert both['train_visible_loss'] > 0
+
+
 @pytest.mark.parametrize('masking', ['random', 'saliency'])
 def test_saliency_is_computed_where_it_steers_and_nowhere_else(
     masking: str, synthetic_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -607,6 +645,8 @@ def test_weights_from_path_enum_and_string_are_equal(
         ({'mask_ratio': (0.1, 0.2, 0.3)}, 'neither a number nor a pair'),
         ({'indices': ()}, 'indices: none given'),
         ({'saliency_end': float('nan')}, 'must be finite'),
+        ({'visible_weight': -1.0}, r'visible_weight: -1.0 must be 0 or more'),
+        ({'visible_weight': float('inf')}, r'visible_weight: inf must be'),
         ({'size': 8}, 'size: 8 is a single patch'),
         ({'sensor': 'modis'}, "sensor: 'modis' is unknown"),
         ({'model': 'resnet18'}, "model: 'resnet18' is not a plain timm"),

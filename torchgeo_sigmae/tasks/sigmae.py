@@ -3,6 +3,7 @@
 
 """SIGMAE task: masked-autoencoder pretraining guided by spectral indices."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -93,6 +94,7 @@ class SIGMAETask(PretrainingTask):
         decoder_depth: int = 4,
         decoder_num_heads: int = 8,
         norm_pix_loss: bool = False,
+        visible_weight: float = 0.0,
         target: str = 'standardized',
         mean: float | Sequence[float] | None = None,
         std: float | Sequence[float] | None = None,
@@ -156,6 +158,9 @@ class SIGMAETask(PretrainingTask):
             decoder_num_heads: Number of attention heads in the decoder.
             norm_pix_loss: Normalise every target patch by its own mean and variance.
                 Unlike TorchGeo's, off by default: predictions then stay in reflectance.
+            visible_weight: Weight of the error at visible tokens, which the decoder has
+                to give back as well then; 0 for MAE's loss, hidden tokens alone. Keeps
+                detail in the features that hidden tokens do not ask for.
             target: Space of the target: ``'standardized'`` (what the encoder sees),
                 ``'unit'`` ([0, 1] per band: two standard deviations to both sides of
                 the mean, clipped) or ``'reflectance'``.
@@ -211,6 +216,11 @@ class SIGMAETask(PretrainingTask):
                 f'{list(self.bands)}. Leave in_channels out, or name as many bands.'
             )
         check_predict_ratio(hparams['predict_ratio'])
+        if not 0 <= hparams['visible_weight'] < math.inf:
+            raise ValueError(
+                f'visible_weight: {hparams["visible_weight"]} must be 0 or more, and '
+                "finite; 0 for MAE's loss."
+            )
         TargetSpace(hparams['target'], hparams['norm_pix_loss'])
         self.model, stage = build_model(
             hparams, self.bands, self.sensor, self.weights, self.previous
@@ -279,7 +289,7 @@ class SIGMAETask(PretrainingTask):
     def training_step(
         self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
     ) -> Tensor:
-        """Compute the training loss.
+        """Compute the training loss, of which hidden tokens are logged alone.
 
         Args:
             batch: The output of your DataLoader.
@@ -290,14 +300,23 @@ class SIGMAETask(PretrainingTask):
             The loss tensor.
         """
         tokens, keep, predicted, counts = self._draw(batch)
+        size, hidden = predicted.shape
+        weight = self.hparams['visible_weight']
+        if weight:
+            predicted = torch.cat([predicted, keep], dim=1)
+            counts = torch.cat([counts, tokens.valid.gather(1, keep)], dim=1)
         prediction = self.model(tokens.image, keep, predicted, tokens.patches)
         prediction = self.target.place(prediction, tokens, predicted)
         target = self.target.encode(tokens, predicted)
         pixels = gather_tokens(tokens.pixels, predicted) & counts.unsqueeze(-1)
-        loss = masked_mse(prediction, target, pixels)
-        size = tokens.image.shape[0]
+        parts = prediction, target, pixels
+        loss = masked_mse(*(part[:, :hidden] for part in parts))
         self.log('train_loss', loss, batch_size=size)
         self.train_loss.update(loss.detach())
+        if weight:
+            visible = masked_mse(*(part[:, hidden:] for part in parts))
+            self.log('train_visible_loss', visible, batch_size=size)
+            loss = loss + weight * visible
         return loss
 
     def validation_step(
