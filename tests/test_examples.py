@@ -69,6 +69,7 @@ def test_pretraining_from_the_example_config(
         ('scenes', 'scenes', 'data.init_args', ['--data.init_args.length=16']),
         ('satmae', 'scenes', 'data.init_args', ['--data.init_args.length=16']),
         ('barkbeetle', 'barkbeetle', 'data.init_args', ['--data.init_args.length=28']),
+        ('pool', '.', 'data.init_args', ['--data.init_args.length=64']),
         ('bigearthnet', 'bigearthnet', 'data.dict_kwargs', []),
     ],
 )
