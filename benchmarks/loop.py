@@ -23,10 +23,8 @@ Writes a table and OUTPUT/loop.json. About ten minutes on 2 CPU cores.
 
 import argparse
 import json
-import logging
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -45,6 +43,7 @@ from torchgeo_sigmae.models import MaskedAutoencoder
 from torchgeo_sigmae.tasks import sigmae
 
 from .measure import DATA, environment, where
+from .steps import quiet
 
 
 class Eurosat(EuroSATDataModule):
@@ -191,8 +190,7 @@ def main(arguments: argparse.Namespace) -> None:
     Args:
         arguments: See the module.
     """
-    logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
-    warnings.filterwarnings('ignore', module='lightning')
+    quiet()
     torch.set_num_threads(arguments.threads)
     print(
         f'{arguments.batch_size} images, {arguments.size} px, {arguments.model}, '

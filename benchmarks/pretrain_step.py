@@ -24,52 +24,26 @@ On a GPU: ``--device cuda --precision bf16``, also ``--compile``; another encode
 
 import argparse
 import json
-import logging
-import tempfile
-import threading
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import timm
 import torch
-import torch.nn.functional as F
-from kornia import augmentation as K
-from lightly.models import utils
-from lightly.models.modules import MAEDecoderTIMM, MaskedVisionTransformerTIMM
-from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.data import DataLoader
-from torch.utils.flop_counter import FlopCounterMode
-
-from torchgeo_sigmae import SIGMAETask
-from torchgeo_sigmae.masking import random_mask
-from torchgeo_sigmae.models import gather_tokens, normalize_patches
-from torchgeo_sigmae.tasks.optim import build_optimizer
+from torch import Tensor
 
 from .measure import (
     DATA,
-    count_flop,
     environment,
     interleave,
     matmul_rate,
     measure_memory,
     megabytes,
-    now,
     product,
     quartiles,
     read_chips,
     where,
 )
-
-try:
-    from torchgeo.tasks import MAE
-except ImportError:
-    # Before TorchGeo 0.10.
-    MAE = None
+from .steps import KINDS, MAE, Contender, Fit, quiet
 
 #: Arguments of SIGMAETask that make it do what torchgeo.tasks.MAE does.
 EQUAL: dict[str, Any] = {
@@ -81,9 +55,6 @@ EQUAL: dict[str, Any] = {
     'norm_pix_loss': True,
 }
 
-#: Precisions, by name.
-PRECISIONS = ('fp32', 'bf16')
-
 #: The decoder of MAE, SatMAE and S2MAE.
 LARGE: dict[str, Any] = {
     'decoder': 'self',
@@ -92,26 +63,8 @@ LARGE: dict[str, Any] = {
     'decoder_num_heads': 16,
 }
 
-
-class Contender(NamedTuple):
-    """One row of a table.
-
-    Attributes:
-        name: What it is.
-        table: The table it is in.
-        make: Whose step it is: ``'ours'``, ``'fused'`` (ours with the attention PyTorch
-            would choose), ``'torchgeo'``, or ``'modules'`` and ``'lightly'``, which are
-            no tasks.
-        options: Arguments of the task, beside model, size and bands.
-        precision: ``'fp32'``, ``'bf16'``; None for that of the command line.
-    """
-
-    name: str
-    table: str
-    make: str
-    options: Mapping[str, Any] | None = None
-    precision: str | None = None
-
+#: Precisions, by name.
+PRECISIONS = ('fp32', 'bf16')
 
 #: What is compared. The first of a table is what the others are measured against.
 CONTENDERS = {
@@ -134,288 +87,6 @@ CONTENDERS = {
         Contender('torchgeo.tasks.MAE', 'defaults', 'torchgeo'),
     ),
 }
-
-
-def crop(size: int) -> K.AugmentationSequential:
-    """Make an augmentation for both, that of torchgeo.tasks.MAE.
-
-    Args:
-        size: Side of the images.
-
-    Returns:
-        Random resized crops and flips.
-    """
-    return K.AugmentationSequential(
-        K.RandomResizedCrop(
-            (size, size), scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), resample='bicubic'
-        ),
-        K.RandomHorizontalFlip(p=0.5),
-        K.RandomVerticalFlip(p=0.5),
-        data_keys=['input'],
-    )
-
-
-def make_task(
-    contender: Contender, model: str, size: int, channels: int
-) -> LightningModule:
-    """Make the task of a contender.
-
-    Args:
-        contender: The contender.
-        model: Name of the encoder.
-        size: Side of the images in pixels.
-        channels: Number of bands.
-
-    Returns:
-        The task.
-    """
-    torch.manual_seed(0)
-    if contender.make == 'torchgeo':
-        task: LightningModule = MAE(
-            model=model, in_channels=channels, size=size, **(contender.options or {})
-        )
-        return task
-    options = dict(contender.options or {})
-    if contender.table == 'equal':
-        options['transform'] = crop(size)
-    ours = SIGMAETask(
-        model, size=size, mean=2000.0, std=1000.0, normalize=False, lr=1e-4, **options
-    )
-    if contender.make == 'fused':
-        ours.model.attention = nullcontext
-    return ours
-
-
-class Turns(Callback):
-    """Takes the turn before every step of a trainer, and the time."""
-
-    def __init__(self, device: str) -> None:
-        """Initialize a new Turns instance.
-
-        Args:
-            device: ``'cpu'`` or ``'cuda'``.
-        """
-        self.device = device
-        self.mine, self.done = threading.Semaphore(0), threading.Semaphore(0)
-        self.seconds: list[float] = []
-        self.start = 0.0
-        self.last = False
-        self.counter: FlopCounterMode | None = None
-        self.stack = ExitStack()
-
-    def begin(self) -> None:
-        """Wait for the turn."""
-        self.mine.acquire()
-        self.start = now(self.device)
-        if self.counter is not None:
-            # Modes are a matter of the thread.
-            self.stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            self.stack.enter_context(self.counter)
-
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Give the turn back, and wait for the next.
-
-        Args:
-            trainer: The trainer.
-            *args: Not used.
-        """
-        self.stack.close()
-        self.seconds.append(now(self.device) - self.start)
-        self.done.release()
-        self.begin()
-        trainer.should_stop = self.last
-
-
-class Fit:
-    """Steps of a trainer, one when called."""
-
-    def __init__(
-        self, arguments: argparse.Namespace, contender: Contender, images: Tensor
-    ) -> None:
-        """Initialize a new Fit instance.
-
-        Args:
-            arguments: See the module.
-            contender: Whose steps.
-            images: The batch, normalised ``(B, C, H, W)``.
-        """
-        size = images.shape[-1]
-        task = make_task(contender, arguments.model, size, images.shape[1])
-        self.task = torch.compile(task) if arguments.compile else task
-        precision = contender.precision or arguments.precision
-        self.turns = Turns(arguments.device)
-        self.folder = tempfile.TemporaryDirectory()
-        self.trainer = Trainer(
-            accelerator='gpu' if arguments.device == 'cuda' else 'cpu',
-            devices=1,
-            precision='bf16-mixed' if precision == 'bf16' else '32-true',
-            max_epochs=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[self.turns],
-            default_root_dir=self.folder.name,
-        )
-        # As it comes from a loader: the same batch, many times.
-        batches: Any = [{'image': images}] * 100_000
-        self.loader: DataLoader[Any] = DataLoader(batches, batch_size=None)
-        self.error: BaseException | None = None
-        self.threads = arguments.threads
-        self.thread = threading.Thread(target=self._fit, daemon=True)
-        self.thread.start()
-
-    def _fit(self) -> None:
-        """Train, in a thread of its own."""
-        torch.set_num_threads(self.threads)
-        self.turns.begin()
-        try:
-            self.trainer.fit(self.task, self.loader)
-        except BaseException as error:
-            self.error = error
-            self.turns.done.release()
-
-    def __call__(self) -> float:
-        """Take a step.
-
-        Returns:
-            Seconds it took.
-
-        Raises:
-            RuntimeError: If training fails.
-        """
-        self.turns.mine.release()
-        self.turns.done.acquire()
-        if self.error is not None:
-            raise RuntimeError('training failed') from self.error
-        return self.turns.seconds[-1]
-
-    def count_flop(self) -> int:
-        """Take a step and count what it does.
-
-        Returns:
-            Floating-point operations.
-        """
-        self.turns.counter = FlopCounterMode(display=False)
-        self()
-        total: int = self.turns.counter.get_total_flops()
-        self.turns.counter = None
-        return total
-
-    def close(self) -> None:
-        """Stop training."""
-        self.turns.last = True
-        self.turns.mine.release()
-        self.thread.join()
-        self.folder.cleanup()
-
-
-class Modules:
-    """A step with our modules, without Lightning."""
-
-    def __init__(
-        self, arguments: argparse.Namespace, contender: Contender, images: Tensor
-    ) -> None:
-        """Initialize a new Modules instance.
-
-        Args:
-            arguments: See the module.
-            contender: Whose steps.
-            images: The batch, normalised ``(B, C, H, W)``.
-        """
-        task = make_task(contender, arguments.model, images.shape[-1], images.shape[1])
-        self.model: Any = task.model.to(arguments.device)
-        self.images = images.to(arguments.device)
-        self.optimizer = build_optimizer(
-            [self.model.encoder, self.model.decoder], 1e-4, 0.05
-        )
-
-    def __call__(self) -> float:
-        """Take a step.
-
-        Returns:
-            Seconds it took.
-        """
-        start = now(self.images.device.type)
-        self.loss().backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return now(self.images.device.type) - start
-
-    def loss(self) -> Tensor:
-        """Compute the loss.
-
-        Returns:
-            The scalar loss.
-        """
-        patches = self.model.layout.patchify(self.images)
-        mask = random_mask(patches[..., 0], 0.9)
-        prediction = self.model(self.images, mask.keep, mask.masked, patches)
-        target, _, _ = normalize_patches(gather_tokens(patches, mask.masked))
-        return F.mse_loss(prediction, target)
-
-    def count_flop(self) -> int:
-        """Take a step and count what it does.
-
-        Returns:
-            Floating-point operations.
-        """
-        return count_flop(self)
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-class Lightly(Modules):
-    """A step with lightly's modules, put together as its documentation says."""
-
-    def __init__(
-        self, arguments: argparse.Namespace, contender: Contender, images: Tensor
-    ) -> None:
-        """Initialize a new Lightly instance.
-
-        Args:
-            arguments: See the module.
-            contender: Whose steps.
-            images: The batch, normalised ``(B, C, H, W)``.
-        """
-        torch.manual_seed(0)
-        size, channels = images.shape[-1], images.shape[1]
-        vit: Any = timm.create_model(
-            arguments.model, in_chans=channels, num_classes=0, img_size=size
-        )
-        self.patch = vit.patch_embed.patch_size[0]
-        self.backbone = MaskedVisionTransformerTIMM(vit=vit).to(arguments.device)
-        self.decoder = MAEDecoderTIMM(
-            num_patches=vit.patch_embed.num_patches, patch_size=self.patch,
-            in_chans=channels, embed_dim=vit.embed_dim, decoder_embed_dim=512,
-            decoder_depth=1, decoder_num_heads=8, mlp_ratio=4.0, proj_drop_rate=0.0,
-            attn_drop_rate=0.0,
-        ).to(arguments.device)  # fmt: skip
-        self.images = images.to(arguments.device)
-        modules: Sequence[nn.Module] = (self.backbone, self.decoder)
-        self.optimizer = build_optimizer(modules, 1e-4, 0.05)
-
-    def loss(self) -> Tensor:
-        """Compute the loss.
-
-        Returns:
-            The scalar loss.
-        """
-        shape = len(self.images), self.backbone.sequence_length
-        keep, masked = utils.random_token_mask(shape, 0.9, device=self.images.device)
-        seen = self.decoder.embed(self.backbone.encode(self.images, idx_keep=keep))
-        tokens = utils.repeat_token(self.decoder.mask_token, shape)
-        tokens = utils.set_at_index(tokens, keep, seen.type_as(tokens))
-        decoded = utils.get_at_index(self.decoder.decode(tokens), masked)
-        patches = utils.patchify(self.images, self.patch)
-        target = utils.get_at_index(patches, masked - 1)
-        target = utils.normalize_mean_var(target, dim=-1)
-        return F.mse_loss(self.decoder.predict(decoded), target)
-
-
-#: How the steps of a contender are run.
-KINDS: dict[str, type[Any]] = {'modules': Modules, 'lightly': Lightly}
 
 
 def read_batch(arguments: argparse.Namespace) -> tuple[Tensor, str]:
@@ -444,7 +115,7 @@ def build(
     Returns:
         The step.
     """
-    _quiet()
+    quiet()
     images, _ = read_batch(arguments)
     kind = KINDS.get(contender.make, Fit)
     step: Callable[[], float] = kind(
@@ -527,7 +198,7 @@ def main(arguments: argparse.Namespace) -> None:
     Args:
         arguments: See the module.
     """
-    _quiet()
+    quiet()
     torch.set_num_threads(arguments.threads)
     title = read_batch(arguments)[1]
     print(
@@ -558,13 +229,6 @@ def main(arguments: argparse.Namespace) -> None:
     path = arguments.output / 'pretrain_step.json'
     path.write_text(json.dumps(content, indent=2) + '\n')
     print(f'Wrote {path}.')
-
-
-def _quiet() -> None:
-    """Keep Lightning from talking, once per contender."""
-    logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
-    warnings.filterwarnings('ignore', module='lightning')
-    warnings.filterwarnings('ignore', message='.*LeafSpec.*')
 
 
 if __name__ == '__main__':
