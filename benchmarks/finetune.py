@@ -9,7 +9,10 @@ r"""Fine-tune with and without a pretrained encoder, several seeds of each.
 
 Pretrained and from scratch differ in nothing but the weights: same network, recipe,
 order of the data and augmentation. The last epoch is tested. ``--frozen`` adds both
-with an encoder that is not trained. Other arguments go to the command line.
+with an encoder that is not trained. Other arguments go to the command line, those of
+``--for-pretrained`` only where the weights are: ``data.init_args.weights=ENCODER``
+normalises the bark-beetle data as in pretraining, while a network from scratch learns
+best from their own mean and standard deviation.
 
 Finished rows are kept in OUTPUT/rows and not run again, unless the options have
 changed or, where it is used, the encoder. Writes OUTPUT/<config>.md.
@@ -85,17 +88,20 @@ def main(arguments: argparse.Namespace, extra: list[str]) -> None:
     for seed in range(arguments.seeds):
         for title, pretrained, frozen in shown:
             weights = str(arguments.encoder) if pretrained else 'null'
+            options = [f'--{option}' for option in arguments.for_pretrained]
+            given = [*extra, *(options if pretrained else [])]
             asked = {
                 'config': config,
                 'encoder': encoder if pretrained else None,
-                'extra': extra,
+                'extra': given,
             }
             slug = title.replace(',', '').replace(' ', '-')
-            options = ['--model.init_args.freeze_backbone=true'] if frozen else []
+            if frozen:
+                given = ['--model.init_args.freeze_backbone=true', *given]
             found, before = finished_row(
                 arguments.output / 'rows' / f'{name}-{slug}-seed{seed}.json',
                 asked,
-                partial(run, arguments.config, weights, seed, [*options, *extra]),
+                partial(run, arguments.config, weights, seed, given),
             )
             results[title].append(found)
             values = ', '.join(f'{m} {found[m]:.4f}' for m in arguments.metrics)
@@ -131,6 +137,7 @@ if __name__ == '__main__':
     parser.add_argument('--metrics', nargs='+', required=True)
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--frozen', action='store_true')
+    parser.add_argument('--for-pretrained', nargs='+', default=[])
     parser.add_argument('--output', type=Path, default=Path('outputs/finetune'))
     known, extra = parser.parse_known_args()
     # LightningCLI warns about arguments given twice.

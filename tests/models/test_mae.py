@@ -9,6 +9,7 @@ import torch
 
 from torchgeo_sigmae.masking import random_mask
 from torchgeo_sigmae.models import MaskedAutoencoder, build_encoder
+from torchgeo_sigmae.models.attention import fast_attention
 from torchgeo_sigmae.models.decoders import CrossDecoder, SelfDecoder
 
 
@@ -152,8 +153,31 @@ def test_attention_of_half_precision_steps_on_a_cpu(
     found = gradients()
     assert not fused()
     taken.clear()
-    monkeypatch.setattr(mae, 'attention', lambda image: nullcontext())
+    monkeypatch.setattr(mae, 'attention', lambda image, tokens: nullcontext())
     expected = gradients()
     assert fused()
     # As far apart as roundings to 8 bits are.
     assert (found - expected).norm() < 0.03 * expected.norm()
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'bf16', 'grad', 'tokens', 'unfused'),
+    [
+        (torch.float32, True, True, 320, True),
+        (torch.bfloat16, False, True, 5, True),
+        (torch.float32, True, True, 321, False),
+        (torch.float32, True, False, 5, False),
+        (torch.float32, False, True, 5, False),
+    ],
+)
+def test_attention_is_unfused_where_that_is_faster(
+    dtype: torch.dtype, bf16: bool, grad: bool, tokens: int, unfused: bool
+) -> None:
+    image = torch.zeros(1, 4, 8, 8, dtype=dtype)
+    with (
+        torch.autocast('cpu', torch.bfloat16, enabled=bf16),
+        torch.set_grad_enabled(grad),
+        fast_attention(image, tokens),
+    ):
+        assert torch.backends.cuda.flash_sdp_enabled() is not unfused
+    assert torch.backends.cuda.flash_sdp_enabled()

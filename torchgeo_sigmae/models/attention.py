@@ -11,23 +11,27 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 __all__ = ('fast_attention',)
 
+#: Tokens of an image up to which attention weights are a small matter.
+_FEW = 320
 
-def fast_attention(image: Tensor) -> AbstractContextManager[None]:
+
+def fast_attention(image: Tensor, tokens: int) -> AbstractContextManager[None]:
     """Choose PyTorch's implementation of attention for a training step.
 
     On a CPU the backward pass of the fused attention has no fast path for half
     precision, see ``with fused attention`` in ``python -m benchmarks.pretrain_step``.
-    There the unfused one is taken. It keeps the attention weights, a small matter with
-    the few tokens that masking leaves; without gradients, and everywhere else, PyTorch
-    chooses.
+    There the unfused one is taken. It keeps the attention weights, so not for more than
+    320 tokens an image; without gradients, and everywhere else, PyTorch chooses.
 
     Args:
         image: What the model is about to see.
+        tokens: The largest number of tokens that attend to each other.
 
     Returns:
         A context to run the model in.
     """
     half = torch.is_autocast_enabled('cpu') or image.dtype != torch.float32
-    if image.device.type == 'cpu' and half and torch.is_grad_enabled():
+    slow = image.device.type == 'cpu' and half and torch.is_grad_enabled()
+    if slow and tokens <= _FEW:
         return sdpa_kernel(SDPBackend.MATH)
     return nullcontext()

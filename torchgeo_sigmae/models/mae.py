@@ -117,7 +117,8 @@ class MaskedAutoencoder(nn.Module):
         if patches is None:
             patches = self.layout.patchify(image)
         grid = self.grid(image)
-        with self.attention(image):
+        tokens = keep.shape[1] + predicted.shape[1] + self.encoder.num_prefix_tokens
+        with self.attention(image, tokens):
             features = encode_visible(self.encoder, patches, keep, grid)
             out: Tensor = self.decoder(features, keep, predicted, grid)
         return out
