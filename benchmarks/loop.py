@@ -22,7 +22,6 @@ Writes a table and OUTPUT/loop.json. About ten minutes on 2 CPU cores.
 """
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -35,32 +34,25 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.profilers import SimpleProfiler
 from torch.utils.data import ConcatDataset
-from torchgeo.datamodules import BigEarthNetDataModule, EuroSATDataModule
+from torchgeo.datamodules import (
+    BigEarthNetDataModule,
+    EuroSATDataModule,
+    NonGeoDataModule,
+)
 
 from torchgeo_sigmae import PatchSaliency, SceneDataModule, SIGMAETask
 from torchgeo_sigmae.masking import Curriculum
 from torchgeo_sigmae.models import MaskedAutoencoder
 from torchgeo_sigmae.tasks import sigmae
 
-from .measure import DATA, environment, where
-from .steps import quiet
+from .measure import DATA, quiet, where, write_record
+
+#: Samples an epoch has, so that none ends while time is taken.
+LENGTH = 100_000
 
 
-class Eurosat(EuroSATDataModule):
-    """EuroSAT, its samples many times over."""
-
-    def setup(self, stage: str) -> None:
-        """Set up datasets.
-
-        Args:
-            stage: Either 'fit', 'validate', 'test', or 'predict'.
-        """
-        super().setup(stage)
-        self.train_dataset: Any = ConcatDataset([self.train_dataset] * 1000)
-
-
-class Bigearthnet(BigEarthNetDataModule):
-    """BigEarthNet, its samples many times over."""
+class Repeated(NonGeoDataModule):
+    """A datamodule whose few samples come many times over."""
 
     def setup(self, stage: str) -> None:
         """Set up datasets.
@@ -69,7 +61,16 @@ class Bigearthnet(BigEarthNetDataModule):
             stage: Either 'fit', 'validate', 'test', or 'predict'.
         """
         super().setup(stage)
-        self.train_dataset: Any = ConcatDataset([self.train_dataset] * 50_000)
+        dataset: Any = self.train_dataset
+        self.train_dataset = ConcatDataset([dataset] * (LENGTH // len(dataset)))
+
+
+class Eurosat(Repeated, EuroSATDataModule):
+    """EuroSAT, repeated."""
+
+
+class Bigearthnet(Repeated, BigEarthNetDataModule):
+    """BigEarthNet, repeated."""
 
 
 def sources(arguments: argparse.Namespace) -> dict[str, Callable[[int], Any]]:
@@ -86,7 +87,7 @@ def sources(arguments: argparse.Namespace) -> dict[str, Callable[[int], Any]]:
     def scenes(in_memory: bool) -> Callable[[int], LightningDataModule]:
         return lambda workers: SceneDataModule(
             data / 'scenes', batch_size=batch, num_workers=workers,
-            in_memory=in_memory, length=100_000,
+            in_memory=in_memory, length=LENGTH,
         )  # fmt: skip
 
     return {
@@ -209,15 +210,7 @@ def main(arguments: argparse.Namespace) -> None:
             speed, *shares = found.values()
             cells = ' | '.join(f'{value:.1%}' for value in shares)
             print(f'| {name} | {workers} | {speed:.0f} | {cells} |', flush=True)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    content = {
-        **environment(),
-        'arguments': {key: str(value) for key, value in vars(arguments).items()},
-        'loops': records,
-    }
-    path = arguments.output / 'loop.json'
-    path.write_text(json.dumps(content, indent=2) + '\n')
-    print(f'\nWrote {path}.')
+    write_record(arguments, 'loop', loops=records)
 
 
 if __name__ == '__main__':

@@ -13,11 +13,14 @@
 """
 
 import argparse
+import json
+import logging
 import math
 import os
 import platform
 import re
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime
@@ -39,6 +42,7 @@ from torchgeo_sigmae.datasets import SceneChips, find_scenes
 
 __all__ = (
     'DATA',
+    'SIDE',
     'count_flop',
     'environment',
     'interleave',
@@ -48,8 +52,10 @@ __all__ = (
     'now',
     'product',
     'quartiles',
+    'quiet',
     'read_chips',
     'where',
+    'write_record',
 )
 
 #: Real data, unless told otherwise.
@@ -301,3 +307,29 @@ def where() -> str:
     return (
         f'{known["threads"]} threads, {known["cpu"]}, {gpu}{versions}, {known["date"]}'
     )
+
+
+def write_record(arguments: argparse.Namespace, name: str, **measured: Any) -> None:
+    """Write what was measured, on what and with which options.
+
+    Args:
+        arguments: The options; the file goes to ``output``.
+        name: Name of the file.
+        **measured: What was measured.
+    """
+    content = {
+        **environment(),
+        'arguments': {key: str(value) for key, value in vars(arguments).items()},
+        **measured,
+    }
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    path = arguments.output / f'{name}.json'
+    path.write_text(json.dumps(content, indent=2) + '\n')
+    print(f'\nWrote {path}.')
+
+
+def quiet() -> None:
+    """Keep Lightning from talking, once per run."""
+    logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
+    warnings.filterwarnings('ignore', module='lightning')
+    warnings.filterwarnings('ignore', message='.*LeafSpec.*')

@@ -9,20 +9,11 @@ A step is what the model does with a batch that is there: tokens with their sali
 mask, forward, loss, backward, AdamW. Loader and augmentation are left out, as they are
 the same for all.
 
-- Time: all contenders and a matrix product in turn, in one process; median and
-  interquartile range.
-- Memory: a process for each contender, which takes two steps (the first makes the
-  optimiser's state). What its peak is above the time before, when weights and batch
-  were there: resident memory on the CPU (Linux only), allocated memory on a GPU.
-- FLOP: those of the matrix products in forward and backward, as torch counts them with
-  attention as plain matrix products. Fused attention recomputes some, which is not
-  counted.
-
+How time, memory and FLOP are measured: ``benchmarks/measure.py``.
 Writes tables and OUTPUT/models.json. About ten minutes on 2 CPU cores.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +41,7 @@ from .measure import (
     product,
     quartiles,
     read_chips,
+    write_record,
 )
 
 #: Families of encoders, and how they are masked.
@@ -283,17 +275,7 @@ def main(arguments: argparse.Namespace) -> None:
         arguments, [('s2mae', 'random', size) for size in arguments.sizes], 'Tokens'
     )
     print_tokens(tokens)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    content = {
-        **known,
-        'arguments': {key: str(value) for key, value in vars(arguments).items()},
-        'data': title,
-        'models': models,
-        'tokens': tokens,
-    }
-    path = arguments.output / 'models.json'
-    path.write_text(json.dumps(content, indent=2) + '\n')
-    print(f'Wrote {path}.')
+    write_record(arguments, 'models', data=title, models=models, tokens=tokens)
 
 
 if __name__ == '__main__':

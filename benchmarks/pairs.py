@@ -15,7 +15,6 @@ Finished rows are kept in OUTPUT/rows and not run again. Writes OUTPUT/table.md.
 """
 
 import argparse
-import logging
 import time
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ from torchgeo_sigmae import SIGMAETask
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.masking import MASKINGS
 
-from .measure import DATA, where
+from .measure import DATA, quiet, where
 from .rows import finished_row
 from .s2mae_ablation import quiet_trainer, scenes
 
@@ -138,5 +137,5 @@ if __name__ == '__main__':
     parser.add_argument('--batch-size', type=int, default=16)
     parser.add_argument('--mask-ratio', type=float, default=0.75)
     parser.add_argument('--precision', default='bf16-mixed')
-    logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
+    quiet()
     main(parser.parse_args())

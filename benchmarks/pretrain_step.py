@@ -23,7 +23,6 @@ On a GPU: ``--device cuda --precision bf16``, also ``--compile``; another encode
 """
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,17 +32,18 @@ from torch import Tensor
 
 from .measure import (
     DATA,
-    environment,
     interleave,
     matmul_rate,
     measure_memory,
     megabytes,
     product,
     quartiles,
+    quiet,
     read_chips,
     where,
+    write_record,
 )
-from .steps import KINDS, MAE, Contender, Fit, quiet
+from .steps import KINDS, MAE, Contender, Fit
 
 #: Arguments of SIGMAETask that make it do what torchgeo.tasks.MAE does.
 EQUAL: dict[str, Any] = {
@@ -219,16 +219,7 @@ def main(arguments: argparse.Namespace) -> None:
             print_table(table, found)
     rates = {row['matmul_flop_per_second'] / 1e9 for row in records}
     print(f'\nMatrix products: {", ".join(f"{r:.0f}" for r in sorted(rates))} GFLOP/s.')
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    content = {
-        **environment(),
-        'arguments': {key: str(value) for key, value in vars(arguments).items()},
-        'data': title,
-        'steps': records,
-    }
-    path = arguments.output / 'pretrain_step.json'
-    path.write_text(json.dumps(content, indent=2) + '\n')
-    print(f'Wrote {path}.')
+    write_record(arguments, 'pretrain_step', data=title, steps=records)
 
 
 if __name__ == '__main__':

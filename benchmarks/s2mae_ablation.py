@@ -24,10 +24,8 @@ changed. Writes OUTPUT/table.md.
 
 import argparse
 import json
-import logging
 import tempfile
 import time
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +41,7 @@ from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.evaluation import fixed_split, score
 
 from .finetune import summary
-from .measure import DATA, where
+from .measure import DATA, quiet, where
 from .rows import finished_row
 
 DEFAULT: dict[str, Any] = {
@@ -354,6 +352,5 @@ if __name__ == '__main__':
     parser.add_argument('--batch-size', type=int, default=16)
     parser.add_argument('--every', type=int, default=1, help='for tests')
     parser.add_argument('--precision', default='bf16-mixed')
-    logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
-    warnings.filterwarnings('ignore', module='lightning')
+    quiet()
     main(parser.parse_args())

@@ -20,7 +20,6 @@ Writes a table and OUTPUT/scaling.json.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from tqdm import tqdm
 
 from torchgeo_sigmae import SIGMAETask
 
-from .measure import DATA, count_flop, environment, where
+from .measure import DATA, count_flop, where, write_record
 
 #: Runs that are predicted: images of the data, and epochs.
 RUNS = {'BigEarthNet, 590,326 patches': (590_326, 200), '10 million chips': (10**7, 50)}
@@ -150,18 +149,10 @@ def main(arguments: argparse.Namespace) -> None:
                 {'run': name, 'gpus': gpus, 'hours': hours, 'longest': longest}
             )
         print(f'| {name}, {epochs} epochs | {" | ".join(cells)} |')
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    content = {
-        **environment(),
-        'arguments': {key: str(value) for key, value in vars(arguments).items()},
-        'flop': flop,
-        'gradients': gradients,
-        'read_seconds': read,
-        'predicted': records,
-    }
-    path = arguments.output / 'scaling.json'
-    path.write_text(json.dumps(content, indent=2) + '\n')
-    print(f'\nWrote {path}.')
+    write_record(
+        arguments, 'scaling', flop=flop, gradients=gradients, read_seconds=read,
+        predicted=records,
+    )  # fmt: skip
 
 
 if __name__ == '__main__':

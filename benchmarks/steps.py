@@ -4,10 +4,8 @@
 """Pretraining steps: of a task as Lightning runs it, and of bare modules."""
 
 import argparse
-import logging
 import tempfile
 import threading
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from typing import Any, NamedTuple
@@ -37,7 +35,7 @@ except ImportError:
     # Before TorchGeo 0.10.
     MAE = None
 
-__all__ = ('KINDS', 'MAE', 'Contender', 'Fit', 'quiet')
+__all__ = ('KINDS', 'MAE', 'Contender', 'Fit')
 
 
 class Contender(NamedTuple):
@@ -340,10 +338,3 @@ class Lightly(Modules):
 
 #: How the steps of a contender are run.
 KINDS: dict[str, type[Any]] = {'modules': Modules, 'lightly': Lightly}
-
-
-def quiet() -> None:
-    """Keep Lightning from talking, once per contender."""
-    logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
-    warnings.filterwarnings('ignore', module='lightning')
-    warnings.filterwarnings('ignore', message='.*LeafSpec.*')

@@ -99,9 +99,9 @@ class SceneDataModule(NonGeoDataModule):
             std: Standard deviation of each band in raw values; None to compute it.
             scale: Range of the area of random crops that are resized to *size*, as a
                 share of the chip. None for no crop: ``SIGMAETask`` makes its own.
-            in_memory: Whether to read every scene once and cut chips from memory, which
-                is many times faster than decoding a window a chip. None to do so where
-                all scenes together take less than 1 GiB.
+            in_memory: Whether to read every scene once and cut chips from memory, not
+                to decode a window for every chip. None to do so where all scenes
+                together take less than 1 GiB.
             seed: Seed of the split, the order, the windows and the augmentation.
 
         Raises:

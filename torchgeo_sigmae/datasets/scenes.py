@@ -173,7 +173,7 @@ class Scene:
 
 @dataclass(frozen=True, eq=False)
 class HeldScene(Scene):
-    """A scene in memory. Decoding a window can take longer than learning from it.
+    """A scene in memory, so that no chip waits for a window to be decoded.
 
     Attributes:
         pixels: Its wanted bands, raw values in its type, ``(C, height, width)``.

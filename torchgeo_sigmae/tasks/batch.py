@@ -31,8 +31,8 @@ def default_transform(size: int) -> K.AugmentationSequential:
 
     Bicubic resampling overshoots at edges, which makes negative reflectance and
     unbounded spectral indices. All samples of a batch are cropped at once
-    (``cropping_mode='resample'``); by default kornia takes one after the other, which
-    on a GPU takes longer than learning from them. The crops are the same.
+    (``cropping_mode='resample'``); by default kornia takes one after the other. The
+    crops are the same.
 
     Args:
         size: Side of the augmented images in pixels.
