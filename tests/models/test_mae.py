@@ -10,7 +10,7 @@ import torch
 from torchgeo_sigmae.masking import random_mask
 from torchgeo_sigmae.models import MaskedAutoencoder, build_encoder
 from torchgeo_sigmae.models.attention import fast_attention
-from torchgeo_sigmae.models.decoders import CrossDecoder, SelfDecoder
+from torchgeo_sigmae.models.decoders import CrossDecoder, SelfDecoder, _attend_last
 
 
 def model(decoder: str, name: str = 'sigmae_vit_tiny_patch8') -> MaskedAutoencoder:
@@ -53,6 +53,22 @@ def test_order_of_tokens_does_not_matter(decoder: str) -> None:
     expected = mae(image, mask.keep, mask.masked)
     found = mae(image, mask.keep.flip(1), mask.masked.flip(1)).flip(1)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_last_block_of_self_decoder_is_timms() -> None:
+    decoder = SelfDecoder(16, 1, 8, 32, 2, 4)
+    x = torch.randn(2, 7, 32, requires_grad=True)
+    weights = torch.randn(2, 3, 32)
+    block = decoder.blocks[-1]
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    results = []
+    for out in (block(x)[:, -3:], _attend_last(block, x, 3)):
+        leaves = [x, *block.parameters()]
+        gradients = torch.autograd.grad((out * weights).sum(), leaves)
+        results.append([out, *gradients])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

@@ -82,10 +82,12 @@ def test_gather_and_scatter() -> None:
 
 
 def test_masked_mse() -> None:
-    prediction = torch.tensor([1.0, 2.0, torch.nan], requires_grad=True)
-    target = torch.tensor([0.0, 0.0, 0.0])
+    prediction = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    target = torch.tensor([0.0, 0.0, torch.nan])
     loss = masked_mse(prediction, target, torch.tensor([True, True, False]))
+    loss.backward()
     assert loss.item() == 2.5
+    torch.testing.assert_close(prediction.grad, torch.tensor([1.0, 2.0, 0.0]))
     prediction = torch.rand(3, requires_grad=True)
     nothing = masked_mse(prediction, target, torch.zeros(3, dtype=torch.bool))
     nothing.backward()

@@ -2,13 +2,17 @@
 # Licensed under the MIT License.
 
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import training
+from lightning.pytorch import Callback
 from torch.optim import SGD
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
+from torchgeo_sigmae import SyntheticSentinel2DataModule
 from torchgeo_sigmae.models import MaskedAutoencoder, build_encoder
 from torchgeo_sigmae.tasks.optim import (
     build_optimizer,
@@ -133,3 +137,20 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match='lr: the training loader does not tell'):
         effective_batch_size(trainer(train_dataloader=iter([])))
     assert total_steps(trainer(estimated_stepping_batches=0, limit_train_batches=0))
+
+
+def test_gradients_are_freed_before_the_next_forward_pass(tmp_path: Path) -> None:
+    task = training.task('sigmae', mean=None, std=None, normalize=None)
+    held = []
+
+    class Look(Callback):
+        def on_train_batch_start(self, *args: object) -> None:
+            held.append(any(p.grad is not None for p in task.parameters()))
+
+    data = SyntheticSentinel2DataModule(batch_size=2, root=tmp_path)
+    training.trainer(
+        tmp_path, max_steps=2, accumulate_grad_batches=2, limit_val_batches=0,
+        callbacks=[Look()],
+    ).fit(task, data)  # fmt: skip
+    # What is accumulated stays until the step.
+    assert held == [False, True, False, True]

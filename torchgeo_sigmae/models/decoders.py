@@ -168,7 +168,8 @@ class SelfDecoder(_Decoder):
     """MAE's decoder (arXiv:2111.06377): self-attention over visible and predicted.
 
     Tokens are not put back in image order: their positions are added one by one, and
-    attention does not care about order.
+    attention does not care about order. The last block is computed for predicted tokens
+    alone.
     """
 
     def __init__(
@@ -232,11 +233,36 @@ class SelfDecoder(_Decoder):
         """
         positions = self.positions(grid)
         x = self.embed(features[-1])
-        prefix, visible = x[:, : -keep.shape[1]], x[:, -keep.shape[1] :]
-        hidden = self.mask_token + positions[predicted]
-        x = torch.cat([prefix, visible + positions[keep], hidden.to(x.dtype)], dim=1)
-        x = self.blocks(x)[:, -predicted.shape[1] :]
+        x = torch.cat(
+            [
+                x[:, : -keep.shape[1]],
+                x[:, -keep.shape[1] :] + positions[keep],
+                (self.mask_token + positions[predicted]).to(x.dtype),
+            ],
+            dim=1,
+        )
+        count = predicted.shape[1]
+        x = _attend_last(self.blocks[-1], self.blocks[:-1](x), count)
         return self.predict(x, predicted, grid)
+
+
+def _attend_last(block: Block, x: Tensor, count: int) -> Tensor:
+    """Compute a block of timm for the last *count* tokens, which attend to all.
+
+    Nobody reads what the last block of a decoder makes of visible tokens.
+    """
+    attention, seen, dim = block.attn, block.norm1(x), x.shape[-1]
+    weight, bias = attention.qkv.weight, attention.qkv.bias
+    q = F.linear(seen[:, -count:], weight[:dim], bias[:dim])
+    k, v = F.linear(seen, weight[dim:], bias[dim:]).chunk(2, dim=-1)
+    q, k, v = (
+        part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+        for part in (q, k, v)
+    )
+    attended = F.scaled_dot_product_attention(q, k, v)
+    x = x[:, -count:] + attention.proj(attended.transpose(1, 2).flatten(2))
+    out: Tensor = x + block.mlp(block.norm2(x))
+    return out
 
 
 class _CrossBlock(nn.Module):

@@ -186,6 +186,18 @@ class PretrainingTask(BaseTask):
             'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},
         }
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take a step, and free the gradients.
+
+        Lightning keeps them through the next forward pass, where memory is short.
+
+        Args:
+            *args: Passed to Lightning, whose third is the optimiser.
+            **kwargs: Passed to Lightning.
+        """
+        super().optimizer_step(*args, **kwargs)
+        self.zero_grad()
+
     # ---------------------------------------------------------------------- logging
 
     def on_train_start(self) -> None:

@@ -45,6 +45,7 @@ class TokenBatch(NamedTuple):
         valid: Which tokens hold data, boolean ``(B, G * N)``.
         saliency: Saliency per token in [0, 1], ``(B, G * N)``; 0 if not asked for.
         layout: What a token is.
+        whole: Whether every entry of every token holds data.
     """
 
     image: Tensor
@@ -53,6 +54,7 @@ class TokenBatch(NamedTuple):
     valid: Tensor
     saliency: Tensor
     layout: TokenLayout
+    whole: bool
 
 
 #: Known spaces of the target.
@@ -107,7 +109,8 @@ class TargetSpace:
         """
         patches = self._scale(tokens, index)
         if self.norm_pix:
-            return normalize_patches(patches, gather_tokens(tokens.pixels, index))[0]
+            pixels = None if tokens.whole else gather_tokens(tokens.pixels, index)
+            return normalize_patches(patches, pixels)[0]
         return patches
 
     def place(self, output: Tensor, tokens: TokenBatch, index: Tensor) -> Tensor:
@@ -223,19 +226,25 @@ def make_tokens(
     scores = None
     if saliency is not None:
         scores = saliency.saliency(statistics.reflectance(image), valid).flatten(1)
-    image = torch.where(valid.unsqueeze(1), image, 0)
-    pixels = layout.patchify(valid.unsqueeze(1).expand_as(image))
-    places = pixels.shape[1] // layout.num_groups
-    pixels = pixels & layout.slots(image.device).repeat_interleave(places, dim=0)
+    whole = bool(valid.all())
+    if not whole:
+        image = torch.where(valid.unsqueeze(1), image, 0)
+    patches = layout.patchify(image)
+    places = patches.shape[1] // layout.num_groups
+    pixels = layout.slots(image.device).repeat_interleave(places, dim=0)
+    pixels = pixels.expand_as(patches)
+    if not whole:
+        pixels = pixels & layout.patchify(valid.unsqueeze(1).expand_as(image))
     if scores is None:
         scores = image.new_zeros(len(image), places)
     return TokenBatch(
         image,
-        layout.patchify(image),
+        patches,
         pixels,
         pixels.any(dim=-1),
         scores.repeat(1, layout.num_groups),
         layout,
+        whole and layout.channels == layout.num_groups * layout.group_size,
     )
 
 
