@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from kornia import augmentation as K
 from torchgeo.datamodules import EuroSATDataModule
 from torchgeo.models import ResNet50_Weights
 from training import task, trainer
@@ -18,7 +20,7 @@ from torchgeo_sigmae._compat import Classification, SemanticSegmentation
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.models import read_encoder
 from torchgeo_sigmae.models.checkpoint import write_encoder
-from torchgeo_sigmae.tasks.agreement import check_bands
+from torchgeo_sigmae.tasks.agreement import check_bands, match_normalization
 
 MODEL = 'sigmae_vit_tiny_patch8'
 
@@ -111,3 +113,116 @@ def test_every_task_keeps_its_weights_where_they_are_looked_for(encoder: Path) -
         'unet', MODEL, weights=str(encoder), in_channels=10, num_classes=2
     )
     assert made.weights == str(encoder)
+
+
+def raw_and(normalized_by: tuple[float, float]) -> tuple[Any, torch.Tensor, Any]:
+    """Raw images, the same as a datamodule gives them, and the datamodule."""
+    raw = 4000 * torch.rand(2, 10, 64, 64)
+    mean, std = normalized_by
+    means = torch.linspace(mean, 1.5 * mean, 10)
+    stds = torch.linspace(std, 2 * std, 10)
+    datamodule = EuroSATDataModule(root='nowhere', bands=SENTINEL2_TEN_BANDS)
+    datamodule.aug = K.AugmentationSequential(
+        K.Normalize(means, stds), data_keys=None, keepdim=True
+    )
+    return raw, datamodule.aug({'image': raw})['image'], datamodule
+
+
+def as_pretrained(raw: torch.Tensor) -> torch.Tensor:
+    """What training.task tells of its data."""
+    return (raw - 3000.0) / 2000.0
+
+
+@pytest.mark.parametrize('name', [MODEL, 'vit_tiny_patch16_224'])
+def test_the_first_layer_makes_up_for_another_normalisation(
+    name: str, tmp_path: Path
+) -> None:
+    size = 96 if name == MODEL else 224  # those that TorchGeo builds
+    pretraining = task(model=name, size=size)
+    pretraining.export(tmp_path / 'encoder.pth')
+    path = str(tmp_path / 'encoder.pth')
+    made = Classification(name, weights=path, in_channels=10, num_classes=10)
+    raw, given, datamodule = raw_and((500.0, 300.0))
+    raw, given = (F.interpolate(x, size) for x in (raw, given))
+    pretraining.eval()
+    made.eval()
+    with torch.no_grad():
+        expected = pretraining.model.encoder.forward_features(as_pretrained(raw))
+        before = made.model.forward_features(given)
+        for _ in range(2):  # the second time there is nothing left to do
+            match_normalization(made.model, path, datamodule)
+        found = made.model.forward_features(given)
+    assert not torch.allclose(before, expected, rtol=0.1, atol=0.1)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_what_was_trained_since_is_left_alone(encoder: Path) -> None:
+    made = Classification(MODEL, weights=str(encoder), in_channels=10, num_classes=10)
+    _, _, datamodule = raw_and((500.0, 300.0))
+    kernel = made.model.patch_embed.proj.weight
+    with torch.no_grad():
+        kernel.mul_(1.01)
+    before = kernel.clone()
+    match_normalization(made.model, str(encoder), datamodule)
+    assert torch.equal(kernel, before)
+
+
+@pytest.mark.parametrize(
+    ('normalized_by', 'family', 'message'),
+    [
+        ((0.3, 0.2), 'sigmae', 'raw values are 0.000[0-9]* times theirs'),
+        ((500.0, 300.0), 's2mae', 'the first layer of S2MAEViT cannot make up'),
+        ((500.0, 300.0), 'satmae', 'the first layer of SatMAEViT cannot make up'),
+    ],
+)
+def test_what_cannot_be_made_up_for_is_said(
+    normalized_by: tuple[float, float], family: str, message: str, tmp_path: Path
+) -> None:
+    path, model = str(tmp_path / 'encoder.pth'), f'{family}_vit_tiny_patch8'
+    task(family, size=64).export(path)
+    made = Classification(model, weights=path, in_channels=10, num_classes=10)
+    before = made.model.state_dict()['patch_embed.proj.weight'].clone()
+    _, _, datamodule = raw_and(normalized_by)
+    with pytest.warns(UserWarning, match=message):
+        match_normalization(made.model, path, datamodule)
+    assert torch.equal(made.model.patch_embed.proj.weight, before)
+
+
+def test_where_nothing_is_known_nothing_is_done(encoder: Path, tmp_path: Path) -> None:
+    made = Classification(MODEL, weights=str(encoder), in_channels=10, num_classes=10)
+    before = made.model.patch_embed.proj.weight.clone()
+    known = read_encoder(encoder)
+    known.hyper_parameters['mean'] = None
+    write_encoder(known, tmp_path / 'changed.pth')
+    _, _, datamodule = raw_and((500.0, 300.0))
+    for weights, data in (
+        (tmp_path / 'changed.pth', datamodule),
+        (None, datamodule),
+        ('nothing', datamodule),
+        (encoder, None),
+        (encoder, object()),
+    ):
+        match_normalization(made.model, weights, data)
+    _, _, same = raw_and((3000.0, 2000.0))
+    same.aug = K.AugmentationSequential(
+        K.Normalize(torch.full((10,), 3000.0), torch.full((10,), 2000.0)),
+        data_keys=None,
+    )
+    match_normalization(made.model, encoder, same)
+    assert torch.equal(made.model.patch_embed.proj.weight, before)
+
+
+@pytest.mark.parametrize('wanted', [True, False])
+def test_fine_tuning_matches(
+    encoder: Path, eurosat_root: Path, tmp_path: Path, wanted: bool
+) -> None:
+    made = Classification(MODEL, weights=str(encoder), in_channels=10, num_classes=10)
+    before = made.model.patch_embed.proj.weight.clone()
+    tuning = FineTuning(lr=1e-12, weight_decay=0, match_normalization=wanted)
+    run = trainer(tmp_path, callbacks=[tuning], max_steps=1, limit_val_batches=0)
+    run.fit(
+        made,
+        EuroSATDataModule(batch_size=2, root=eurosat_root, bands=SENTINEL2_TEN_BANDS),
+    )
+    change = (made.model.patch_embed.proj.weight - before).abs().max()
+    assert (float(change) > 1e-4) == wanted

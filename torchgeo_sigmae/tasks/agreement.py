@@ -1,18 +1,30 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Whether pretrained weights and the data they meet speak of the same bands."""
+"""Whether pretrained weights and the data they meet agree on bands and units."""
 
 import os
 from pathlib import Path
 from typing import Any
 
-from ..bands import get_sensor
-from ..models.checkpoint import read_encoder
-from ..models.weights import PackagedWeights, find_weights
-from .statistics import datamodule_bands
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from timm.layers import PatchEmbed
+from torch import Tensor, nn
 
-__all__ = ('check_bands',)
+from ..bands import get_sensor
+from ..models.checkpoint import EncoderCheckpoint, read_encoder
+from ..models.weights import PackagedWeights, find_weights
+from .statistics import datamodule_bands, datamodule_normalization
+
+__all__ = ('check_bands', 'match_normalization')
+
+#: The first layer of a timm ViT.
+_KERNEL, _BIAS = 'patch_embed.proj.weight', 'patch_embed.proj.bias'
+
+#: Normalisations nearer than this are the same; whose standard deviations are further
+#: apart than the other are in other units.
+_CLOSE, _FAR = 1e-3, 100.0
 
 
 def check_bands(weights: object, datamodule: object) -> None:
@@ -34,7 +46,8 @@ def check_bands(weights: object, datamodule: object) -> None:
     told = datamodule_bands(datamodule)
     if not told:
         return
-    known = _known(weights)
+    checkpoint = _read(weights)
+    known = {} if checkpoint is None else checkpoint.hyper_parameters
     made_for = known.get('bands')
     if not made_for or len(told) != len(made_for):
         return
@@ -54,18 +67,113 @@ def check_bands(weights: object, datamodule: object) -> None:
     )
 
 
-def _known(weights: object) -> dict[str, Any]:
-    """What is known about weights of ours; nothing about those of others."""
+def match_normalization(
+    encoder: nn.Module, weights: object, datamodule: object
+) -> None:
+    r"""Let pretrained weights see the data as they did in pretraining.
+
+    A datamodule of TorchGeo subtracts its own mean and divides by its own standard
+    deviation, :math:`x = (r - m) / s` of raw values :math:`r`, where the weights have
+    learned from :math:`(r - \mu) / \sigma`. As
+
+    .. math::
+
+        \frac{r - \mu}{\sigma} = \frac{s}{\sigma} x + \frac{m - \mu}{\sigma},
+
+    the difference goes into kernel and bias of the first layer. What the encoder
+    computes is then, but for rounding, what it would compute from data normalised as in
+    pretraining. This is done to weights as they were loaded, and once: those trained or
+    changed since have seen the datamodule's values. Where it cannot be done, a warning
+    says so.
+
+    Args:
+        encoder: The encoder of a task, its weights loaded.
+        weights: What the task takes as ``weights``.
+        datamodule: The datamodule, or None.
+    """
+    checkpoint, told = _read(weights), datamodule_normalization(datamodule)
+    difference = told and checkpoint and _difference(checkpoint.hyper_parameters, *told)
+    if not difference or checkpoint is None:
+        return
+    factor, shift = difference
+    name = type(datamodule).__name__
+    differs = (
+        f'{name} normalises otherwise than the data the weights {str(weights)!r} were '
+        'pretrained on'
+    )
+    remedy = (
+        'Normalise as in pretraining, see mean and std in '
+        'torchgeo_sigmae.models.read_encoder(weights).hyper_parameters.'
+    )
+    if not 1 / _FAR < float(factor.median()) < _FAR:
+        rank_zero_warn(
+            f'weights: {differs}, in other units: by std, its raw values are '
+            f'{float(factor.median()):.3g} times theirs. {remedy}'
+        )
+    elif type(getattr(encoder, 'patch_embed', None)) is not PatchEmbed:
+        rank_zero_warn(
+            f'weights: {differs}, and the first layer of {type(encoder).__name__} '
+            f'cannot make up for it. {remedy}'
+        )
+    elif _as_loaded(encoder.state_dict(), checkpoint.state_dict):
+        _fold(encoder.state_dict(), factor, shift)
+        rank_zero_info(
+            f'FineTuning: {differs}. The first layer makes up for it, so that the '
+            'encoder sees what it saw in pretraining.'
+        )
+
+
+def _difference(
+    known: dict[str, Any], mean: Any, std: Any
+) -> tuple[Tensor, Tensor] | None:
+    """Factor and shift of every band between two normalisations, if there are any."""
+    if None in (known.get('mean') or [None]):
+        return None
+    own_mean, own_std, mean, std = (
+        torch.as_tensor(values, dtype=torch.float64).flatten()
+        for values in (known['mean'], known['std'], mean, std)
+    )
+    if len(mean) not in {1, len(own_mean)}:
+        return None
+    factor, shift = std / own_std, (mean - own_mean) / own_std
+    same = (factor - 1).abs().max() < _CLOSE and shift.abs().max() < _CLOSE
+    return None if same else (factor.expand_as(own_mean), shift.expand_as(own_mean))
+
+
+@torch.no_grad()
+def _fold(state: dict[str, Tensor], factor: Tensor, shift: Tensor) -> None:
+    """Change kernel and bias of a first layer in place."""
+    kernel = state[_KERNEL].double().cpu()
+    # Several dates lie one after the other, all alike.
+    dates = kernel.shape[1] // len(factor)
+    factor, shift = (x.repeat(dates).view(1, -1, 1, 1) for x in (factor, shift))
+    state[_BIAS] += (kernel * shift).sum(dim=(1, 2, 3)).to(state[_BIAS])
+    state[_KERNEL].copy_(kernel * factor)
+
+
+def _as_loaded(state: dict[str, Tensor], loaded: dict[str, Tensor]) -> bool:
+    """Whether the first layer is that of the file."""
+    return all(
+        key in loaded
+        and key in state
+        and state[key].shape == loaded[key].shape
+        and torch.equal(state[key].cpu(), loaded[key].to(state[key].dtype).cpu())
+        for key in (_KERNEL, _BIAS)
+    )
+
+
+def _read(weights: object) -> EncoderCheckpoint | None:
+    """Read weights of ours; None for those of others."""
     if isinstance(weights, str) and not os.path.exists(weights):
         try:
             weights = find_weights(weights)
         except FileNotFoundError:
-            return {}
+            return None
     if isinstance(weights, PackagedWeights):
-        return dict(weights.meta)
+        return weights.read()
     if not isinstance(weights, str | Path):
-        return {}
+        return None
     try:
-        return read_encoder(weights).hyper_parameters
+        return read_encoder(weights)
     except ValueError:  # a file of another format, which TorchGeo may take
-        return {}
+        return None

@@ -13,7 +13,7 @@ from timm.layers import DropPath
 from timm.models import group_parameters
 from torch import nn
 
-from .agreement import check_bands
+from .agreement import check_bands, match_normalization
 from .base import PretrainingTask
 from .optim import (
     UNDECAYED,
@@ -46,7 +46,9 @@ class FineTuning(Callback):
       the first block to ``drop_path`` in the last.
 
     Weights that were made for other bands than the datamodule gives, or for another
-    order of them, are refused: TorchGeo's tasks only count bands.
+    order of them, are refused: TorchGeo's tasks only count bands. Where the datamodule
+    normalises otherwise than in pretraining, the first layer of the encoder makes up
+    for it, exactly and before the first step.
 
     Frozen parameters are left out, and a frozen transformer gets no stochastic depth.
     The defaults are those of MAE's fine-tuning (https://arxiv.org/abs/2111.06377, Table
@@ -65,6 +67,7 @@ class FineTuning(Callback):
         weight_decay: float = 0.05,
         warmup_epochs: float | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
+        match_normalization: bool = True,
     ) -> None:
         """Initialize a new FineTuning instance.
 
@@ -78,6 +81,8 @@ class FineTuning(Callback):
             weight_decay: Weight decay of matrices and kernels.
             warmup_epochs: Epochs of the warm-up; None for 5 % of the run.
             betas: AdamW's decay of the running means of the gradient and of its square.
+            match_normalization: Whether the first layer of pretrained weights makes up
+                for a datamodule that normalises otherwise than in pretraining.
 
         Raises:
             ValueError: If an argument is outside its range.
@@ -106,6 +111,7 @@ class FineTuning(Callback):
         self.weight_decay = weight_decay
         self.warmup_epochs = warmup_epochs
         self.betas = betas
+        self.match_normalization = match_normalization
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take over the optimiser; set stochastic depth.
@@ -137,8 +143,14 @@ class FineTuning(Callback):
                 'Keep one of them.'
             )
         self._check_encoder(pl_module)
-        check_bands(getattr(pl_module, 'weights', None), attached_datamodule(trainer))
+        weights, datamodule = (
+            getattr(pl_module, 'weights', None),
+            attached_datamodule(trainer),
+        )
+        check_bands(weights, datamodule)
         for transformer in _transformers(pl_module).values():
+            if self.match_normalization:
+                match_normalization(transformer, weights, datamodule)
             if any(p.requires_grad for p in transformer.blocks.parameters()):
                 set_drop_path(transformer, self.drop_path)
         # On the object, as Lightning's command line does it. Not a closure: that could
