@@ -23,6 +23,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -33,6 +34,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -45,21 +47,33 @@ __all__ = (
     'SIDE',
     'count_flop',
     'environment',
+    'inside',
     'interleave',
     'matmul_rate',
     'measure_memory',
     'megabytes',
     'now',
+    'peak_memory',
     'product',
     'quartiles',
     'quiet',
     'read_chips',
+    'shares',
     'where',
     'write_record',
 )
 
 #: Real data, unless told otherwise.
 DATA = Path(os.environ.get('SIGMAE_DATA', '../shared/data'))
+
+#: Operators by what they are, regular expressions.
+OPERATORS = {
+    'products': '(add|b|badd)*mm|.*convolution.*',
+    'attention': '_scaled_dot_product.*|.*softmax.*',
+    'activations, norms': '(gelu|native_layer_norm)(_backward)?',
+    'optimiser': '_fused_adamw_|_foreach_.*|lerp_|addc(mul|div)_|sqrt|div',
+    'copies': 'copy_|cat|gather|index|where|scatter.*',
+}
 
 #: Side of the matrices of the matrix product.
 SIDE = 2048
@@ -91,7 +105,12 @@ def read_chips(arguments: argparse.Namespace, size: int) -> tuple[Tensor, str]:
     """
     count, root = arguments.batch_size, arguments.data / 'scenes'
     chips: Dataset[dict[str, Tensor]]
-    if root.is_dir():
+    if arguments.data.is_file():
+        # Of benchmarks.pack.
+        packed = np.load(arguments.data, allow_pickle=False)
+        chips = [{'image': torch.from_numpy(chip.astype('f4'))} for chip in packed]
+        title = f'real Sentinel-2 chips of {arguments.data.name}'
+    elif root.is_dir():
         # Haze with stripes is left out.
         scenes = find_scenes(root, exclude='*T33NZA*')
         scenes = [s for s in scenes if min(s.height, s.width) >= size]
@@ -142,20 +161,32 @@ def _peak_memory(
     # What libraries set up at first use is not the contender's.
     build(arguments, *job, small=True)()
     step = build(arguments, *job, small=False)
-    if arguments.device == 'cuda':
+    return peak_memory(lambda: (step(), step()), arguments.device)
+
+
+def peak_memory(call: Callable[[], Any], device: str = 'cpu') -> int | None:
+    """Measure the memory of a call.
+
+    Args:
+        call: What to call.
+        device: ``'cpu'`` or ``'cuda'``.
+
+    Returns:
+        Bytes at its peak above those before; None where unknown.
+    """
+    if device == 'cuda':
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        step()
-        step()
+        call()
         return torch.cuda.max_memory_allocated() - before
     try:
         # Forget the peak so far. ru_maxrss would tell the parent's.
         Path('/proc/self/clear_refs').write_text('5')
     except OSError:
+        call()
         return None
     before = _resident('VmRSS')
-    step()
-    step()
+    call()
     return _resident('VmHWM') - before
 
 
@@ -233,19 +264,58 @@ def matmul_rate(seconds: Sequence[float]) -> float:
     return 2 * SIDE**3 / float(np.median(seconds))
 
 
-def count_flop(step: Callable[[], Any]) -> int:
+def inside(call: Callable[[], Any], *modes: AbstractContextManager[Any]) -> Any:
+    """Call inside contexts.
+
+    Args:
+        call: What to call.
+        *modes: The contexts.
+
+    Returns:
+        What it returns.
+    """
+    with ExitStack() as stack:
+        for mode in modes:
+            stack.enter_context(mode)
+        return call()
+
+
+def count_flop(step: Callable[..., Any]) -> int:
     """Count the floating-point operations of the matrix products of a step.
 
     Args:
-        step: The step.
+        step: The step, which takes the contexts to be taken in.
 
     Returns:
         Their number, a multiplication and an addition being two.
     """
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        step()
+    counter = FlopCounterMode(display=False)
+    step(sdpa_kernel(SDPBackend.MATH), counter)
     total: int = counter.get_total_flops()
     return total
+
+
+def shares(step: Callable[..., float]) -> dict[str, float]:
+    """Find out where the time of a step on a CPU goes.
+
+    Args:
+        step: The step, which takes the contexts to be taken in and returns the seconds
+            it took.
+
+    Returns:
+        Shares of its time: of every group of :data:`OPERATORS`, other operators, and
+        what is left, Python.
+    """
+    profiler = profile(activities=[ProfilerActivity.CPU])
+    seconds = step(profiler)
+    found = dict.fromkeys([*OPERATORS, 'other operators'], 0.0)
+    for event in profiler.key_averages():
+        if event.key.startswith('aten::'):
+            name = event.key.removeprefix('aten::')
+            groups = [g for g, known in OPERATORS.items() if re.fullmatch(known, name)]
+            group = groups[0] if groups else 'other operators'
+            found[group] += event.self_cpu_time_total / 1e6 / seconds
+    return {**found, 'Python': 1 - sum(found.values())}
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:

@@ -15,6 +15,7 @@ Writes tables and OUTPUT/models.json. About ten minutes on 2 CPU cores.
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from .measure import (
     SIDE,
     count_flop,
     environment,
+    inside,
     interleave,
     matmul_rate,
     measure_memory,
@@ -167,7 +169,7 @@ def measure(
     for job, step, bytes_, found in zip(jobs, steps, memory, times, strict=True):
         seconds, masked = np.array(found).T
         low, middle, high = quartiles(seconds)
-        flop = count_flop(step)
+        flop = count_flop(partial(inside, step))
         records.append(
             {
                 'family': job[0],

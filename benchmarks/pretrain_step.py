@@ -15,11 +15,13 @@ Every contender has a trainer of its own; they hand on the turn after every batc
 - ``defaults``: SIGMAETask's, in fp32 and bf16; the decoder of the papers, 512 x 8; and
   ``torchgeo.tasks.MAE`` at its own (512 x 1, 75 % masked).
 
-Memory and FLOP: see ``benchmarks/measure.py``. Writes tables and
+On a CPU, a profiled step tells where the time goes, by kinds of operators. Memory and
+FLOP: see ``benchmarks/measure.py``. Writes tables and
 OUTPUT/pretrain_step.json. About fifteen minutes on 2 CPU cores.
 
 On a GPU: ``--device cuda --precision bf16``, also ``--compile``; another encoder with
-``--model sigmae_vit_base_patch16 --size 224``.
+``--model sigmae_vit_base_patch16 --size 224``. ``--data`` may be a file of
+``benchmarks.pack``, where nothing but the repository travels.
 """
 
 import argparse
@@ -32,6 +34,7 @@ from torch import Tensor
 
 from .measure import (
     DATA,
+    count_flop,
     interleave,
     matmul_rate,
     measure_memory,
@@ -40,6 +43,7 @@ from .measure import (
     quartiles,
     quiet,
     read_chips,
+    shares,
     where,
     write_record,
 )
@@ -145,7 +149,8 @@ def measure(
     for contender, step, bytes_, seconds in zip(
         contenders, steps, memory, times, strict=True
     ):
-        flop = step.count_flop()
+        flop = count_flop(step)
+        parts = {} if arguments.device == 'cuda' else shares(step)
         step.close()
         low, middle, high = quartiles(seconds)
         records.append(
@@ -158,6 +163,7 @@ def measure(
                 'images_per_second': arguments.batch_size / middle,
                 'bytes': bytes_,
                 'flop': flop,
+                'shares': parts,
                 'flop_per_second': flop / middle,
                 'matmul_flop_per_second': matmul_rate(
                     products[contender.precision or arguments.precision]
@@ -192,6 +198,21 @@ def print_table(title: str, records: Sequence[dict[str, Any]]) -> None:
         print(f'| {" | ".join(cells)} |')
 
 
+def print_shares(title: str, records: Sequence[dict[str, Any]]) -> None:
+    """Print where the time of a step goes.
+
+    Args:
+        title: What is compared.
+        records: What was measured.
+    """
+    groups = list(records[0]['shares'])
+    if groups:
+        print(f'\n| {title} | {" | ".join(groups)} |\n{"|---" * (len(groups) + 1)}|')
+    for row in records if groups else ():
+        cells = [f'{share:.0%}' for share in row['shares'].values()]
+        print(f'| {" | ".join([row["name"], *cells])} |')
+
+
 def main(arguments: argparse.Namespace) -> None:
     """Measure, and write the tables.
 
@@ -217,6 +238,7 @@ def main(arguments: argparse.Namespace) -> None:
         if contenders:
             records += (found := measure(arguments, contenders))
             print_table(table, found)
+            print_shares(table, found)
     rates = {row['matmul_flop_per_second'] / 1e9 for row in records}
     print(f'\nMatrix products: {", ".join(f"{r:.0f}" for r in sorted(rates))} GFLOP/s.')
     write_record(arguments, 'pretrain_step', data=title, steps=records)

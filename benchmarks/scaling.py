@@ -21,6 +21,7 @@ Writes a table and OUTPUT/scaling.json.
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ from tqdm import tqdm
 
 from torchgeo_sigmae import SIGMAETask
 
-from .measure import DATA, count_flop, where, write_record
+from .measure import DATA, count_flop, inside, where, write_record
 
 #: Runs that are predicted: images of the data, and epochs.
 RUNS = {'BigEarthNet, 590,326 patches': (590_326, 200), '10 million chips': (10**7, 50)}
@@ -58,7 +59,7 @@ def count(arguments: argparse.Namespace) -> tuple[float, int]:
         model(image, order[:, hidden:], order[:, :hidden]).square().mean().backward()
 
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return count_flop(step) / images, 4 * parameters
+    return count_flop(partial(inside, step)) / images, 4 * parameters
 
 
 def read_seconds(data: Path, count: int) -> float | None:

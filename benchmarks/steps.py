@@ -7,7 +7,7 @@ import argparse
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, NamedTuple
 
 import timm
@@ -18,16 +18,14 @@ from lightly.models import utils
 from lightly.models.modules import MAEDecoderTIMM, MaskedVisionTransformerTIMM
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
-from torch.utils.flop_counter import FlopCounterMode
 
 from torchgeo_sigmae import SIGMAETask
 from torchgeo_sigmae.masking import random_mask
 from torchgeo_sigmae.models import gather_tokens, normalize_patches
 from torchgeo_sigmae.tasks.optim import build_optimizer
 
-from .measure import count_flop, now
+from .measure import inside, now
 
 try:
     from torchgeo.tasks import MAE
@@ -122,17 +120,16 @@ class Turns(Callback):
         self.seconds: list[float] = []
         self.start = 0.0
         self.last = False
-        self.counter: FlopCounterMode | None = None
+        self.modes: Sequence[AbstractContextManager[Any]] = ()
         self.stack = ExitStack()
 
     def begin(self) -> None:
         """Wait for the turn."""
         self.mine.acquire()
+        # Modes are a matter of the thread.
+        for mode in self.modes:
+            self.stack.enter_context(mode)
         self.start = now(self.device)
-        if self.counter is not None:
-            # Modes are a matter of the thread.
-            self.stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            self.stack.enter_context(self.counter)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """Give the turn back, and wait for the next.
@@ -141,8 +138,8 @@ class Turns(Callback):
             trainer: The trainer.
             *args: Not used.
         """
-        self.stack.close()
         self.seconds.append(now(self.device) - self.start)
+        self.stack.close()
         self.done.release()
         self.begin()
         trainer.should_stop = self.last
@@ -197,8 +194,11 @@ class Fit:
             self.error = error
             self.turns.done.release()
 
-    def __call__(self) -> float:
+    def __call__(self, *modes: AbstractContextManager[Any]) -> float:
         """Take a step.
+
+        Args:
+            *modes: Contexts to take it in.
 
         Returns:
             Seconds it took.
@@ -206,27 +206,16 @@ class Fit:
         Raises:
             RuntimeError: If training fails.
         """
+        self.turns.modes = modes
         self.turns.mine.release()
         self.turns.done.acquire()
         if self.error is not None:
             raise RuntimeError('training failed') from self.error
         return self.turns.seconds[-1]
 
-    def count_flop(self) -> int:
-        """Take a step and count what it does.
-
-        Returns:
-            Floating-point operations.
-        """
-        self.turns.counter = FlopCounterMode(display=False)
-        self()
-        total: int = self.turns.counter.get_total_flops()
-        self.turns.counter = None
-        return total
-
     def close(self) -> None:
         """Stop training."""
-        self.turns.last = True
+        self.turns.last, self.turns.modes = True, ()
         self.turns.mine.release()
         self.thread.join()
         self.folder.cleanup()
@@ -252,7 +241,18 @@ class Modules:
             [self.model.encoder, self.model.decoder], 1e-4, 0.05
         )
 
-    def __call__(self) -> float:
+    def __call__(self, *modes: AbstractContextManager[Any]) -> float:
+        """Take a step.
+
+        Args:
+            *modes: Contexts to take it in.
+
+        Returns:
+            Seconds it took.
+        """
+        return inside(self.step, *modes)
+
+    def step(self) -> float:
         """Take a step.
 
         Returns:
@@ -275,14 +275,6 @@ class Modules:
         prediction = self.model(self.images, mask.keep, mask.masked, patches)
         target, _, _ = normalize_patches(gather_tokens(patches, mask.masked))
         return F.mse_loss(prediction, target)
-
-    def count_flop(self) -> int:
-        """Take a step and count what it does.
-
-        Returns:
-            Floating-point operations.
-        """
-        return count_flop(self)
 
     def close(self) -> None:
         """Do nothing."""

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -125,6 +126,46 @@ def test_pretrain_step(tmp_path: Path) -> None:
     # Equal work is equal work: all matrices but the class token's in the decoder.
     one, other = (row['flop'] for row in found if row['table'] == 'model')
     assert one == pytest.approx(other, rel=0.1)
+
+
+def test_steps_on_packed_chips(tmp_path: Path) -> None:
+    packed = tmp_path / 'chips.npy'
+    table = run('benchmarks.pack', packed, '--data', tmp_path, '--count', 2)
+    assert 'Wrote 2 synthetic chips' in table
+    chips = np.load(packed)
+    assert chips.shape == (2, 10, 96, 96)
+    assert chips.dtype == np.uint16
+    table = run(
+        'benchmarks.pretrain_step', '--data', packed, '--output', tmp_path, '--only',
+        'model', '--model', 'sigmae_vit_tiny_patch8', '--batch-size', 2,
+        '--repetitions', 1, '--warm-up', 0, '--threads', 1,
+    )  # fmt: skip
+    assert 'real Sentinel-2 chips of chips.npy' in table
+    for row in json.loads((tmp_path / 'pretrain_step.json').read_text())['steps']:
+        assert sum(row['shares'].values()) == pytest.approx(1)
+        assert row['shares']['products'] > 0.02
+
+
+def test_encoders(tmp_path: Path) -> None:
+    names = ('sigmae_vit_tiny_patch16', 'vit_tiny_patch16_224', 'resnet18')
+    table = run(
+        'benchmarks.encoders', '--data', tmp_path, '--output', tmp_path, '--models',
+        *names, '--size', 32, '--batch-size', 2, '--repetitions', 2, '--warm-up', 0,
+        '--threads', 1,
+    )  # fmt: skip
+    for name in names:
+        assert table.count(f'| {name} |') == 1
+    for row in json.loads((tmp_path / 'encoders.json').read_text())['encoders']:
+        assert len(row['inference']) == len(row['tuning']) == 2
+
+
+def test_tile(tmp_path: Path) -> None:
+    table = run(
+        'benchmarks.tile', '--data', tmp_path, '--output', tmp_path, '--side', 600,
+        '--size', 32, '--model', 'sigmae_vit_tiny_patch16', '--threads', 1,
+    )  # fmt: skip
+    assert '600 x 600 pixels: 324 chips of 32 px' in table
+    assert 'extrapolated by area' in table
 
 
 def test_loop(real_data: Callable[[str], Path], tmp_path: Path) -> None:
