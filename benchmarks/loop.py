@@ -31,6 +31,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from kornia import augmentation as K
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.profilers import SimpleProfiler
 from torch.utils.data import ConcatDataset
@@ -44,6 +45,7 @@ from torchgeo_sigmae import PatchSaliency, SceneDataModule, SIGMAETask
 from torchgeo_sigmae.masking import Curriculum
 from torchgeo_sigmae.models import MaskedAutoencoder
 from torchgeo_sigmae.tasks import sigmae
+from torchgeo_sigmae.tasks.batch import default_transform
 
 from .measure import DATA, quiet, where, write_record
 
@@ -119,6 +121,21 @@ class Ends(Callback):
         self.times.append(time.perf_counter())
 
 
+def one_by_one(size: int) -> K.AugmentationSequential:
+    """Make our default augmentation as kornia would run it.
+
+    Args:
+        size: Side of the images in pixels.
+
+    Returns:
+        The augmentation, whose crops are taken one sample after the other.
+    """
+    transform = default_transform(size)
+    crop = next(iter(transform.children()))
+    crop.flags['cropping_mode'] = 'slice'
+    return transform
+
+
 def run(
     arguments: argparse.Namespace, make: Callable[[int], Any], workers: int
 ) -> dict[str, float]:
@@ -133,7 +150,10 @@ def run(
         Images per second, and the share of every part.
     """
     torch.manual_seed(0)
-    task = SIGMAETask(arguments.model, size=arguments.size, lr=1e-4)
+    task = SIGMAETask(
+        arguments.model, size=arguments.size, lr=1e-4,
+        transform=one_by_one(arguments.size) if arguments.one_by_one else None,
+    )  # fmt: skip
     profiler, ends = SimpleProfiler(), Ends()
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -225,6 +245,9 @@ if __name__ == '__main__':
     parser.add_argument('--batch-size', type=int, default=32)
     parser.add_argument('--steps', type=int, default=20)
     parser.add_argument('--skip', type=int, default=4)
+    parser.add_argument(
+        '--one-by-one', action='store_true', help="crop as kornia's default does"
+    )
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--precision', default='32-true')
     main(parser.parse_args())

@@ -47,7 +47,7 @@ from .measure import (
     where,
     write_record,
 )
-from .steps import KINDS, MAE, Contender, Fit
+from .steps import KINDS, MAE, Contender, Fit, share_memory
 
 #: Arguments of SIGMAETask that make it do what torchgeo.tasks.MAE does.
 EQUAL: dict[str, Any] = {
@@ -220,6 +220,7 @@ def main(arguments: argparse.Namespace) -> None:
         arguments: See the module.
     """
     quiet()
+    share_memory()
     torch.set_num_threads(arguments.threads)
     title = read_batch(arguments)[1]
     print(

@@ -4,6 +4,7 @@
 """Pretraining steps: of a task as Lightning runs it, and of bare modules."""
 
 import argparse
+import ctypes
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,10 @@ except ImportError:
     # Before TorchGeo 0.10.
     MAE = None
 
-__all__ = ('KINDS', 'MAE', 'Contender', 'Fit')
+__all__ = ('KINDS', 'MAE', 'Contender', 'Fit', 'share_memory')
+
+#: An option of mallopt, from malloc.h.
+_M_ARENA_MAX = -8
 
 
 class Contender(NamedTuple):
@@ -104,6 +108,18 @@ def make_task(
     if contender.make == 'fused':
         ours.model.attention = lambda image, tokens: nullcontext()
     return ours
+
+
+def share_memory() -> None:
+    """Let all threads get their memory from where the main thread gets it.
+
+    Contenders train in threads of their own. glibc gives a thread an arena that hands
+    memory back after every step and fetches it anew, which a trainer in the main thread
+    does not suffer from. Elsewhere than under glibc, nothing is done.
+    """
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
 
 
 class Turns(Callback):

@@ -174,7 +174,7 @@ def test_loop(real_data: Callable[[str], Path], tmp_path: Path) -> None:
     table = run(
         'benchmarks.loop', '--data', data, '--output', tmp_path, '--workers', 0,
         '--model', 'sigmae_vit_tiny_patch16', '--size', 32, '--batch-size', 2,
-        '--steps', 2, '--skip', 1, '--threads', 1,
+        '--steps', 2, '--skip', 1, '--threads', 1, '--one-by-one',
     )  # fmt: skip
     assert table.count('| scenes in memory | 0 |') == 1
     for row in json.loads((tmp_path / 'loop.json').read_text())['loops']:

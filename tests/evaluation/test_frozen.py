@@ -158,6 +158,24 @@ def test_features_of_a_dataset(eurosat_root: Path) -> None:
         np.testing.assert_allclose(found.values[row, :3], means, rtol=1e-5)
 
 
+def test_tokens_of_a_dataset(tmp_path: Path, eurosat_root: Path) -> None:
+    export('sigmae', tmp_path / 'encoder.pth')
+    encoder = FrozenEncoder.load(tmp_path / 'encoder.pth')
+    for one, dim in ((encoder, 192), (BandStatistics(), 20)):
+        plain = extract_features(one, 'EuroSAT', eurosat_root, ('val',), batch_size=7)
+        found = extract_features(
+            one, 'EuroSAT', eurosat_root, ('val',), batch_size=7, tokens=True
+        )
+        np.testing.assert_allclose(found.values, plain.values, rtol=1e-5, atol=1e-5)
+        assert plain.tokens is None
+        assert found.tokens is not None
+        assert found.tokens.shape == (20, 64, dim)
+    maps = found.tokens.reshape(20, 8, 8, 20)
+    image = EuroSAT(eurosat_root, 'val', bands=SENTINEL2_TEN_BANDS)[3]['image']
+    patch = image[:, 8:16, 48:56].mean((1, 2))
+    np.testing.assert_allclose(maps[3, 1, 6, :10], patch, rtol=1e-4)
+
+
 def run(*arguments: Any) -> None:
     main(['probe', *map(str, arguments)])
 
@@ -168,18 +186,21 @@ def test_the_command(
     export('sigmae', tmp_path / 'encoder.pth')
     run(
         tmp_path / 'encoder.pth', '--root', eurosat_root, '--labels', 1, 5,
-        '--probes', 'knn', '-o', tmp_path / 'out' / 'probe.json',
+        '--probes', 'knn', 'attentive', '-o', tmp_path / 'out' / 'probe.json',
     )  # fmt: skip
     table = capsys.readouterr().out
-    assert '| EuroSAT | knn | knn, 1 a class | knn, 5 a class |' in table
+    titles = [f'{p}{n}' for n in ('', ', 1 a class', ', 5 a class')
+              for p in ('knn', 'attentive')]  # fmt: skip
+    assert f'| EuroSAT | {" | ".join(titles)} |' in table
     content = json.loads((tmp_path / 'out' / 'probe.json').read_text())
     accuracy = content['accuracy']
     names = ['band mean and std', 'sigmae_vit_tiny_patch8, untrained', 'encoder.pth']
     assert list(accuracy) == names
     for row in accuracy.values():
-        assert [len(values) for values in row.values()] == [1, 5, 5]
+        assert [len(values) for values in row.values()] == [1, 1, 5, 5, 5, 5]
     # Ten classes: what says nothing reaches 0.1.
     assert accuracy['band mean and std']['knn'][0] > 0.4
+    assert accuracy['band mean and std']['attentive'][0] > 0.4
     # What was exported has weights of its own.
     assert accuracy[names[1]] != accuracy[names[2]]
 

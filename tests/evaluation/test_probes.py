@@ -10,27 +10,47 @@ from torchgeo_sigmae.evaluation import (
     repeated_folds,
     score,
 )
-from torchgeo_sigmae.evaluation.probes import PROBES
+from torchgeo_sigmae.evaluation.probes import PROBES, TOKEN_PROBES
 
 LABELS = np.arange(60) % 3
 
 
-def blobs(distance: float) -> np.ndarray:
-    """Three classes in ten dimensions, so far apart."""
+def blobs(distance: float, probe: str = 'linear') -> np.ndarray:
+    """Three classes in ten dimensions, so far apart; or four tokens of each sample."""
     generator = np.random.default_rng(0)
     centres = generator.normal(size=(3, 10)) * distance
+    if probe in TOKEN_PROBES:
+        return centres[LABELS][:, None] + generator.normal(size=(60, 4, 10))
     return centres[LABELS] + generator.normal(size=(60, 10))
 
 
 @pytest.mark.parametrize('probe', list(PROBES))
 def test_what_is_apart_is_told_apart_and_noise_is_not(probe: str) -> None:
     splits = repeated_folds(LABELS, 5, 2)
-    assert score(blobs(20.0), LABELS, splits, probe).mean == 1
-    found = score(blobs(0.0), LABELS, splits, probe)
+    assert score(blobs(20.0, probe), LABELS, splits, probe).mean == 1
+    found = score(blobs(0.0, probe), LABELS, splits, probe)
     assert found.mean == pytest.approx(1 / 3, abs=0.15)
     assert found.std == pytest.approx(np.std(found.values, ddof=1))
     assert len(found.values) == 10
     assert str(found) == f'{100 * found.mean:.1f} ± {100 * found.std:.1f}'
+
+
+def test_attention_finds_the_one_place_that_tells() -> None:
+    """The class is in one of sixteen tokens, which are otherwise alike."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(300) % 3
+    tokens = generator.normal(size=(300, 16, 12))
+    place = generator.integers(16, size=300)
+    telling = np.eye(12)[labels] * 8 + np.eye(12)[3] * 8
+    tokens[np.arange(300), place] += telling
+    # The same on average in every class, so that the mean does not tell.
+    for label in range(3):
+        tokens[labels == label, :, label] -= 8 / 16
+    splits = fixed_split(240, 60)
+    assert score(tokens, labels, splits, 'attentive').mean > 0.8
+    assert score(tokens.mean(1), labels, splits, 'linear').mean < 0.6
+    again = score(tokens, labels, splits, 'attentive')
+    assert again == score(tokens, labels, splits, 'attentive')
 
 
 def test_neighbours_against_a_loop() -> None:
@@ -87,7 +107,7 @@ def test_one_label_a_class_is_enough_for_what_is_far_apart(
     probe: str, count: int
 ) -> None:
     splits = few_labels(LABELS, fixed_split(40, 20), count)
-    assert score(blobs(20.0), LABELS, splits, probe).mean == 1
+    assert score(blobs(20.0, probe), LABELS, splits, probe).mean == 1
 
 
 def test_refusals() -> None:

@@ -59,6 +59,18 @@ class Frozen(nn.Module):
         """
         raise NotImplementedError
 
+    def pooled(self, image: Tensor, maps: Tensor) -> Tensor:
+        """Describe images whose places are described.
+
+        Args:
+            image: Raw values ``(B, C, H, W)``.
+            maps: What :meth:`maps` says of them.
+
+        Returns:
+            Features ``(B, D)``, those of ``forward``.
+        """
+        raise NotImplementedError
+
 
 class BandStatistics(Frozen):
     """Mean and standard deviation of every band: what any encoder has to beat."""
@@ -83,6 +95,18 @@ class BandStatistics(Frozen):
             Features ``(B, 2 C)``.
         """
         return pool(image.flatten(2), 'mean+std')
+
+    def pooled(self, image: Tensor, maps: Tensor) -> Tensor:
+        """Describe images, which does not take the description of their places.
+
+        Args:
+            image: Raw values ``(B, C, H, W)``.
+            maps: Not used.
+
+        Returns:
+            Features ``(B, 2 C)``.
+        """
+        return self.forward(image)
 
     def maps(self, image: Tensor, patch_size: int = 8) -> Tensor:
         """Describe the patches of images.
@@ -256,7 +280,19 @@ class FrozenEncoder(Frozen):
         Returns:
             Features ``(B, D)``, or ``(B, 2 D)`` with ``'mean+std'``.
         """
-        return pool(self.maps(image).flatten(2), self.pooling)
+        return self.pooled(image, self.maps(image))
+
+    def pooled(self, image: Tensor, maps: Tensor) -> Tensor:
+        """Describe images whose places are described.
+
+        Args:
+            image: Not used.
+            maps: Features ``(B, D, h, w)``.
+
+        Returns:
+            Features ``(B, D)``, or ``(B, 2 D)`` with ``'mean+std'``.
+        """
+        return pool(maps.flatten(2), self.pooling)
 
 
 def pool(values: Tensor, pooling: str) -> Tensor:

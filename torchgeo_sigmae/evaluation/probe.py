@@ -25,6 +25,7 @@ from ..bands import SENTINEL2, band_indices
 from .frozen import POOLS, BandStatistics, Frozen, FrozenEncoder
 from .probes import (
     PROBES,
+    TOKEN_PROBES,
     Score,
     Split,
     few_labels,
@@ -47,11 +48,13 @@ class Features:
         values: ``(N, D)``, float32.
         labels: Class of every sample, ``(N,)``.
         sizes: Samples of every split, in order.
+        tokens: Features of all places, ``(N, h * w, D)``, where asked for.
     """
 
     values: np.ndarray
     labels: np.ndarray
     sizes: tuple[int, ...]
+    tokens: np.ndarray | None = None
 
 
 def extract_features(
@@ -63,6 +66,7 @@ def extract_features(
     num_workers: int = 0,
     device: str | torch.device = 'cpu',
     progress: bool = True,
+    tokens: bool = False,
 ) -> Features:
     """Compute the features of a classification dataset of TorchGeo, once.
 
@@ -76,6 +80,8 @@ def extract_features(
         num_workers: Processes that read.
         device: Where to compute.
         progress: Whether to show a progress bar.
+        tokens: Whether to keep the features of all places as well, which an attentive
+            probe takes.
 
     Returns:
         The features.
@@ -91,14 +97,25 @@ def extract_features(
         few = range(min(_SAMPLE, len(parts[0])))  # type: ignore[arg-type]
         encoder.standardize(torch.stack([parts[0][i]['image'].float() for i in few]))
     encoder = encoder.to(device)
-    values, labels = [], []
+    values, labels, places = [], [], []
     for images, classes in tqdm(
         loader, f'Features of {encoder.name}', disable=None if progress else True
     ):
-        values.append(encoder(images.to(device)).float().cpu())
+        images = images.to(device)
+        if tokens:
+            maps = encoder.maps(images)
+            places.append(maps.flatten(2).movedim(1, -1).float().cpu())
+            features = encoder.pooled(images, maps)
+        else:
+            features = encoder(images)
+        values.append(features.float().cpu())
         labels.append(classes)
-    sizes = tuple(len(part) for part in parts)  # type: ignore[arg-type]
-    return Features(torch.cat(values).numpy(), torch.cat(labels).numpy(), sizes)
+    return Features(
+        torch.cat(values).numpy(),
+        torch.cat(labels).numpy(),
+        tuple(len(part) for part in parts),  # type: ignore[arg-type]
+        torch.cat(places).numpy() if tokens else None,
+    )
 
 
 def _dataset(
@@ -168,7 +185,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--probes', nargs='+', choices=PROBES, default=['knn', 'linear']
     )
     parser.add_argument('--depth', type=int, help='block to take, from 1; default: all')
-    parser.add_argument('--pooling', choices=POOLS, default='mean')
+    parser.add_argument(
+        '--pooling',
+        choices=POOLS,
+        default='mean',
+        help='of all places, for all probes but attentive',
+    )
     parser.add_argument('--batch-size', type=int, default=64)
     parser.add_argument('--num-workers', type=int, default=0)
     parser.add_argument(
@@ -219,10 +241,13 @@ def run_probe(arguments: argparse.Namespace) -> str:
             arguments.batch_size,
             arguments.num_workers,
             arguments.device,
+            tokens=not TOKEN_PROBES.isdisjoint(arguments.probes),
         )
         scores = {}
         for title, probe, splits in _plan(arguments, features):
-            scores[title] = score(features.values, features.labels, splits, probe)
+            tokens = features.tokens if probe in TOKEN_PROBES else None
+            values = features.values if tokens is None else tokens
+            scores[title] = score(values, features.labels, splits, probe)
         rows[_unique(encoder.name, rows)] = scores
     _write(arguments, rows)
     titles = list(next(iter(rows.values())))

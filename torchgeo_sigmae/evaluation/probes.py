@@ -23,8 +23,11 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from .attentive import AttentiveClassifier
+
 __all__ = (
     'PROBES',
+    'TOKEN_PROBES',
     'Score',
     'Split',
     'few_labels',
@@ -39,7 +42,11 @@ PROBES: dict[str, str] = {
     'knn': 'majority of the 5 nearest by cosine of standardised features',
     'linear': 'logistic regression on standardised features',
     'ridge': 'ridge regression on standardised features, fast with many samples',
+    'attentive': 'one query attends to standardised tokens, a linear layer classifies',
 }
+
+#: Of these, what takes the tokens of an image instead of its features.
+TOKEN_PROBES = frozenset({'attentive'})
 
 #: Nearest neighbours that vote.
 _NEIGHBOURS = 5
@@ -208,7 +215,7 @@ def score(
     """Classify frozen features.
 
     Args:
-        features: ``(N, D)``.
+        features: ``(N, D)``; for ``'attentive'`` tokens ``(N, T, D)``.
         labels: Class of every sample, ``(N,)``.
         splits: What to learn from and to be tested on.
         probe: One of :data:`PROBES`. How strongly logistic regression is regularised is
@@ -257,6 +264,9 @@ def _classifier(probe: str, labels: np.ndarray) -> Any:
                 model = GridSearchCV(model, {'C': _STRENGTHS}, cv=_INNER_FOLDS)
         case 'ridge':
             model = RidgeClassifierCV(_PENALTIES)
+        case 'attentive':
+            # Standardises by itself.
+            return AttentiveClassifier()
         case _:
             raise ValueError(
                 f'probe: {probe!r} is unknown. Use one of {", ".join(PROBES)}.'
