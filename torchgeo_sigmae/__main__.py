@@ -4,8 +4,8 @@
 """Command line: TorchGeo's own, with our classes known, plus our subcommands.
 
 ``torchgeo-sigmae fit --config x.yaml`` is ``torchgeo fit`` where ``SIGMAETask`` and our
-encoders can be named; ``torchgeo-sigmae demo``, ``torchgeo-sigmae adapt-bands`` and
-``torchgeo-sigmae probe`` are ours.
+encoders can be named; its subcommands ``demo``, ``adapt-bands``, ``probe`` and
+``report`` are ours.
 """
 
 import argparse
@@ -23,6 +23,8 @@ from .evaluation.probe import add_arguments as add_probe_arguments
 from .evaluation.probe import run_probe
 from .models import adapt_bands
 from .models.matching import METHODS
+from .report import add_arguments as add_report_arguments
+from .report import run_report
 
 __all__ = ('main',)
 
@@ -37,7 +39,12 @@ def main(args: Sequence[str] | None = None) -> None:
     if argv == ['--version']:
         print(f'torchgeo-sigmae {__version__}, TorchGeo {TORCHGEO_VERSION}')
         return
-    ours = {'adapt-bands': _adapt_bands, 'demo': _demo, 'probe': _probe}
+    ours = {
+        'adapt-bands': _adapt_bands,
+        'demo': _demo,
+        'probe': _probe,
+        'report': _report,
+    }
     if argv and argv[0] in ours:
         ours[argv[0]](argv[1:])
     else:
@@ -91,6 +98,23 @@ def _probe(argv: Sequence[str]) -> None:
         parser.error(str(error))
     print(f'\nAccuracy in percent, mean and standard deviation over splits.\n\n{table}')
     print(f'\nWrote {arguments.output}.')
+
+
+def _report(argv: Sequence[str]) -> None:
+    """Run the subcommand of that name."""
+    parser = argparse.ArgumentParser(
+        'torchgeo-sigmae report',
+        description='Measure and draw how well a pretrained model reconstructs scenes '
+        'at several mask ratios.',
+    )
+    add_report_arguments(parser)
+    arguments = parser.parse_args(argv)
+    try:
+        table = run_report(arguments)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    print(f'\n{table}\n\nWrote report.md, report.json and report.png in '
+          f'{arguments.output}.')  # fmt: skip
 
 
 if __name__ == '__main__':

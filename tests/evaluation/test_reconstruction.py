@@ -36,6 +36,39 @@ def test_against_numpy() -> None:
     assert values == pytest.approx(expected, rel=1e-3)
 
 
+def test_structural_similarity_against_a_loop() -> None:
+    """Wang et al. 2004: Gaussian windows of 11 x 11 with a deviation of 1.5."""
+    generator = np.random.default_rng(0)
+    truth = generator.uniform(0, 0.5, (2, 3, 20, 24))
+    found = truth + generator.normal(scale=0.05, size=truth.shape)
+    predicted = np.zeros(truth.shape, bool)
+    predicted[0, 1, 7, 9] = predicted[1, 2, 12, 5] = True
+    taps = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
+    window = np.outer(taps, taps) / np.outer(taps, taps).sum()
+    expected = []
+    for b, c, row, column in np.argwhere(predicted):
+        x, y = (
+            values[b, c, row - 5 : row + 6, column - 5 : column + 6]
+            for values in (found, truth)
+        )
+        mx, my = (window * x).sum(), (window * y).sum()
+        vx, vy = (window * (x - mx) ** 2).sum(), (window * (y - my) ** 2).sum()
+        covariance = (window * (x - mx) * (y - my)).sum()
+        c1, c2 = 0.01**2, 0.03**2
+        expected.append(
+            (2 * mx * my + c1) * (2 * covariance + c2)
+            / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+        )  # fmt: skip
+    metrics = ReconstructionMetrics(BANDS, '')
+    metrics.update_images(*map(torch.from_numpy, (found, truth, predicted)))
+    metrics.update_losses(torch.tensor(1.0), torch.tensor(1.0), 1)
+    values = metrics.compute()
+    assert float(values['ssim']) == pytest.approx(np.mean(expected), rel=1e-3)
+    # The same pixels as in a list.
+    error = ((found - truth) ** 2)[predicted].mean()
+    assert float(values['psnr']) == pytest.approx(-10 * math.log10(error), rel=1e-3)
+
+
 def test_oracle_statistics_are_named() -> None:
     metrics = ReconstructionMetrics(BANDS, 'val_', oracle=True)
     metrics.update(torch.rand(4, 3), torch.rand(4, 3))

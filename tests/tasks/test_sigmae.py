@@ -358,7 +358,7 @@ def test_invalid_pixels_change_nothing() -> None:
         for filler in (0.0, torch.nan, torch.inf)
     ]
     for other in outs[1:]:
-        for a, b in zip(outs[0][:-1], other[:-1], strict=True):
+        for a, b in zip(outs[0][:5], other[:5], strict=True):
             assert torch.equal(a, b)
     assert torch.equal(outs[0].image == 0, gap.expand(-1, 10, -1, -1))
 

@@ -10,7 +10,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanSquaredError, Metric, SumMetric
-from torchmetrics.functional.image import spectral_angle_mapper
+from torchmetrics.functional.image import (
+    spectral_angle_mapper,
+    structural_similarity_index_measure,
+)
 from torchmetrics.image import PeakSignalNoiseRatio
 
 __all__ = ('ReconstructionMetrics',)
@@ -25,6 +28,8 @@ class ReconstructionMetrics(nn.Module):
     * ``psnr``: peak signal-to-noise ratio in dB, for a reflectance range of 1;
     * ``spectral_angle``: mean angle between predicted and true spectra, in degrees,
       over pixels whose whole spectrum was predicted;
+    * ``ssim``: structural similarity for a reflectance range of 1, of the image with
+      its predictions filled in, where they are; bands alike;
     * ``rmse`` and ``rmse_<band>``: root mean squared error in reflectance.
 
     Where the reconstruction had to borrow the hidden patch's own mean and standard
@@ -54,6 +59,8 @@ class ReconstructionMetrics(nn.Module):
         self.psnr = PeakSignalNoiseRatio(data_range=1.0)
         self.angle = SumMetric(nan_strategy='disable')
         self.spectra = SumMetric()
+        self.similarity = SumMetric(nan_strategy='disable')
+        self.compared = SumMetric()
         self.error = nn.ModuleList(MeanSquaredError() for _ in self.bands)
 
     def update_losses(self, loss: Tensor, baseline_loss: Tensor, pixels: int) -> None:
@@ -68,6 +75,26 @@ class ReconstructionMetrics(nn.Module):
             self.loss.update(loss * pixels)
             self.baseline_loss.update(baseline_loss * pixels)
             self.pixels.update(pixels)
+
+    def update_images(
+        self, prediction: Tensor, target: Tensor, predicted: Tensor
+    ) -> None:
+        """Add images, predictions filled in.
+
+        Args:
+            prediction: Reflectance ``(B, C, H, W)``, without NaN, larger than 5 pixels.
+            target: True reflectance, same shape.
+            predicted: Which values are predictions and count, boolean, same shape.
+        """
+        _, similarity = structural_similarity_index_measure(
+            prediction.float(), target.float(), data_range=1.0, return_full_image=True
+        )
+        if predicted.any():
+            self.similarity.update(similarity[predicted].sum())
+            self.compared.update(predicted.sum())
+        # (B, C, H, W) to a list of pixels, (B * H * W, C).
+        parts = (prediction, target, predicted)
+        self.update(*(part.movedim(1, -1).flatten(0, -2) for part in parts))
 
     def update(
         self, prediction: Tensor, target: Tensor, predicted: Tensor | None = None
@@ -110,6 +137,7 @@ class ReconstructionMetrics(nn.Module):
             # the others wait for its sums.
             warnings.filterwarnings('ignore', message='The ``compute`` method')
             pixels, spectra = self.pixels.compute(), self.spectra.compute()
+            compared, similarity = self.compared.compute(), self.similarity.compute()
             squared = torch.stack([cast(Metric, e).compute() for e in self.error])
             metrics = {
                 'loss': self.loss.compute() / pixels,
@@ -118,6 +146,8 @@ class ReconstructionMetrics(nn.Module):
                 f'{self.oracle}spectral_angle': self.angle.compute() / spectra,
                 f'{self.oracle}rmse': squared.mean().sqrt(),
             }
+            if compared:
+                metrics[f'{self.oracle}ssim'] = similarity / compared
             for band, value in zip(self.bands, squared.sqrt(), strict=True):
                 metrics[f'{self.oracle}rmse_{band}'] = value
             if not pixels:

@@ -10,12 +10,14 @@ Convention: images in, :class:`matplotlib.figure.Figure` out, to be saved with
 from .canvas import rgb_channels
 from .curves import plot_log, read_log
 from .maps import plot_indices, plot_mask, plot_saliency
+from .ratios import plot_mask_ratios
 from .reconstruction import plot_reconstruction
 
 __all__ = (
     'plot_indices',
     'plot_log',
     'plot_mask',
+    'plot_mask_ratios',
     'plot_reconstruction',
     'plot_saliency',
     'read_log',

@@ -551,16 +551,8 @@ class SIGMAETask(PretrainingTask):
         known = self.model.layout.unpatchify(
             tokens.pixels, self.model.grid(tokens.image)
         )
-        # (B, C, H, W) to a list of pixels, (B * H * W, C).
-        found, truth, predicted = (
-            values.movedim(1, -1).flatten(0, -2)
-            for values in (
-                self.statistics.reflectance(found),
-                self.statistics.reflectance(tokens.image),
-                hidden & known,
-            )
-        )
-        metrics.update(found, truth, predicted)
+        found, truth = map(self.statistics.reflectance, (found, tokens.image))
+        metrics.update_images(found, truth, hidden & known)
 
     @torch.compiler.disable
     def _reconstruct(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
