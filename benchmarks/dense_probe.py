@@ -85,12 +85,13 @@ def damage(root: Path, split: str, bands: Sequence[str]) -> Iterator[dict[str, A
         yield {'image': sample['image'][0], 'mask': sample['mask'][0]}
 
 
-def measure(encoder: Frozen, data: Path) -> tuple[Score, Score]:
+def measure(encoder: Frozen, data: Path, repeats: int = 5) -> tuple[Score, Score]:
     """Probe an encoder.
 
     Args:
         encoder: The encoder.
         data: Folder of the real data.
+        repeats: How often land cover is folded anew.
 
     Returns:
         Accuracy of land cover, average precision of damage.
@@ -98,7 +99,7 @@ def measure(encoder: Frozen, data: Path) -> tuple[Score, Score]:
     found = extract_patches(
         encoder, landcover(data / 'landcover', encoder.bands), ignore=0, block=BLOCK
     )
-    folds = grouped_folds(found.labels, found.groups)
+    folds = grouped_folds(found.labels, found.groups, repeats=repeats)
     cover = score(found.values, found.labels, folds, 'ridge')
     train, test = (
         extract_patches(
