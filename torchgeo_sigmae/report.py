@@ -19,6 +19,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from .datasets import SceneChips, find_scenes
+from .evaluation import ReconstructionMetrics
 from .masking import MASKINGS
 from .plotting import plot_mask_ratios
 from .tasks import SIGMAETask
@@ -74,7 +75,7 @@ def reconstruction_report(
     )
     found = {}
     for ratio in mask_ratios:
-        with _masked(task, ratio):
+        with _masked(task, ratio), _measured(task):
             (values,) = trainer.validate(task, data, verbose=False)
         found[ratio] = {
             name.removeprefix('val_'): value for name, value in values.items()
@@ -93,6 +94,19 @@ def _masked(task: SIGMAETask, ratio: float) -> Iterator[None]:
         yield
     finally:
         task.curriculum = before
+
+
+@contextmanager
+def _measured(task: SIGMAETask) -> Iterator[None]:
+    """Measure structural similarity as well."""
+    before = task.val_metrics
+    task.val_metrics = ReconstructionMetrics(
+        task.bands, before.prefix, bool(before.oracle), structure=True
+    )
+    try:
+        yield
+    finally:
+        task.val_metrics = before
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -137,9 +151,7 @@ def run_report(arguments: argparse.Namespace) -> str:
     chips = SceneChips(
         scenes, bands, size, random=False, length=arguments.chips, sensor=task.sensor
     )
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='.*does not have many workers')
-        logging.getLogger('lightning.pytorch').setLevel(logging.WARNING)
+    with _quiet():
         found = reconstruction_report(
             task, DataLoader(chips, arguments.batch_size), arguments.mask_ratios
         )
@@ -174,6 +186,20 @@ def run_report(arguments: argparse.Namespace) -> str:
     figure = plot_mask_ratios(predictions, task.bands, task.sensor, oracle)
     figure.savefig(output / 'report.png', dpi=110)
     return table
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning from saying what is no news here."""
+    logger = logging.getLogger('lightning.pytorch')
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='.*does not have many workers')
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _replace(path: Path, text: str) -> None:

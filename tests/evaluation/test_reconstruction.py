@@ -59,11 +59,17 @@ def test_structural_similarity_against_a_loop() -> None:
             (2 * mx * my + c1) * (2 * covariance + c2)
             / ((mx**2 + my**2 + c1) * (vx + vy + c2))
         )  # fmt: skip
-    metrics = ReconstructionMetrics(BANDS, '')
+    metrics = ReconstructionMetrics(BANDS, '', structure=True)
     metrics.update_images(*map(torch.from_numpy, (found, truth, predicted)))
     metrics.update_losses(torch.tensor(1.0), torch.tensor(1.0), 1)
     values = metrics.compute()
     assert float(values['ssim']) == pytest.approx(np.mean(expected), rel=1e-3)
+    # Many images are taken a few at a time.
+    many = ReconstructionMetrics(BANDS, '', structure=True)
+    parts = (torch.from_numpy(part) for part in (found, truth, predicted))
+    many.update_images(*(part.repeat(9, 1, 1, 1) for part in parts))
+    many.update_losses(torch.tensor(1.0), torch.tensor(1.0), 1)
+    assert float(many.compute()['ssim']) == pytest.approx(np.mean(expected), rel=1e-3)
     # The same pixels as in a list.
     error = ((found - truth) ** 2)[predicted].mean()
     assert float(values['psnr']) == pytest.approx(-10 * math.log10(error), rel=1e-3)
