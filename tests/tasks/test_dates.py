@@ -30,11 +30,8 @@ from torchgeo_sigmae.bands import OSCD_BANDS
 from torchgeo_sigmae.masking import fixed_mask
 from torchgeo_sigmae.tasks.base import PretrainingTask
 from torchgeo_sigmae.tasks.batch import VALID_KEY, mark_valid_pixels
-from torchgeo_sigmae.tasks.statistics import (
-    BatchStatistics,
-    datamodule_bands,
-    datamodule_dates,
-)
+from torchgeo_sigmae.tasks.datamodules import datamodule_bands, datamodule_dates
+from torchgeo_sigmae.tasks.statistics import BatchStatistics
 
 SMALL: dict[str, Any] = {
     'model': 'sigmae_vit_tiny_patch8',

@@ -23,13 +23,12 @@ from torchgeo_sigmae.bands import (
     SENTINEL2,
     SENTINEL2_TEN_BANDS,
 )
-from torchgeo_sigmae.tasks.statistics import (
-    BatchStatistics,
+from torchgeo_sigmae.tasks.datamodules import (
     datamodule_bands,
     datamodule_normalization,
     normalizes,
-    resolve_statistics,
 )
+from torchgeo_sigmae.tasks.statistics import BatchStatistics, resolve_statistics
 
 TEN = SENTINEL2_TEN_BANDS
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..bands import get_sensor
 from ..models.checkpoint import EncoderCheckpoint, read_encoder
 from ..models.weights import PackagedWeights, find_weights
-from .statistics import datamodule_bands, datamodule_normalization
+from .datamodules import datamodule_bands, datamodule_normalization
 
 __all__ = ('check_bands', 'match_normalization')
 

@@ -26,6 +26,7 @@ from ..models.checkpoint import (
 from ..resume import is_resumable
 from ..transforms import bitemporal
 from .batch import mark_valid_pixels
+from .datamodules import attached_datamodule, normalizes
 from .optim import (
     build_optimizer,
     scaled_lr,
@@ -33,12 +34,7 @@ from .optim import (
     warmup_cosine,
     warmup_steps,
 )
-from .statistics import (
-    BatchStatistics,
-    attached_datamodule,
-    normalizes,
-    resolve_statistics,
-)
+from .statistics import BatchStatistics, resolve_statistics
 
 __all__ = ('PretrainingTask',)
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from .agreement import check_bands, match_normalization
 from .base import PretrainingTask
+from .datamodules import attached_datamodule
 from .optim import (
     UNDECAYED,
     adamw,
@@ -23,7 +24,6 @@ from .optim import (
     warmup_cosine,
     warmup_steps,
 )
-from .statistics import attached_datamodule
 
 __all__ = ('FineTuning', 'parameter_groups', 'set_drop_path')
 
