@@ -80,7 +80,7 @@ def dry_run(path: Path, dataset: str, model: str, root: Path, weights: object) -
     )
 
 
-# What S2MAE's and SatMAE's first layers cannot make up for.
+# What S2MAE's first layer cannot make up for.
 @pytest.mark.filterwarnings('default:weights. .* normalises otherwise')
 @pytest.mark.parametrize('model', MODELS)
 @pytest.mark.parametrize('dataset', ['eurosat', 'bigearthnet', 'oscd'])

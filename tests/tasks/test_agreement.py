@@ -23,6 +23,7 @@ from torchgeo_sigmae.models.checkpoint import write_encoder
 from torchgeo_sigmae.tasks.agreement import check_bands, match_normalization
 
 MODEL = 'sigmae_vit_tiny_patch8'
+S2MAE, SATMAE = 's2mae_vit_tiny_patch8', 'satmae_vit_tiny_patch8'
 
 
 @pytest.fixture(scope='module')
@@ -133,12 +134,20 @@ def as_pretrained(raw: torch.Tensor) -> torch.Tensor:
     return (raw - 3000.0) / 2000.0
 
 
-@pytest.mark.parametrize('name', [MODEL, 'vit_tiny_patch16_224'])
+@pytest.mark.parametrize(
+    ('name', 'options'),
+    [
+        (MODEL, {}),
+        ('vit_tiny_patch16_224', {}),
+        (SATMAE, {}),
+        (SATMAE, {'positions': 'sincos'}),
+    ],
+)
 def test_the_first_layer_makes_up_for_another_normalisation(
-    name: str, tmp_path: Path
+    name: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
-    size = 96 if name == MODEL else 224  # those that TorchGeo builds
-    pretraining = task(model=name, size=size)
+    size = 224 if '224' in name else 96  # those that TorchGeo builds
+    pretraining = task(model=name, size=size, **options)
     pretraining.export(tmp_path / 'encoder.pth')
     path = str(tmp_path / 'encoder.pth')
     made = Classification(name, weights=path, in_channels=10, num_classes=10)
@@ -168,18 +177,27 @@ def test_what_was_trained_since_is_left_alone(encoder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ('normalized_by', 'family', 'message'),
+    ('normalized_by', 'model', 'options', 'message'),
     [
-        ((0.3, 0.2), 'sigmae', 'raw values are 0.000[0-9]* times theirs'),
-        ((500.0, 300.0), 's2mae', 'the first layer of S2MAEViT cannot make up'),
-        ((500.0, 300.0), 'satmae', 'the first layer of SatMAEViT cannot make up'),
+        ((0.3, 0.2), MODEL, {}, 'raw values are 0.000[0-9]* times theirs'),
+        ((500.0, 300.0), S2MAE, {}, 'first layer of S2MAEViT cannot make up'),
+        (
+            (500.0, 300.0),
+            SATMAE,
+            {'positions': 'vanilla'},
+            'first layer of SatMAEViT cannot make up',
+        ),
     ],
 )
 def test_what_cannot_be_made_up_for_is_said(
-    normalized_by: tuple[float, float], family: str, message: str, tmp_path: Path
+    normalized_by: tuple[float, float],
+    model: str,
+    options: dict[str, Any],
+    message: str,
+    tmp_path: Path,
 ) -> None:
-    path, model = str(tmp_path / 'encoder.pth'), f'{family}_vit_tiny_patch8'
-    task(family, size=64).export(path)
+    path = str(tmp_path / 'encoder.pth')
+    task(model=model, size=64, **options).export(path)
     made = Classification(model, weights=path, in_channels=10, num_classes=10)
     before = made.model.state_dict()['patch_embed.proj.weight'].clone()
     _, _, datamodule = raw_and(normalized_by)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..bands import get_sensor
 from ..models.checkpoint import EncoderCheckpoint, read_encoder
+from ..models.embeddings import GroupEmbed
 from ..models.weights import PackagedWeights, find_weights
 from .datamodules import datamodule_bands, datamodule_normalization
 
@@ -80,11 +81,11 @@ def match_normalization(
 
         \frac{r - \mu}{\sigma} = \frac{s}{\sigma} x + \frac{m - \mu}{\sigma},
 
-    the difference goes into kernel and bias of the first layer. What the encoder
-    computes is then, but for rounding, what it would compute from data normalised as in
-    pretraining. This is done to weights as they were loaded, and once: those trained or
-    changed since have seen the datamodule's values. Where it cannot be done, a warning
-    says so.
+    the difference goes into kernel and bias of the first layer, with SatMAE into its
+    kernels and the positions of its groups. What the encoder computes is then, but for
+    rounding, what it would compute from data normalised as in pretraining. This is done
+    to weights as they were loaded, and once: those trained or changed since have seen
+    the datamodule's values. Where it cannot be done, a warning says so.
 
     Args:
         encoder: The encoder of a task, its weights loaded.
@@ -110,13 +111,13 @@ def match_normalization(
             f'weights: {differs}, in other units: by std, its raw values are '
             f'{float(factor.median()):.3g} times theirs. {remedy}'
         )
-    elif type(getattr(encoder, 'patch_embed', None)) is not PatchEmbed:
+    elif not _foldable(encoder):
         rank_zero_warn(
             f'weights: {differs}, and the first layer of {type(encoder).__name__} '
             f'cannot make up for it. {remedy}'
         )
     elif _as_loaded(encoder.state_dict(), checkpoint.state_dict):
-        _fold(encoder.state_dict(), factor, shift)
+        _fold(encoder, factor, shift)
         rank_zero_info(
             f'FineTuning: {differs}. The first layer makes up for it, so that the '
             'encoder sees what it saw in pretraining.'
@@ -140,15 +141,30 @@ def _difference(
     return None if same else (factor.expand_as(own_mean), shift.expand_as(own_mean))
 
 
+def _foldable(encoder: Any) -> bool:
+    """Whether every band has a kernel of its own, and every token a bias."""
+    embed = type(getattr(encoder, 'patch_embed', None))
+    return embed is PatchEmbed or (embed is GroupEmbed and not encoder.joint)
+
+
 @torch.no_grad()
-def _fold(state: dict[str, Tensor], factor: Tensor, shift: Tensor) -> None:
-    """Change kernel and bias of a first layer in place."""
-    kernel = state[_KERNEL].double().cpu()
+def _fold(encoder: Any, factor: Tensor, shift: Tensor) -> None:
+    """Change the first layer in place."""
+    embed = encoder.patch_embed
+    kernel = embed.proj.weight.double()
     # Several dates lie one after the other, all alike.
     dates = kernel.shape[1] // len(factor)
-    factor, shift = (x.repeat(dates).view(1, -1, 1, 1) for x in (factor, shift))
-    state[_BIAS] += (kernel * shift).sum(dim=(1, 2, 3)).to(state[_BIAS])
-    state[_KERNEL].copy_(kernel * factor)
+    factor, shift = (
+        x.to(kernel.device).repeat(dates).view(1, -1, 1, 1) for x in (factor, shift)
+    )
+    bias = (kernel * shift).sum(dim=(2, 3))
+    if isinstance(embed, GroupEmbed):
+        # One bias for all groups; what differs between them is their position.
+        for group, channels in enumerate(embed.layout.groups):
+            encoder.spectral_embed[0, group] += bias[:, list(channels)].sum(dim=1)
+    else:
+        embed.proj.bias += bias.sum(dim=1)
+    embed.proj.weight.copy_(kernel * factor)
 
 
 def _as_loaded(state: dict[str, Tensor], loaded: dict[str, Tensor]) -> bool:
