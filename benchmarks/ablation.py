@@ -53,7 +53,7 @@ from torchgeo_sigmae.masking import Curriculum, VisibilityRatio
 
 from .dense_probe import measure
 from .measure import DATA, quiet, where
-from .rows import finished_row
+from .rows import finished_row, row_path
 from .s2mae_ablation import quiet_trainer
 
 SIZE, TOKENS = 64, 64
@@ -290,21 +290,6 @@ def asked(arguments: argparse.Namespace, setting: dict[str, Any]) -> dict[str, A
     chosen = {name: vars(arguments)[name] for name in options}
     known: dict[str, Any] = json.loads(json.dumps({**chosen, **setting}))
     return known
-
-
-def row_path(arguments: argparse.Namespace, key: str, seed: int) -> Path:
-    """Say where a row is kept.
-
-    Args:
-        arguments: See the module.
-        key: Name of the setting.
-        seed: Its seed.
-
-    Returns:
-        The file.
-    """
-    path: Path = arguments.output / 'rows' / f'{key}-seed{seed}.json'
-    return path
 
 
 def finished(

@@ -30,7 +30,7 @@ from .measure import (
     megabytes,
     now,
     quartiles,
-    read_chips,
+    read_batch,
     where,
     write_record,
 )
@@ -98,19 +98,6 @@ class Use:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return now(self.device) - start
-
-
-def read_batch(arguments: argparse.Namespace) -> tuple[Tensor, str]:
-    """Read the batch.
-
-    Args:
-        arguments: See the module.
-
-    Returns:
-        Normalised images ``(B, 10, H, W)``, and what they are.
-    """
-    images, title = read_chips(arguments, arguments.size)
-    return (images.nan_to_num() - 2000) / 1000, title
 
 
 def build(arguments: argparse.Namespace, name: str, small: bool) -> Use:

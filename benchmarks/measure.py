@@ -57,6 +57,7 @@ __all__ = (
     'product',
     'quartiles',
     'quiet',
+    'read_batch',
     'read_chips',
     'shares',
     'where',
@@ -122,6 +123,19 @@ def read_chips(arguments: argparse.Namespace, size: int) -> tuple[Tensor, str]:
     images = torch.stack([chips[i % len(chips)]['image'] for i in range(count)])
     repeat = math.ceil(size / images.shape[-1])
     return images.tile(repeat, repeat)[..., :size, :size].contiguous(), title
+
+
+def read_batch(arguments: argparse.Namespace) -> tuple[Tensor, str]:
+    """Read the batch.
+
+    Args:
+        arguments: See the module.
+
+    Returns:
+        Normalised images ``(B, 10, H, W)``, and what they are.
+    """
+    images, title = read_chips(arguments, arguments.size)
+    return (images.nan_to_num() - 2000) / 1000, title
 
 
 def measure_memory(

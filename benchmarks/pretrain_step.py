@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .measure import (
     DATA,
@@ -42,7 +41,7 @@ from .measure import (
     product,
     quartiles,
     quiet,
-    read_chips,
+    read_batch,
     shares,
     where,
     write_record,
@@ -91,19 +90,6 @@ CONTENDERS = {
         Contender('torchgeo.tasks.MAE', 'defaults', 'torchgeo'),
     ),
 }
-
-
-def read_batch(arguments: argparse.Namespace) -> tuple[Tensor, str]:
-    """Read the batch.
-
-    Args:
-        arguments: See the module.
-
-    Returns:
-        Normalised images ``(B, 10, H, W)``, and what they are.
-    """
-    images, title = read_chips(arguments, arguments.size)
-    return (images.nan_to_num() - 2000) / 1000, title
 
 
 def build(

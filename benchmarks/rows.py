@@ -3,13 +3,29 @@
 
 """Long benchmarks made of rows: finished ones are kept, and not measured again."""
 
+import argparse
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ('finished_row',)
+__all__ = ('finished_row', 'row_path')
+
+
+def row_path(arguments: argparse.Namespace, name: str, seed: int) -> Path:
+    """Say where a row is kept.
+
+    Args:
+        arguments: With the folder, ``output``.
+        name: Name of the row.
+        seed: Its seed.
+
+    Returns:
+        The file.
+    """
+    path: Path = arguments.output / 'rows' / f'{name}-seed{seed}.json'
+    return path
 
 
 def finished_row(

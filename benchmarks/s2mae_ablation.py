@@ -42,7 +42,7 @@ from torchgeo_sigmae.evaluation import fixed_split, score
 
 from .finetune import summary
 from .measure import DATA, quiet, where
-from .rows import finished_row
+from .rows import finished_row, row_path
 
 DEFAULT: dict[str, Any] = {
     'mask_ratio': 0.9,
@@ -301,21 +301,6 @@ def write_table(arguments: argparse.Namespace) -> str:
     table = '\n'.join([*lines, '', how])
     (arguments.output / 'table.md').write_text(f'{table}\n')
     return table
-
-
-def row_path(arguments: argparse.Namespace, name: str, seed: int) -> Path:
-    """Say where a finished row is kept.
-
-    Args:
-        arguments: See the module.
-        name: Of the row.
-        seed: Its seed.
-
-    Returns:
-        The file.
-    """
-    path: Path = arguments.output / 'rows' / f'{name}-seed{seed}.json'
-    return path
 
 
 def main(arguments: argparse.Namespace) -> None:

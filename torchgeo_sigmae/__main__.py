@@ -10,7 +10,8 @@ encoders can be named; its subcommands ``demo``, ``adapt-bands``, ``probe`` and
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torchgeo.datasets import DatasetNotFoundError
 
@@ -76,10 +77,7 @@ def _adapt_bands(argv: Sequence[str]) -> None:
     parser.add_argument('--sensor', default='sentinel2', help='sensor of the bands')
     parser.add_argument('--method', choices=METHODS, default='auto')
     arguments = parser.parse_args(argv)
-    try:
-        adapt_bands(**vars(arguments))
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    _checked(parser, adapt_bands, **vars(arguments))
     print(f'Wrote {arguments.path}.')
 
 
@@ -92,10 +90,7 @@ def _probe(argv: Sequence[str]) -> None:
     )
     add_probe_arguments(parser)
     arguments = parser.parse_args(argv)
-    try:
-        table = run_probe(arguments)
-    except (ValueError, OSError, DatasetNotFoundError) as error:
-        parser.error(str(error))
+    table = _checked(parser, run_probe, arguments)
     print(f'\nAccuracy in percent, mean and standard deviation over splits.\n\n{table}')
     print(f'\nWrote {arguments.output}.')
 
@@ -109,12 +104,19 @@ def _report(argv: Sequence[str]) -> None:
     )
     add_report_arguments(parser)
     arguments = parser.parse_args(argv)
-    try:
-        table = run_report(arguments)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    table = _checked(parser, run_report, arguments)
     print(f'\n{table}\n\nWrote report.md, report.json and report.png in '
           f'{arguments.output}.')  # fmt: skip
+
+
+def _checked(
+    parser: argparse.ArgumentParser, run: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    """Run a subcommand; say what is wrong with its arguments without a traceback."""
+    try:
+        return run(*args, **kwargs)
+    except (ValueError, OSError, DatasetNotFoundError) as error:
+        parser.error(str(error))
 
 
 if __name__ == '__main__':

@@ -10,7 +10,6 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,6 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from .datasets import SceneChips, find_scenes
-from .evaluation import ReconstructionMetrics
-from .masking import MASKINGS
 from .plotting import plot_mask_ratios
 from .tasks import SIGMAETask
 
@@ -75,7 +72,7 @@ def reconstruction_report(
     )
     found = {}
     for ratio in mask_ratios:
-        with _masked(task, ratio), _measured(task):
+        with _masked(task, ratio):
             (values,) = trainer.validate(task, data, verbose=False)
         found[ratio] = {
             name.removeprefix('val_'): value for name, value in values.items()
@@ -85,28 +82,15 @@ def reconstruction_report(
 
 @contextmanager
 def _masked(task: SIGMAETask, ratio: float) -> Iterator[None]:
-    """Mask another share, and nothing more often for its saliency."""
+    """Mask another share, nothing more often for its saliency, and measure all."""
     before = task.curriculum
-    unguided = before.masking.replace('saliency_', '').replace('saliency', 'random')
-    assert unguided in MASKINGS
-    task.curriculum = replace(before, mask_ratio=ratio, masking=unguided)
+    task.curriculum = before.unguided(mask_ratio=ratio)
+    task.val_metrics.structure = True
     try:
         yield
     finally:
         task.curriculum = before
-
-
-@contextmanager
-def _measured(task: SIGMAETask) -> Iterator[None]:
-    """Measure structural similarity as well."""
-    before = task.val_metrics
-    task.val_metrics = ReconstructionMetrics(
-        task.bands, before.prefix, bool(before.oracle), structure=True
-    )
-    try:
-        yield
-    finally:
-        task.val_metrics = before
+        task.val_metrics.structure = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

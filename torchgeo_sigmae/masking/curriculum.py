@@ -5,7 +5,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -203,10 +204,21 @@ class Curriculum:
         Returns:
             Visible and masked token indices, see :func:`.fixed_mask`.
         """
-        unguided = {'saliency': 'random', 'saliency_spatial': 'spatial'}
-        masking = unguided.get(self.masking, self.masking)
-        ratio = self.ratio_at(1.0)
-        return fixed_mask(index, num_tokens, ratio, valid, masking, self.groups)
+        plain, ratio = self.unguided(), self.ratio_at(1.0)
+        return fixed_mask(index, num_tokens, ratio, valid, plain.masking, self.groups)
+
+    def unguided(self, **changes: Any) -> 'Curriculum':
+        """Leave saliency out.
+
+        Args:
+            **changes: Other attributes to change.
+
+        Returns:
+            A curriculum that hides together what this one does, at random.
+        """
+        masking = {'saliency': 'random', 'saliency_spatial': 'spatial'}
+        name = masking.get(self.masking, self.masking)
+        return replace(self, masking=name, **changes)
 
 
 class VisibilityRatio(Metric):

@@ -18,7 +18,7 @@ from ..models.embeddings import GroupEmbed
 from ..models.weights import PackagedWeights, find_weights
 from .datamodules import datamodule_bands, datamodule_normalization
 
-__all__ = ('check_bands', 'match_normalization')
+__all__ = ('check_bands', 'match_normalization', 'read_known')
 
 #: The first layer of a timm ViT.
 _KERNEL, _BIAS = 'patch_embed.proj.weight', 'patch_embed.proj.bias'
@@ -28,7 +28,9 @@ _KERNEL, _BIAS = 'patch_embed.proj.weight', 'patch_embed.proj.bias'
 _CLOSE, _FAR = 1e-3, 100.0
 
 
-def check_bands(weights: object, datamodule: object) -> None:
+def check_bands(
+    weights: object, datamodule: object, checkpoint: EncoderCheckpoint | None = None
+) -> None:
     """Refuse data of as many bands as the weights, but others or in another order.
 
     TorchGeo's tasks know the number of bands, not their names, so such weights load,
@@ -38,6 +40,7 @@ def check_bands(weights: object, datamodule: object) -> None:
     Args:
         weights: What a task of TorchGeo takes as ``weights``.
         datamodule: The datamodule, or None.
+        checkpoint: What :func:`read_known` says of the weights, if it was asked.
 
     Raises:
         ValueError: If the bands are not those the weights were made for. Nothing is
@@ -47,7 +50,7 @@ def check_bands(weights: object, datamodule: object) -> None:
     told = datamodule_bands(datamodule)
     if not told:
         return
-    checkpoint = _read(weights)
+    checkpoint = checkpoint or read_known(weights)
     known = {} if checkpoint is None else checkpoint.hyper_parameters
     made_for = known.get('bands')
     if not made_for or len(told) != len(made_for):
@@ -69,7 +72,10 @@ def check_bands(weights: object, datamodule: object) -> None:
 
 
 def match_normalization(
-    encoder: nn.Module, weights: object, datamodule: object
+    encoder: nn.Module,
+    weights: object,
+    datamodule: object,
+    checkpoint: EncoderCheckpoint | None = None,
 ) -> None:
     r"""Let pretrained weights see the data as they did in pretraining.
 
@@ -91,10 +97,14 @@ def match_normalization(
         encoder: The encoder of a task, its weights loaded.
         weights: What the task takes as ``weights``.
         datamodule: The datamodule, or None.
+        checkpoint: What :func:`read_known` says of the weights, if it was asked.
     """
-    checkpoint, told = _read(weights), datamodule_normalization(datamodule)
-    difference = told and checkpoint and _difference(checkpoint.hyper_parameters, *told)
-    if not difference or checkpoint is None:
+    told = datamodule_normalization(datamodule)
+    checkpoint = checkpoint or read_known(weights)
+    if told is None or checkpoint is None:
+        return
+    difference = _difference(checkpoint.hyper_parameters, *told)
+    if difference is None:
         return
     factor, shift = difference
     name = type(datamodule).__name__
@@ -178,8 +188,15 @@ def _as_loaded(state: dict[str, Tensor], loaded: dict[str, Tensor]) -> bool:
     )
 
 
-def _read(weights: object) -> EncoderCheckpoint | None:
-    """Read weights of ours; None for those of others."""
+def read_known(weights: object) -> EncoderCheckpoint | None:
+    """Read weights of ours.
+
+    Args:
+        weights: What a task of TorchGeo takes as ``weights``.
+
+    Returns:
+        The tensors and what is known about them; None for weights of others.
+    """
     if isinstance(weights, str) and not os.path.exists(weights):
         try:
             weights = find_weights(weights)

@@ -13,7 +13,7 @@ from timm.layers import DropPath
 from timm.models import group_parameters
 from torch import nn
 
-from .agreement import check_bands, match_normalization
+from .agreement import check_bands, match_normalization, read_known
 from .base import PretrainingTask
 from .datamodules import attached_datamodule
 from .optim import (
@@ -147,10 +147,11 @@ class FineTuning(Callback):
             getattr(pl_module, 'weights', None),
             attached_datamodule(trainer),
         )
-        check_bands(weights, datamodule)
+        checkpoint = read_known(weights)
+        check_bands(weights, datamodule, checkpoint)
         for transformer in _transformers(pl_module).values():
             if self.match_normalization:
-                match_normalization(transformer, weights, datamodule)
+                match_normalization(transformer, weights, datamodule, checkpoint)
             if any(p.requires_grad for p in transformer.blocks.parameters()):
                 set_drop_path(transformer, self.drop_path)
         # On the object, as Lightning's command line does it. Not a closure: that could
