@@ -366,7 +366,7 @@ def test_the_folder_of_a_run_will_do(chips: SyntheticSentinel2, tmp_path: Path) 
 
 def test_nothing_to_go_on_from(tmp_path: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r'previous: there is no file .*x\.ckpt'
+        FileNotFoundError, match=r"previous: .*x\.ckpt' is neither a file"
     ):
         task(previous=str(tmp_path / 'x.ckpt'))
     with pytest.raises(FileNotFoundError, match=r'holds no resume/\*\.ckpt. Pass the'):
@@ -379,9 +379,48 @@ def test_nothing_to_go_on_from(tmp_path: Path) -> None:
         task(previous=str(tmp_path / 'x.ckpt'))
 
 
+@every_model
+@pytest.mark.parametrize('half', [False, True])
+def test_an_export_with_its_decoder_is_a_stage(
+    family: str, half: bool, tmp_path: Path
+) -> None:
+    first = stage_of(tmp_path / 'x.ckpt', family=family)
+    first.export(tmp_path / 'x.pth', decoder=True, half=half)
+    second = task(family, previous=str(tmp_path / 'x.pth'))
+    for before, after in zip(parts(first), parts(second), strict=True):
+        assert before.keys() == after.keys()
+        for key, value in before.items():
+            rounded = half and value.is_floating_point()
+            expected = value.half().float() if rounded else value
+            assert torch.equal(after[key], expected), key
+    # Whoever asks for the encoder does not see it.
+    alone = read_encoder(tmp_path / 'x.pth').state_dict
+    assert alone.keys() == parts(first)[0].keys()
+    assert torch.float16 not in {value.dtype for value in alone.values()}
+    Classification(
+        NAMES[family], str(tmp_path / 'x.pth'), in_channels=10, num_classes=2
+    )
+
+
+def test_half_precision_halves_the_file(tmp_path: Path) -> None:
+    made = task()
+    made.export(tmp_path / 'x.pth')
+    made.export(tmp_path / 'half.pth', half=True)
+    sizes = [(tmp_path / name).stat().st_size for name in ('x.pth', 'half.pth')]
+    assert 0.45 * sizes[0] < sizes[1] < 0.6 * sizes[0]
+
+
+def test_a_weight_enum_without_a_decoder_is_no_stage() -> None:
+    name = 'ResNet18_Weights.SENTINEL2_RGB_MOCO'
+    with pytest.raises(ValueError, match=rf'previous: {name} comes without a decoder'):
+        task(previous=name)
+
+
 def test_an_exported_encoder_is_no_stage(tmp_path: Path) -> None:
     task().export(tmp_path / 'x.pth')
-    with pytest.raises(ValueError, match=r'has no decoder.*encoder\s+goes to weights'):
+    with pytest.raises(
+        ValueError, match=r'has no decoder.*encoder alone goes to weights'
+    ):
         task(previous=str(tmp_path / 'x.pth'))
 
 

@@ -5,6 +5,7 @@
 
 from .dense import PatchFeatures, extract_patches, patch_labels
 from .frozen import BandStatistics, FrozenEncoder
+from .paired import Difference, bootstrap, correct, decisions
 from .positive import PositiveClassMetrics
 from .probe import Features, extract_features
 from .probes import (
@@ -19,12 +20,16 @@ from .reconstruction import ReconstructionMetrics
 
 __all__ = (
     'BandStatistics',
+    'Difference',
     'Features',
     'FrozenEncoder',
     'PatchFeatures',
     'PositiveClassMetrics',
     'ReconstructionMetrics',
     'Score',
+    'bootstrap',
+    'correct',
+    'decisions',
     'extract_features',
     'extract_patches',
     'few_labels',

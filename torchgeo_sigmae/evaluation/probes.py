@@ -31,6 +31,7 @@ __all__ = (
     'Score',
     'Split',
     'few_labels',
+    'fitted',
     'fixed_split',
     'grouped_folds',
     'repeated_folds',
@@ -245,10 +246,30 @@ def _measure(
 ) -> Iterator[float]:
     """The metric on every split."""
     measure = get_scorer(metric)
-    for train, test in splits:
-        classifier = _classifier(probe, labels[train])
-        classifier.fit(features[train], labels[train])
-        yield float(measure(classifier, features[test], labels[test]))
+    for split, classifier in fitted(features, labels, splits, probe):
+        yield float(measure(classifier, features[split.test], labels[split.test]))
+
+
+def fitted(
+    features: np.ndarray, labels: np.ndarray, splits: Sequence[Split], probe: str
+) -> Iterator[tuple[Split, Any]]:
+    """Learn from the training samples of every split.
+
+    Args:
+        features: ``(N, D)``; for ``'attentive'`` tokens ``(N, T, D)``.
+        labels: Class of every sample, ``(N,)``.
+        splits: What to learn from.
+        probe: One of :data:`PROBES`.
+
+    Yields:
+        Every split, and the classifier.
+
+    Raises:
+        ValueError: If the probe is unknown.
+    """
+    for split in splits:
+        classifier = _classifier(probe, labels[split.train])
+        yield split, classifier.fit(features[split.train], labels[split.train])
 
 
 def _classifier(probe: str, labels: np.ndarray) -> Any:

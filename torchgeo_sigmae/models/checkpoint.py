@@ -8,6 +8,9 @@ what TorchGeo's ``extract_backbone`` reads, so one file serves ``weights=<path>`
 every TorchGeo task and of ours. A Lightning checkpoint of our task keeps the encoder
 under the same keys and can be passed in its place. Its ``hyper_parameters`` are the
 task's arguments; what is known about the encoder stands under ``'encoder'``.
+
+A file may hold the decoder as well, under ``decoder.<key>``: then pretraining can go on
+from it. Files in half precision are read in single precision.
 """
 
 import os
@@ -21,13 +24,14 @@ import torch
 from torch import Tensor, nn
 
 __all__ = (
+    'DECODER_PREFIX',
     'ENCODER_KEY',
     'EncoderCheckpoint',
     'atomic_save',
+    'decoder_of',
     'encoder_of',
     'from_checkpoint_keys',
     'load_plain',
-    'parse_encoder',
     'read_content',
     'read_encoder',
     'save_encoder',
@@ -37,12 +41,15 @@ __all__ = (
 
 _PREFIX = 'model.'
 
+#: What the decoder's keys begin with, in files and in training checkpoints.
+DECODER_PREFIX = 'decoder.'
+
 #: Where a training checkpoint keeps the ``hyper_parameters`` of an encoder file.
 ENCODER_KEY = 'encoder'
 
 #: Parts of our task by their names in its state dict and in a checkpoint. The encoder
 #: is kept under ``model.<timm key>``, so that TorchGeo's ``extract_backbone`` finds it.
-_PARTS = (('model.encoder.', _PREFIX), ('model.decoder.', 'decoder.'))
+_PARTS = (('model.encoder.', _PREFIX), ('model.decoder.', DECODER_PREFIX))
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,11 @@ def atomic_save(content: object, path: str | Path) -> None:
 
 
 def save_encoder(
-    encoder: nn.Module, path: str | Path, hyper_parameters: Mapping[str, Any]
+    encoder: nn.Module,
+    path: str | Path,
+    hyper_parameters: Mapping[str, Any],
+    decoder: nn.Module | None = None,
+    half: bool = False,
 ) -> None:
     """Save an encoder in the one file format.
 
@@ -94,20 +105,29 @@ def save_encoder(
         encoder: The timm encoder.
         path: Where; missing folders are made.
         hyper_parameters: Plain Python values; ``model`` (the timm name) is required.
+        decoder: The decoder it was pretrained with, to go on from.
+        half: Whether to store in half precision.
 
     Raises:
         ValueError: If ``hyper_parameters['model']`` is missing.
     """
     content = EncoderCheckpoint(encoder.state_dict(), dict(hyper_parameters))
-    write_encoder(content, path)
+    write_encoder(content, path, decoder.state_dict() if decoder else {}, half)
 
 
-def write_encoder(checkpoint: EncoderCheckpoint, path: str | Path) -> None:
+def write_encoder(
+    checkpoint: EncoderCheckpoint,
+    path: str | Path,
+    decoder: Mapping[str, Tensor] | None = None,
+    half: bool = False,
+) -> None:
     """Write what :func:`read_encoder` reads.
 
     Args:
         checkpoint: The tensors, and what is known about them.
         path: Where; missing folders are made. Written atomically.
+        decoder: Tensors of the decoder, if they are to be kept.
+        half: Whether to store in half precision.
 
     Raises:
         ValueError: If ``checkpoint.hyper_parameters['model']`` is missing.
@@ -116,9 +136,16 @@ def write_encoder(checkpoint: EncoderCheckpoint, path: str | Path) -> None:
         raise ValueError(
             "hyper_parameters: 'model' is missing. TorchGeo reads the timm name there."
         )
+    parts = ((_PREFIX, checkpoint.state_dict), (DECODER_PREFIX, decoder or {}))
     state_dict = {
-        f'{_PREFIX}{key}': value.detach().cpu().clone()
-        for key, value in checkpoint.state_dict.items()
+        f'{prefix}{key}': (
+            value.half() if half and value.is_floating_point() else value
+        )
+        .detach()
+        .cpu()
+        .clone()
+        for prefix, part in parts
+        for key, value in part.items()
     }
     hyper_parameters = dict(checkpoint.hyper_parameters)
     atomic_save({'hyper_parameters': hyper_parameters, 'state_dict': state_dict}, path)
@@ -178,7 +205,7 @@ def read_encoder(path: str | Path) -> EncoderCheckpoint:
             f'weights: there is no file {str(path)!r}. Pass the path of a file made by '
             'SIGMAETask.export.'
         )
-    return parse_encoder(path, str(path))
+    return encoder_of(read_content(path, str(path)), str(path))
 
 
 def load_plain(file: str | Path | BinaryIO, map_location: Any = 'cpu') -> Any:
@@ -246,7 +273,7 @@ def encoder_of(content: Any, name: str) -> EncoderCheckpoint:
         hyper_parameters = dict(content.get(ENCODER_KEY, hyper_parameters))
         hyper_parameters['model']
         state_dict = {
-            key.removeprefix(_PREFIX): value
+            key.removeprefix(_PREFIX): _single(value)
             for key, value in content['state_dict'].items()
             if key.startswith(_PREFIX)
         }
@@ -259,21 +286,22 @@ def encoder_of(content: Any, name: str) -> EncoderCheckpoint:
     return EncoderCheckpoint(state_dict, hyper_parameters)
 
 
-def parse_encoder(
-    file: str | Path | BinaryIO, name: str, map_location: Any = 'cpu'
-) -> EncoderCheckpoint:
-    """Read tensors and plain values in the one file format, and nothing else.
+def decoder_of(content: Any) -> dict[str, Tensor]:
+    """Find the decoder in what a file holds.
 
     Args:
-        file: A path, or an open file.
-        name: What to call it in errors.
-        map_location: As in :func:`torch.load`.
+        content: What :func:`read_content` returns, of a file with an encoder.
 
     Returns:
-        Its content.
-
-    Raises:
-        ValueError: If the file holds more than tensors and plain values (it is not
-            executed), or is not in the format.
+        Its tensors, none if there is no decoder.
     """
-    return encoder_of(read_content(file, name, map_location), name)
+    return {
+        key.removeprefix(DECODER_PREFIX): _single(value)
+        for key, value in content['state_dict'].items()
+        if key.startswith(DECODER_PREFIX)
+    }
+
+
+def _single(value: Tensor) -> Tensor:
+    """Bring a tensor in half precision, which is for files, to single precision."""
+    return value.float() if value.dtype == torch.float16 else value

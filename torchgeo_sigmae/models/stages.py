@@ -9,6 +9,7 @@ the new bands, never started anew.
 """
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,19 @@ from typing import Any
 import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
+from torchvision.models._api import WeightsEnum
 
 from ..bands import Sensor, get_sensor
 from .adapt import adapt_state
-from .checkpoint import ENCODER_KEY, encoder_of, read_content
+from .checkpoint import decoder_of, encoder_of, read_content
 from .layout import TokenLayout, layout_of_state
 from .mae import MaskedAutoencoder
 from .matching import BandReport
 from .spectral import S2MAEViT
 from .spectrum import BandsOf
+from .weights import PackagedWeights, find_weights
 
 __all__ = ('Stage', 'load_stage', 'parse_stage')
-
-_DECODER = 'decoder.'
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,13 @@ class Stage:
         return replace(self, encoder=encoder, decoder=decoder, report=report)
 
 
-def parse_stage(path: str | Path, model: str) -> Stage:
-    """Read a training checkpoint of the task.
+def parse_stage(source: WeightsEnum | str | Path, model: str) -> Stage:
+    """Read what a stage of pretraining left.
 
     Args:
-        path: A checkpoint, or the folder of a run with ``resume: true``.
+        source: A training checkpoint of the task, the folder of a run with
+            ``resume: true``, an encoder exported with its decoder, or a weight enum of
+            ours or its string.
         model: Name of the next stage's encoder.
 
     Returns:
@@ -92,37 +95,20 @@ def parse_stage(path: str | Path, model: str) -> Stage:
 
     Raises:
         FileNotFoundError: If there is no such file, or no checkpoint in the folder.
-        ValueError: If it is no training checkpoint of ours, or one of another encoder.
+        ValueError: If it holds no decoder, or the encoder is another one.
+        RuntimeError: If the file of an enum was altered or damaged.
     """
-    path = Path(path)
-    if path.is_dir():
-        # Their names tell the step, with leading zeros.
-        files = sorted((path / 'resume').glob('*.ckpt'))
-        if not files:
-            raise FileNotFoundError(
-                f'previous: {str(path)!r} holds no resume/*.ckpt. Pass the '
-                'default_root_dir of a finished run, or the path of a checkpoint.'
-            )
-        path = files[-1]
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'previous: there is no file {str(path)!r}. Pass a training checkpoint of '
-            'SIGMAETask, or the default_root_dir of a finished run.'
-        )
-    content = read_content(path, str(path))
-    encoder = encoder_of(content, str(path))
-    decoder = {
-        key.removeprefix(_DECODER): value
-        for key, value in content['state_dict'].items()
-        if key.startswith(_DECODER)
-    }
-    if not decoder or ENCODER_KEY not in content:
-        raise ValueError(
-            f'previous: {str(path)!r} has no decoder, or does not tell what it was '
-            'trained on. Pass a training checkpoint of SIGMAETask; an exported encoder '
-            'goes to weights.'
-        )
+    name = str(source)
+    content = _read(source, name)
+    encoder, decoder = encoder_of(content, name), decoder_of(content)
     known = encoder.hyper_parameters
+    # A training checkpoint from before its first batch does not know its data.
+    if not decoder or not {'sensor', 'patch_size'} <= known.keys():
+        raise ValueError(
+            f'previous: {name!r} has no decoder, or does not tell what it was '
+            'trained on. Pass a training checkpoint of SIGMAETask, or what its '
+            'export(path, decoder=True) wrote; an encoder alone goes to weights.'
+        )
     if known['model'] != model:
         raise ValueError(
             f'previous: it pretrained model={known["model"]!r}, this stage has '
@@ -130,6 +116,38 @@ def parse_stage(path: str | Path, model: str) -> Stage:
         )
     layout = layout_of_state(encoder.state_dict, known['patch_size'])
     return Stage(encoder.state_dict, decoder, known, layout)
+
+
+def _read(source: WeightsEnum | str | Path, name: str) -> Any:
+    """Read the file of a stage, whatever names it."""
+    if isinstance(source, str) and not Path(source).exists():
+        # A string that names no weights may as well be a misspelled path.
+        with suppress(FileNotFoundError):
+            source = find_weights(source)
+    if isinstance(source, PackagedWeights):
+        return source.read_content()
+    if isinstance(source, WeightsEnum):
+        raise ValueError(
+            f'previous: {name} comes without a decoder, so pretraining cannot go on '
+            'from it. Pass it to weights, which starts from an encoder alone.'
+        )
+    path = Path(source)
+    if path.is_dir():
+        # Their names tell the step, with leading zeros.
+        files = sorted((path / 'resume').glob('*.ckpt'))
+        if not files:
+            raise FileNotFoundError(
+                f'previous: {name!r} holds no resume/*.ckpt. Pass the '
+                'default_root_dir of a finished run, or the path of a checkpoint.'
+            )
+        path = files[-1]
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'previous: {name!r} is neither a file nor a weight enum of ours. Pass a '
+            'training checkpoint of SIGMAETask, or the default_root_dir of a finished '
+            'run.'
+        )
+    return read_content(path, name)
 
 
 def load_stage(model: MaskedAutoencoder, stage: Stage) -> None:

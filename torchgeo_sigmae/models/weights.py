@@ -22,7 +22,7 @@ from torchgeo.models import get_weight
 from torchvision.models._api import Weights, WeightsEnum
 from torchvision.transforms import v2 as T
 
-from .checkpoint import EncoderCheckpoint, parse_encoder
+from .checkpoint import EncoderCheckpoint, encoder_of, read_content
 
 __all__ = (
     'PackagedFile',
@@ -92,6 +92,21 @@ class PackagedWeights(WeightsEnum):
             FileNotFoundError: If the file is missing from the installed package.
             RuntimeError: If the file is not the one that was released.
         """
+        return encoder_of(self.read_content(map_location), repr(self))
+
+    def read_content(self, map_location: Any = 'cpu') -> Any:
+        """Read all that is in the file, the decoder included, likewise.
+
+        Args:
+            map_location: Where to put the tensors, as in :func:`torch.load`.
+
+        Returns:
+            ``{'hyper_parameters': ..., 'state_dict': ...}``.
+
+        Raises:
+            FileNotFoundError: If the file is missing from the installed package.
+            RuntimeError: If the file is not the one that was released.
+        """
         resource, file = self._resource(), self.value
         remedy = (
             f'Reinstall it: pip install --force-reinstall --no-deps '
@@ -112,7 +127,7 @@ class PackagedWeights(WeightsEnum):
                 f'has the SHA-256 {found} instead of {file.sha256}. It is not loaded. '
                 f'{remedy}'
             )
-        return parse_encoder(io.BytesIO(content), str(resource), map_location)
+        return read_content(io.BytesIO(content), str(resource), map_location)
 
     def get_state_dict(
         self,

@@ -253,7 +253,9 @@ class PretrainingTask(BaseTask):
         done = self.global_step if self._trainer else 0
         return {**stage, 'steps': max(stage['steps'], done)}
 
-    def export(self, path: str | Path) -> None:
+    def export(
+        self, path: str | Path, decoder: bool = False, half: bool = False
+    ) -> None:
         """Write the encoder to a file that ``weights=`` of TorchGeo's tasks takes.
 
         The file holds tensors and plain values only: the encoder under plain timm keys,
@@ -261,12 +263,16 @@ class PretrainingTask(BaseTask):
 
         Args:
             path: The file; missing folders are made. Written atomically.
+            decoder: Whether to add the decoder, so that pretraining can go on from the
+                file by ``previous=``. Tasks of TorchGeo take no notice of it.
+            half: Whether to store in half precision, which halves the file.
 
         Raises:
             ValueError: If mean and std of the training data are not known, because the
                 task was neither trained nor given them.
         """
-        save_encoder(self.model.encoder, path, self.encoder_record)
+        kept = self.model.decoder if decoder else None
+        save_encoder(self.model.encoder, path, self.encoder_record, kept, half)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is needed to use the weights, under names TorchGeo can read.

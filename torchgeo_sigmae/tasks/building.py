@@ -50,7 +50,7 @@ def build_model(
     bands: tuple[str, ...],
     sensor: Sensor,
     weights: WeightsEnum | str | bool | None,
-    previous: str | None,
+    previous: WeightsEnum | str | None,
 ) -> tuple[MaskedAutoencoder, Stage | None]:
     """Build the model of a task, and load what it starts from.
 

@@ -70,7 +70,7 @@ class SIGMAETask(PretrainingTask):
         self,
         model: str = 'sigmae_vit_small_patch8',
         weights: WeightsEnum | str | None = None,
-        previous: str | None = None,
+        previous: WeightsEnum | str | None = None,
         in_channels: int | None = None,
         bands: Sequence[str] = SENTINEL2_TEN_BANDS,
         data_bands: Sequence[str] | None = None,
@@ -118,9 +118,10 @@ class SIGMAETask(PretrainingTask):
             weights: Initial encoder weights: a weight enum, its string, the path of an
                 exported encoder, or None to start from scratch.
             previous: The stage of progressive pretraining before this one: its training
-                checkpoint, or the ``default_root_dir`` of its run. Encoder and decoder
-                go on from there, at any image size; other bands are matched as in
-                ``adapt_bands``.
+                checkpoint, the ``default_root_dir`` of its run, what ``export(path,
+                decoder=True)`` wrote, or a weight enum of ours or its string. Encoder
+                and decoder go on from there, at any image size; other bands are matched
+                as in ``adapt_bands``.
             in_channels: Number of bands the model sees; by default that of *bands*.
             bands: Names of the bands the model sees, in order and any spelling.
             data_bands: Names of the channels of a batch, in order, those of one date.
