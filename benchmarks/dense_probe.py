@@ -35,6 +35,7 @@ from torchgeo_sigmae.datasets import Scene
 from torchgeo_sigmae.evaluation import (
     BandStatistics,
     FrozenEncoder,
+    PatchFeatures,
     Score,
     extract_patches,
     fixed_split,
@@ -42,6 +43,7 @@ from torchgeo_sigmae.evaluation import (
     score,
 )
 from torchgeo_sigmae.evaluation.frozen import Frozen
+from torchgeo_sigmae.evaluation.probes import Split
 
 from .measure import DATA, where
 
@@ -85,6 +87,46 @@ def damage(root: Path, split: str, bands: Sequence[str]) -> Iterator[dict[str, A
         yield {'image': sample['image'][0], 'mask': sample['mask'][0]}
 
 
+def cover_patches(encoder: Frozen, data: Path) -> PatchFeatures:
+    """Describe the patches of land cover.
+
+    Args:
+        encoder: The encoder.
+        data: Folder of the real data.
+
+    Returns:
+        Features, classes and blocks.
+    """
+    samples = landcover(data / 'landcover', encoder.bands)
+    return extract_patches(encoder, samples, ignore=0, block=BLOCK)
+
+
+def damage_patches(encoder: Frozen, data: Path) -> tuple[PatchFeatures, Split]:
+    """Describe the patches of the bark-beetle sites.
+
+    Args:
+        encoder: The encoder.
+        data: Folder of the real data.
+
+    Returns:
+        Features, damage and sites; which of them are to be learned from and tested on.
+    """
+    train, test = (
+        extract_patches(
+            encoder, damage(data / 'barkbeetle', split, encoder.bands), ignore=IGNORE
+        )
+        for split in ('train', 'test')
+    )
+    first = train.groups.max() + 1
+    whole = PatchFeatures(
+        np.concatenate([train.values, test.values]),
+        np.concatenate([train.labels, test.labels]),
+        np.concatenate([train.groups, first + test.groups]),
+    )
+    (split,) = fixed_split(len(train.labels), len(test.labels))
+    return whole, split
+
+
 def measure(encoder: Frozen, data: Path, repeats: int = 5) -> tuple[Score, Score]:
     """Probe an encoder.
 
@@ -96,21 +138,12 @@ def measure(encoder: Frozen, data: Path, repeats: int = 5) -> tuple[Score, Score
     Returns:
         Accuracy of land cover, average precision of damage.
     """
-    found = extract_patches(
-        encoder, landcover(data / 'landcover', encoder.bands), ignore=0, block=BLOCK
-    )
+    found = cover_patches(encoder, data)
     folds = grouped_folds(found.labels, found.groups, repeats=repeats)
     cover = score(found.values, found.labels, folds, 'ridge')
-    train, test = (
-        extract_patches(
-            encoder, damage(data / 'barkbeetle', split, encoder.bands), ignore=IGNORE
-        )
-        for split in ('train', 'test')
-    )
-    values = np.concatenate([train.values, test.values])
-    labels = np.concatenate([train.labels, test.labels])
-    split = fixed_split(len(train.labels), len(test.labels))
-    return cover, score(values, labels, split, 'ridge', 'average_precision')
+    found, split = damage_patches(encoder, data)
+    precision = 'average_precision'
+    return cover, score(found.values, found.labels, [split], 'ridge', precision)
 
 
 def contenders(arguments: argparse.Namespace) -> Iterator[Frozen]:

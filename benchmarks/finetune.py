@@ -14,6 +14,9 @@ with an encoder that is not trained. Other arguments go to the command line, tho
 normalises the bark-beetle data as in pretraining, while a network from scratch learns
 best from their own mean and standard deviation.
 
+With ``--labels N``, N training images of every class are all there is, other ones for
+every seed, the same for all rows of a seed.
+
 Finished rows are kept in OUTPUT/rows and not run again, unless the options have
 changed or, where it is used, the encoder. Writes OUTPUT/<config>.md.
 """
@@ -26,8 +29,13 @@ import time
 from functools import partial
 from pathlib import Path
 
+import torch
+from torch.utils.data import Subset
+from torchgeo.datamodules import NonGeoDataModule
+
 from torchgeo_sigmae import resumable
 from torchgeo_sigmae.cli import run_cli
+from torchgeo_sigmae.evaluation import few_labels, fixed_split
 
 from .measure import where
 from .rows import finished_row
@@ -41,7 +49,35 @@ CONTENDERS = (
 )
 
 
-def run(config: Path, weights: str, seed: int, extra: list[str]) -> dict[str, float]:
+def draw_labels(datamodule: NonGeoDataModule, count: int, seed: int) -> None:
+    """Let a datamodule have a few training images only.
+
+    Args:
+        datamodule: The datamodule.
+        count: Images of every class.
+        seed: Which ones.
+    """
+    setup = datamodule.setup
+
+    def fewer(stage: str) -> None:
+        setup(stage)
+        if stage == 'fit':
+            whole = datamodule.train_dataset
+            labels = torch.stack([sample['label'] for sample in whole]).numpy()
+            known = fixed_split(len(labels), 0)
+            drawn = few_labels(labels, known, count, draws=seed + 1)[seed].train
+            datamodule.train_dataset = Subset(whole, drawn.tolist())
+
+    datamodule.setup = fewer
+
+
+def run(
+    config: Path,
+    weights: str,
+    seed: int,
+    extra: list[str],
+    labels: int | None = None,
+) -> dict[str, float]:
     """Fine-tune and test once.
 
     Args:
@@ -49,6 +85,7 @@ def run(config: Path, weights: str, seed: int, extra: list[str]) -> dict[str, fl
         weights: An encoder file, or 'null'.
         seed: Seed of decoder, order and augmentation.
         extra: Further arguments of the command line.
+        labels: Training images of every class; None for all.
 
     Returns:
         What the test logs, and the seconds it took.
@@ -67,6 +104,8 @@ def run(config: Path, weights: str, seed: int, extra: list[str]) -> dict[str, fl
         ],
         run=False,
     )
+    if labels:
+        draw_labels(cli.datamodule, labels, seed)
     start = time.perf_counter()
     cli.trainer.fit(cli.model, resumable(cli.datamodule, seed))
     found = cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0]
@@ -81,6 +120,8 @@ def main(arguments: argparse.Namespace, extra: list[str]) -> None:
         extra: Further arguments of the command line.
     """
     name = arguments.config.stem
+    if arguments.labels:
+        name += f'-{arguments.labels}-labels'
     config = arguments.config.read_text()
     encoder = hashlib.sha256(arguments.encoder.read_bytes()).hexdigest()
     shown = CONTENDERS if arguments.frozen else CONTENDERS[:2]
@@ -101,7 +142,7 @@ def main(arguments: argparse.Namespace, extra: list[str]) -> None:
             found, before = finished_row(
                 arguments.output / 'rows' / f'{name}-{slug}-seed{seed}.json',
                 asked,
-                partial(run, arguments.config, weights, seed, given),
+                partial(run, arguments.config, weights, seed, given, arguments.labels),
             )
             results[title].append(found)
             values = ', '.join(f'{m} {found[m]:.4f}' for m in arguments.metrics)
@@ -136,6 +177,7 @@ if __name__ == '__main__':
     parser.add_argument('--encoder', type=Path, required=True)
     parser.add_argument('--metrics', nargs='+', required=True)
     parser.add_argument('--seeds', type=int, default=3)
+    parser.add_argument('--labels', type=int)
     parser.add_argument('--frozen', action='store_true')
     parser.add_argument('--for-pretrained', nargs='+', default=[])
     parser.add_argument('--output', type=Path, default=Path('outputs/finetune'))

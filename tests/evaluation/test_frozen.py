@@ -14,6 +14,7 @@ import timm
 import torch
 from torchgeo.datasets import EuroSAT
 from torchgeo.models import ResNet18_Weights
+from torchvision.transforms.v2.functional import resize
 from training import task
 
 from torchgeo_sigmae import SIGMAETask
@@ -73,6 +74,20 @@ def test_features_are_those_of_the_encoder(
     torch.testing.assert_close(found(raw)[:, 192:], spread, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize('scale', [2.0, 0.5])
+def test_scaled_images_are_resized_as_torchvision_does(
+    scale: float, tmp_path: Path
+) -> None:
+    export('sigmae', tmp_path / 'encoder.pth')
+    path = tmp_path / 'encoder.pth'
+    plain, scaled = FrozenEncoder.load(path), FrozenEncoder.load(path, scale=scale)
+    raw = 1000 + 300 * torch.randn(2, 10, 48, 64, generator=generator())
+    side = [int(48 * scale), int(64 * scale)]
+    expected = plain.maps(resize(raw, side, antialias=True))
+    torch.testing.assert_close(scaled.maps(raw), expected, rtol=1e-3, atol=1e-3)
+    assert scaled.untrained().scale == scale
+
+
 @pytest.mark.parametrize(
     'name', ['sigmae_vit_tiny_patch16', 'vit_tiny_patch16_224', 'resnet18']
 )
@@ -127,6 +142,12 @@ def test_refusals(tmp_path: Path, eurosat_root: Path, oscd_root: Path) -> None:
         FrozenEncoder.load(tmp_path / 'encoder.pth', depth=13)
     with pytest.raises(ValueError, match="pooling: 'max' is unknown"):
         FrozenEncoder.load(tmp_path / 'encoder.pth', pooling='max')
+    for scale in (0.0, -1.0, float('nan')):
+        with pytest.raises(ValueError, match=f'scale: {scale} is not positive'):
+            FrozenEncoder.load(tmp_path / 'encoder.pth', scale=scale)
+    for scale in (0.0, -1.0, float('nan')):
+        with pytest.raises(ValueError, match=f'scale: {scale} is not positive'):
+            FrozenEncoder.load(tmp_path / 'encoder.pth', scale=scale)
     with pytest.raises(FileNotFoundError, match=r"'nothing.pth' is neither a file nor"):
         FrozenEncoder.load('nothing.pth')
     known = read_encoder(tmp_path / 'encoder.pth')

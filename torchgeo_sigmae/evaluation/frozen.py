@@ -3,6 +3,7 @@
 
 """Encoders that are not trained: raw images in, features out."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchgeo.models import get_model
 from torchvision.models._api import WeightsEnum
@@ -136,6 +138,7 @@ class FrozenEncoder(Frozen):
         name: str = '',
         depth: int | None = None,
         pooling: str = 'mean',
+        scale: float = 1.0,
     ) -> None:
         """Initialize a new FrozenEncoder instance.
 
@@ -147,9 +150,12 @@ class FrozenEncoder(Frozen):
             depth: Number of the block whose output is taken, from 1; None for the
                 output of the encoder.
             pooling: ``'mean'`` over all places, or ``'mean+std'``.
+            scale: How much larger images are made, bilinearly, before they are encoded:
+                2 shows an encoder that knows patches of 8 px ones of 4 px.
 
         Raises:
-            ValueError: If there is no such block, or no such pooling.
+            ValueError: If there is no such block or pooling, or *scale* is not
+                positive.
         """
         super().__init__()
         if pooling not in POOLS:
@@ -160,6 +166,9 @@ class FrozenEncoder(Frozen):
         self.name = name or type(encoder).__name__
         self.depth = depth
         self.pooling = pooling
+        if not 0 < scale < math.inf:
+            raise ValueError(f'scale: {scale} is not positive. 1 leaves images alone.')
+        self.scale = scale
         blocks = len(getattr(encoder, 'blocks', getattr(encoder, 'feature_info', [])))
         if depth is not None and not 1 <= depth <= blocks:
             raise ValueError(f'depth: {depth} is not in 1 to {blocks} of {self.name}.')
@@ -179,7 +188,7 @@ class FrozenEncoder(Frozen):
                 has random weights.
             bands: Bands of a random encoder, default the ten of 10 and 20 m. Weights
                 tell their own.
-            **kwargs: Passed to the class: ``name``, ``depth``, ``pooling``.
+            **kwargs: Passed to the class: ``name``, ``depth``, ``pooling``, ``scale``.
 
         Returns:
             The encoder.
@@ -231,6 +240,7 @@ class FrozenEncoder(Frozen):
             f'{model}, untrained',
             self.depth,
             self.pooling,
+            self.scale,
         )
 
     @property
@@ -257,10 +267,17 @@ class FrozenEncoder(Frozen):
             image: Raw values ``(B, C, H, W)``.
 
         Returns:
-            Features ``(B, D, h, w)``, one a patch.
+            Features ``(B, D, h, w)``, one a patch of the scaled image.
         """
         if self.transform is not None:
             image = self.transform(image)
+        if self.scale != 1:
+            image = F.interpolate(
+                image,
+                scale_factor=self.scale,
+                mode='bilinear',
+                antialias=self.scale < 1,
+            )
         found: Any = self.encoder
         (maps,) = found.forward_intermediates(
             image,

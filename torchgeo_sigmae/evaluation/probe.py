@@ -191,6 +191,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default='mean',
         help='of all places, for all probes but attentive',
     )
+    parser.add_argument(
+        '--scale', type=float, default=1.0,
+        help='make images so much larger before they are encoded',
+    )  # fmt: skip
     parser.add_argument('--batch-size', type=int, default=64)
     parser.add_argument('--num-workers', type=int, default=0)
     parser.add_argument(
@@ -218,7 +222,7 @@ def run_probe(arguments: argparse.Namespace) -> str:
         FileNotFoundError: If there is no such file, weight enum or model.
         ValueError: If an argument does not fit the data.
     """
-    options = {'depth': arguments.depth, 'pooling': arguments.pooling}
+    options = {name: vars(arguments)[name] for name in ('depth', 'pooling', 'scale')}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(arguments.seed)
         encoders = [

@@ -1,0 +1,316 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Recompute every figure of the model card from the file that ships.
+
+    make weights-check
+    PYTHONPATH=examples python -m benchmarks.weights_check [--beside ENCODER ...]
+
+Needs the real data, none of which the weights were trained on: EuroSAT, land cover and
+the bark-beetle test sites. Probes the frozen encoder beside the mean and standard
+deviation of the bands and beside the same encoder with random weights:
+
+- EuroSAT, all 200 chips, five stratified folds five times: logistic regression on mean
+  and standard deviation of the patch tokens, 5 nearest neighbours, and logistic
+  regression that learns from 1, 5, 10 and 14 chips of every class (five draws);
+- land cover and damage of single patches, see ``benchmarks.dense_probe``.
+
+Differences come with 95 % confidence intervals, from a bootstrap over chips, over
+spatial blocks and over sites. Compares all figures with those between the marks in
+CARD, and fails where one differs by more than TOLERANCE points; with ``--write``,
+writes them there. ``--beside`` measures other encoders as well, and prints all without
+comparing.
+"""
+
+import argparse
+import re
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rasterio.errors import NotGeoreferencedWarning
+from sklearn.metrics import average_precision_score
+
+from torchgeo_sigmae.evaluation import (
+    BandStatistics,
+    FrozenEncoder,
+    bootstrap,
+    correct,
+    decisions,
+    extract_features,
+    few_labels,
+    grouped_folds,
+    repeated_folds,
+    score,
+)
+from torchgeo_sigmae.evaluation.frozen import Frozen
+
+from .dense_probe import cover_patches, damage_patches
+from .measure import DATA, where
+
+WEIGHTS = 'SIGMAE_Weights.SENTINEL2'
+
+#: Where the figures stand in the card.
+MARKS = '<!-- figures: make weights-check -->', '<!-- end of figures -->'
+
+FEW = (1, 5, 10, 14)
+
+NUMBER = re.compile(r'[-+]?\d+(?:\.\d+)?')
+
+
+@dataclass
+class Found:
+    """What was measured of an encoder.
+
+    Attributes:
+        scores: Percent, by the title of their column.
+        right: How often every chip and every land-cover patch was classified correctly.
+        sure: Decisions on the patches of the test sites.
+        groups: What is drawn by the bootstrap: chips, blocks, sites.
+        damage: Whether the patches of the test sites are damaged.
+    """
+
+    scores: dict[str, str]
+    right: tuple[np.ndarray, np.ndarray]
+    sure: np.ndarray
+    groups: tuple[np.ndarray, np.ndarray, np.ndarray]
+    damage: np.ndarray
+
+
+def measure(encoder: Frozen, arguments: argparse.Namespace) -> Found:
+    """Probe an encoder.
+
+    Args:
+        encoder: The encoder.
+        arguments: See the module.
+
+    Returns:
+        What was measured.
+    """
+    chips = extract_features(
+        encoder, 'EuroSAT', arguments.data / 'eurosat', ('train', 'val', 'test'),
+        progress=False,
+    )  # fmt: skip
+    folds = repeated_folds(chips.labels, 5, arguments.repeats)
+    known = chips.values, chips.labels
+    right = correct(*known, folds)
+    scores = {
+        'EuroSAT': f'{100 * right.mean():.1f}',
+        '5-NN': str(score(*known, folds, 'knn')),
+    }
+    for count in FEW:
+        # A draw of every fold, once.
+        drawn = few_labels(chips.labels, folds[:5], count)
+        scores[f'{count} a class'] = str(score(*known, drawn))
+    patches = cover_patches(encoder, arguments.data)
+    blocks = grouped_folds(patches.labels, patches.groups, repeats=arguments.repeats)
+    cover = patches.values, patches.labels
+    covered = correct(*cover, blocks, 'ridge')
+    scores['land cover'] = f'{100 * covered.mean():.1f}'
+    sites, split = damage_patches(encoder, arguments.data)
+    sure = decisions(sites.values, sites.labels, split)
+    damage = sites.labels[split.test]
+    scores['damage'] = f'{100 * average_precision_score(damage, sure):.1f}'
+    return Found(
+        scores,
+        (right, covered),
+        sure,
+        (np.arange(len(right)), patches.groups, sites.groups[split.test]),
+        damage,
+    )
+
+
+def differences(ours: Found, other: Found) -> dict[str, str]:
+    """Compare two encoders on the same samples.
+
+    Args:
+        ours: What the difference speaks for, if it is positive.
+        other: The other one.
+
+    Returns:
+        Differences with their intervals, by the title of their column.
+    """
+    chips, cover = (a - b for a, b in zip(ours.right, other.right, strict=True))
+
+    def precision(drawn: np.ndarray) -> float:
+        damage = ours.damage[drawn]
+        if not damage.any():
+            return 0.0
+        first, second = (
+            average_precision_score(damage, found.sure[drawn])
+            for found in (ours, other)
+        )
+        return float(first - second)
+
+    measures = {
+        'EuroSAT': lambda drawn: float(chips[drawn].mean()),
+        'land cover': lambda drawn: float(cover[drawn].mean()),
+        'damage': precision,
+    }
+    return {
+        title: str(bootstrap(measure, groups))
+        for (title, measure), groups in zip(measures.items(), ours.groups, strict=True)
+    }
+
+
+def contenders(arguments: argparse.Namespace) -> Iterator[Frozen]:
+    """Make what is compared, the weights in the block that is spoken for first.
+
+    Args:
+        arguments: See the module.
+
+    Yields:
+        Encoders.
+    """
+    sources = [arguments.weights, *arguments.beside]
+    blocks = [arguments.block, *(b for b in arguments.blocks if b != arguments.block)]
+    for source in sources:
+        for block in blocks:
+            encoder = FrozenEncoder.load(
+                source, depth=block, pooling='mean+std', scale=arguments.scale
+            )
+            encoder.name = f'{Path(source).name}, block {block}'
+            yield encoder
+    torch.manual_seed(0)
+    random = encoder.untrained()
+    assert random is not None
+    name = random.name
+    for block in blocks:
+        random.depth, random.name = block, f'{name}, block {block}'
+        yield random
+    yield BandStatistics(encoder.bands)
+
+
+def figures(arguments: argparse.Namespace) -> str:
+    """Measure everything.
+
+    Args:
+        arguments: See the module.
+
+    Returns:
+        Two tables, and how they were measured.
+    """
+    start, found = time.perf_counter(), {}
+    for encoder in contenders(arguments):
+        found[encoder.name] = measure(encoder, arguments)
+        took = time.perf_counter() - start
+        print(f'{encoder.name}: measured after {took:.0f} s', file=sys.stderr)
+    ours, *others = found
+    titles = found[ours].scores
+    lines = head('features', titles)
+    lines += [row(name, one.scores.values()) for name, one in found.items()]
+    compared = {name: differences(found[ours], found[name]) for name in others}
+    lines += ['', *head(f'{ours}, minus', compared[others[0]])]
+    lines += [row(name, one.values()) for name, one in compared.items()]
+    return '\n'.join([*lines, '', f'Percent and points; {where()}.'])
+
+
+def head(name: str, titles: Iterable[str]) -> list[str]:
+    """Begin a table.
+
+    Args:
+        name: Title of the first column.
+        titles: Those of the others.
+
+    Returns:
+        Two lines.
+    """
+    first = row(name, titles)
+    return [first, '|---' * (first.count('|') - 1) + '|']
+
+
+def row(name: str, cells: Iterable[str]) -> str:
+    """Write a row of a table.
+
+    Args:
+        name: Its name.
+        cells: Its cells.
+
+    Returns:
+        A line.
+    """
+    return f'| {" | ".join([name, *cells])} |'
+
+
+def compare(card: str, measured: str, tolerance: float) -> list[str]:
+    """Find what differs between the card and what was measured.
+
+    Args:
+        card: The figures in the card.
+        measured: The figures measured now.
+        tolerance: Points by which a figure may differ.
+
+    Returns:
+        A line for every difference.
+    """
+    # All but the last line, which tells machine and versions.
+    before, after = (
+        [line for line in text.strip().splitlines() if line.startswith('|')]
+        for text in (card, measured)
+    )
+    if len(before) != len(after):
+        return [f'The card has {len(before)} rows, {len(after)} were measured.']
+    wrong = []
+    for old, new in zip(before, after, strict=True):
+        pairs = list(zip(NUMBER.findall(old), NUMBER.findall(new), strict=False))
+        same_words = NUMBER.sub('#', old) == NUMBER.sub('#', new)
+        if not same_words or any(
+            abs(float(a) - float(b)) > tolerance + 1e-9 for a, b in pairs
+        ):
+            wrong.append(f'card:     {old}\nmeasured: {new}')
+    return wrong
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Measure, and compare or write.
+
+    Args:
+        arguments: See the module.
+
+    Raises:
+        SystemExit: If a figure of the card is not what was measured.
+    """
+    card = arguments.card.read_text()
+    if not all(card.count(mark) == 1 for mark in MARKS):
+        raise SystemExit(f'{arguments.card}: needs {MARKS[0]} and {MARKS[1]}, once.')
+    if not (arguments.data / 'landcover').is_dir():
+        raise SystemExit(
+            f'There are no real data in {arguments.data}: set SIGMAE_DATA, or pass '
+            '--data.'
+        )
+    measured = figures(arguments)
+    print(measured)
+    if arguments.beside:
+        return
+    before, rest = card.split(MARKS[0])
+    old, after = rest.split(MARKS[1])
+    if arguments.write:
+        parts = [before, MARKS[0], f'\n{measured}\n', MARKS[1], after]
+        arguments.card.write_text(''.join(parts))
+        print(f'\nWrote {arguments.card}.')
+        return
+    if wrong := compare(old, measured, arguments.tolerance):
+        raise SystemExit('\n'.join(['', f'{arguments.card} says otherwise:', *wrong]))
+    print(f'\nEvery figure of {arguments.card} is as measured.')
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--weights', default=WEIGHTS)
+    parser.add_argument('--beside', nargs='+', default=[])
+    parser.add_argument('--card', type=Path, default=Path('docs/weights.md'))
+    parser.add_argument('--data', type=Path, default=DATA)
+    parser.add_argument('--block', type=int, default=3, help='that is spoken for')
+    parser.add_argument('--blocks', nargs='+', type=int, default=[3, 12])
+    parser.add_argument('--scale', type=float, default=1.0, help='of the images')
+    parser.add_argument('--repeats', type=int, default=5, help='of folds')
+    parser.add_argument('--tolerance', type=float, default=0.5, help='in points')
+    parser.add_argument('--write', action='store_true')
+    # The real data have no georeference.
+    warnings.simplefilter('ignore', NotGeoreferencedWarning)
+    main(parser.parse_args())

@@ -1,0 +1,56 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Make the file of a member of SIGMAE_Weights of a training checkpoint.
+
+    python -m benchmarks.weights_release CHECKPOINT sentinel2
+
+Writes ``torchgeo_sigmae/models/<model>_<name>-<first 8 of its SHA-256>.pth`` in half
+precision, encoder and decoder, without optimiser and without the paths of the machine
+it was trained on. Prints what ``torchgeo_sigmae/models/weights.py`` has to say of it.
+"""
+
+import argparse
+import hashlib
+from pathlib import Path
+
+import torch
+
+from torchgeo_sigmae import SIGMAETask
+from torchgeo_sigmae.models.checkpoint import atomic_save
+
+FOLDER = Path(__file__).parents[1] / 'torchgeo_sigmae' / 'models'
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Write the file.
+
+    Args:
+        arguments: See the module.
+    """
+    task = SIGMAETask.load_from_checkpoint(
+        arguments.checkpoint, map_location='cpu', weights_only=True
+    )
+    part = arguments.folder / f'{arguments.name}.part'
+    task.export(part, decoder=True, half=True)
+    content = torch.load(part, weights_only=True)
+    known = content['hyper_parameters']
+    for stage in known['trained_on']:
+        stage['root'] = Path(stage['root']).name
+    atomic_save(content, part)
+    digest = hashlib.sha256(part.read_bytes()).hexdigest()
+    file = part.with_name(f'{known["model"]}_{arguments.name}-{digest[:8]}.pth')
+    part.rename(file)
+    print(f'Wrote {file}, {file.stat().st_size / 1e6:.1f} MB.')
+    print(f'url={file.name!r}\nsha256={digest!r}')
+    for name in ('mean', 'std'):
+        print(f'{name}: {[float(f"{value:.6g}") for value in known[name]]}')
+    print(f'trained_on: {known["trained_on"]}')
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('checkpoint', type=Path)
+    parser.add_argument('name')
+    parser.add_argument('--folder', type=Path, default=FOLDER)
+    main(parser.parse_args())
