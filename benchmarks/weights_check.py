@@ -58,8 +58,6 @@ WEIGHTS = 'SIGMAE_Weights.SENTINEL2'
 #: Where the figures stand in the card.
 MARKS = '<!-- figures: make weights-check -->', '<!-- end of figures -->'
 
-FEW = (1, 5, 10, 14)
-
 NUMBER = re.compile(r'[-+]?\d+(?:\.\d+)?')
 
 
@@ -103,7 +101,7 @@ def measure(encoder: Frozen, arguments: argparse.Namespace) -> Found:
         'EuroSAT': f'{100 * right.mean():.1f}',
         '5-NN': str(score(*known, folds, 'knn')),
     }
-    for count in FEW:
+    for count in arguments.labels:
         # A draw of every fold, once.
         drawn = few_labels(chips.labels, folds[:5], count)
         scores[f'{count} a class'] = str(score(*known, drawn))
@@ -307,6 +305,7 @@ if __name__ == '__main__':
     parser.add_argument('--data', type=Path, default=DATA)
     parser.add_argument('--block', type=int, default=3, help='that is spoken for')
     parser.add_argument('--blocks', nargs='+', type=int, default=[3, 12])
+    parser.add_argument('--labels', nargs='+', type=int, default=[1, 5, 10, 14])
     parser.add_argument('--scale', type=float, default=1.0, help='of the images')
     parser.add_argument('--repeats', type=int, default=5, help='of folds')
     parser.add_argument('--tolerance', type=float, default=0.5, help='in points')

@@ -36,7 +36,8 @@ def main(arguments: argparse.Namespace) -> None:
     content = torch.load(part, weights_only=True)
     known = content['hyper_parameters']
     for stage in known['trained_on']:
-        stage['root'] = Path(stage['root']).name
+        if stage.get('root'):
+            stage['root'] = Path(stage['root']).name
     atomic_save(content, part)
     digest = hashlib.sha256(part.read_bytes()).hexdigest()
     file = part.with_name(f'{known["model"]}_{arguments.name}-{digest[:8]}.pth')

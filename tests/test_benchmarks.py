@@ -3,6 +3,8 @@
 
 """The benchmarks run, on little; what they measure is not tested."""
 
+import argparse
+import hashlib
 import json
 import subprocess
 import sys
@@ -12,8 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from torchgeo.datamodules import EuroSATDataModule
 
+from benchmarks import finetune, weights_check, weights_release
 from torchgeo_sigmae import SIGMAETask
+from torchgeo_sigmae.models import read_encoder
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,6 +51,67 @@ def test_adapt_bands(encoder: Path, eurosat_root: Path) -> None:
     table = run('benchmarks.adapt_bands', encoder, eurosat_root)
     assert '200 chips' in table
     assert table.count('| RGB + B08 |') == 1
+
+
+def test_weights_check(
+    encoder: Path, real_data: Callable[[str], Path], tmp_path: Path
+) -> None:
+    card = tmp_path / 'card.md'
+    card.write_text('Before.\n' + '\n'.join(weights_check.MARKS) + '\nAfter.\n')
+    run(
+        'benchmarks.weights_check', '--weights', encoder, '--card', card, '--write',
+        '--data', real_data('eurosat').parent, '--repeats', 1, '--labels', 1,
+        '--blocks', 2, '--block', 2,
+    )  # fmt: skip
+    text = card.read_text()
+    assert text.startswith('Before.\n')
+    assert text.endswith('\nAfter.\n')
+    rows = [line for line in text.splitlines() if line.startswith('| ')]
+    names = ['encoder.pth, block 2', 'sigmae_vit_tiny_patch8, untrained, block 2']
+    names.append('band mean and std')
+    assert [row.split(' | ')[0][2:] for row in rows] == [
+        'features', *names, 'encoder.pth, block 2, minus', *names[1:]
+    ]  # fmt: skip
+    # The card is as measured; a figure that is not is found.
+    (figures,) = text.split(weights_check.MARKS[0])[1].split(weights_check.MARKS[1])[:1]
+    assert weights_check.compare(figures, figures, 0) == []
+    (number,) = weights_check.NUMBER.findall(rows[3])[:1]
+    other = figures.replace(f' {number} ', f' {float(number) + 0.7:.1f} ')
+    assert len(weights_check.compare(other, figures, 0.5)) == 1
+    assert weights_check.compare(other, figures, 0.75) == []
+    renamed = figures.replace('band mean and std', 'band mean')
+    assert len(weights_check.compare(renamed, figures, 9)) == 2
+    shorter = figures.replace(rows[-1], '')
+    assert 'rows' in weights_check.compare(shorter, figures, 9)[0]
+
+
+def test_weights_release(tmp_path: Path) -> None:
+    task = SIGMAETask('sigmae_vit_tiny_patch8', size=32, mean=1000.0, std=500.0)
+    task.history = [{'root': '/home/somebody/data', 'steps': 1}]
+    run = Trainer(accelerator='cpu', logger=False, default_root_dir=tmp_path)
+    run.strategy.connect(task)
+    run.save_checkpoint(tmp_path / 'x.ckpt')
+    arguments = argparse.Namespace(
+        checkpoint=tmp_path / 'x.ckpt', name='here', folder=tmp_path
+    )
+    weights_release.main(arguments)
+    (file,) = tmp_path.glob('sigmae_vit_tiny_patch8_here-*.pth')
+    assert hashlib.sha256(file.read_bytes()).hexdigest().startswith(file.stem[-8:])
+    stages = read_encoder(file).hyper_parameters['trained_on']
+    assert stages[0] == {'root': 'data', 'steps': 1}
+    assert SIGMAETask('sigmae_vit_tiny_patch8', previous=str(file), size=32)
+
+
+def test_few_labels_to_fine_tune_with(real_data: Callable[[str], Path]) -> None:
+    datamodules = []
+    for seed in (0, 0, 1):
+        data = EuroSATDataModule(root=real_data('eurosat'), batch_size=2)
+        finetune.draw_labels(data, 3, seed)
+        data.setup('fit')
+        labels = [int(sample['label']) for sample in data.train_dataset]
+        assert sorted(labels) == sorted(3 * list(range(10)))
+        datamodules.append(data.train_dataset.indices)
+    assert datamodules[0] == datamodules[1] != datamodules[2]
 
 
 def test_finetune(
