@@ -74,6 +74,8 @@ GUIDED = {'masking': 'saliency', 'likelier': 4}
 
 SELF = {'decoder': 'self'}
 
+LARGE = {'decoder_dim': 512, 'decoder_depth': 8, 'decoder_num_heads': 16}
+
 #: What is changed, to what; the first of an axis is what the others are measured
 #: against. The same setting under two names is run once.
 AXES: dict[str, dict[str, dict[str, Any]]] = {
@@ -102,6 +104,8 @@ AXES: dict[str, dict[str, dict[str, Any]]] = {
         '0.5': {},
         '1': {'predict_ratio': 1.0},
         '0.25': {'predict_ratio': 0.25},
+        '0.5, the most salient': {'predict_by': 'saliency'},
+        '0.25, the most salient': {'predict_ratio': 0.25, 'predict_by': 'saliency'},
     },
     'decoder': {
         'cross 128 x 2': {},
@@ -109,9 +113,8 @@ AXES: dict[str, dict[str, dict[str, Any]]] = {
         'cross 128 x 4': {'decoder_depth': 4},
         'self 128 x 1': {**SELF, 'decoder_depth': 1},
         'self 128 x 2': SELF,
-        'self 512 x 8': {
-            **SELF, 'decoder_dim': 512, 'decoder_depth': 8, 'decoder_num_heads': 16,
-        },
+        'cross 512 x 8': LARGE,
+        'self 512 x 8': {**SELF, **LARGE},
     },
     'target': {
         'norm_pix_loss': {},

@@ -206,6 +206,29 @@ def test_predicted_share_is_uniform() -> None:
     assert ((seen - 1000) ** 2 / 1000).sum() < 43.82
 
 
+def test_the_most_salient_are_predicted() -> None:
+    saliency = torch.rand(50, 20, generator=generator())
+    valid = torch.rand(50, 20, generator=generator(1)) > 0.3
+    mask = random_mask(saliency, 0.75, generator(2), valid)
+    index, counts = select_predicted(
+        mask.masked, valid, 0.4, generator(3), saliency=saliency
+    )
+    for i in range(50):
+        usable = [j for j in mask.masked[i].tolist() if valid[i, j]]
+        usable.sort(key=lambda j: -float(saliency[i, j]))
+        expected = usable[: int(counts[i].sum())]
+        assert index[i][counts[i]].tolist() == expected
+
+
+def test_among_equally_salient_chance_decides() -> None:
+    masked = torch.arange(20).expand(4000, -1)
+    index, _ = select_predicted(
+        masked, None, 0.25, generator(), saliency=torch.full((4000, 20), 0.5)
+    )
+    seen = torch.bincount(index.flatten(), minlength=20).float()
+    assert ((seen - 1000) ** 2 / 1000).sum() < 43.82
+
+
 def test_ranks() -> None:
     score = torch.tensor([[0.3, 0.1, 0.2, 0.9]])
     valid = torch.tensor([[True, True, True, False]])

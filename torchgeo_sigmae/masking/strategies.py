@@ -185,8 +185,9 @@ def select_predicted(
     valid: Tensor | None = None,
     ratio: float = 1.0,
     generator: Generator | SampleNoise | None = None,
+    saliency: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Choose which masked tokens the decoder predicts: a uniform share of the valid.
+    """Choose which masked tokens the decoder predicts: a share of the valid.
 
     Every sample gets the same number of slots P, so that the batch stays rectangular;
     slots a sample has no use for are marked as not to be counted.
@@ -196,6 +197,8 @@ def select_predicted(
         valid: Tokens that hold data, boolean ``(B, N)``; None if all do.
         ratio: Share of the valid masked tokens to predict, in (0, 1].
         generator: Source of randomness; None for torch's global one.
+        saliency: Of every token, ``(B, N)`` in [0, 1]: the most salient are chosen, at
+            random among equals. None for a uniform draw; anything else biases the loss.
 
     Returns:
         Token indices ``(B, P)`` with ``P = max(round(ratio * M), 1)``, and which of
@@ -213,7 +216,11 @@ def select_predicted(
     if ratio == 1:
         return masked, usable
     slots = max(round(ratio * masked.shape[-1]), 1)
-    draw = uniform_noise(masked, generator) - usable.float()
+    draw = uniform_noise(masked, generator)
+    if saliency is not None:
+        # In double precision, so that chance has room below what differs in saliency.
+        draw = 1e-9 * draw.double() - saliency.gather(-1, masked)
+    draw = draw - 2 * usable.to(draw.dtype)
     chosen = draw.argsort(dim=-1)[:, :slots]
     share = (ratio * usable.sum(dim=-1, keepdim=True)).round().clamp(min=1)
     within_share = torch.arange(slots, device=masked.device) < share

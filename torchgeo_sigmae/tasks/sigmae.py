@@ -83,6 +83,7 @@ class SIGMAETask(PretrainingTask):
         masking: str = 'saliency',
         mask_ratio: float | tuple[float, float] = 0.9,
         predict_ratio: float = 1.0,
+        predict_by: str = 'random',
         indices: Sequence[str] = DEFAULT_INDICES,
         alpha: float = 0.5,
         combine: str = 'minmax',
@@ -144,8 +145,10 @@ class SIGMAETask(PretrainingTask):
                 (whole groups).
             mask_ratio: Share of masked tokens, in (0, 1); a pair changes it from start
                 to end along the curriculum.
-            predict_ratio: Share of the valid masked tokens to decode in training, drawn
-                uniformly, in (0, 1].
+            predict_ratio: Share of the valid masked tokens to decode in training, in
+                (0, 1].
+            predict_by: Which ones: ``'random'``, or ``'saliency'`` for the most
+                salient, which biases the loss.
             indices: Names of the spectral indices that make the saliency.
             alpha: Weight of semantic richness against internal heterogeneity.
             combine: How both are joined: ``'minmax'``, ``'rank'`` or ``'product'``.
@@ -217,6 +220,11 @@ class SIGMAETask(PretrainingTask):
                 f'{list(self.bands)}. Leave in_channels out, or name as many bands.'
             )
         check_predict_ratio(hparams['predict_ratio'])
+        if hparams['predict_by'] not in {'random', 'saliency'}:
+            raise ValueError(
+                f'predict_by: {hparams["predict_by"]!r} is unknown. Use '
+                "'random' or 'saliency'."
+            )
         if not 0 <= hparams['visible_weight'] < math.inf:
             raise ValueError(
                 f'visible_weight: {hparams["visible_weight"]} must be 0 or more, and '
@@ -478,12 +486,15 @@ class SIGMAETask(PretrainingTask):
         """
         key = (self.hparams['seed'], self.trainer.fit_loop.total_batch_idx)
         seed = seed_from(_STAGES['augment'], *key, self.global_rank)
-        tokens = self._prepare(batch, seed, self.curriculum.guided)
+        ratio, choose = self.hparams['predict_ratio'], self.hparams['predict_by']
+        by_saliency = choose == 'saliency' and ratio < 1
+        tokens = self._prepare(batch, seed, self.curriculum.guided or by_saliency)
         place = self._places(batch, tokens, 0)
         noise = SampleNoise(seed_from(_STAGES['train'], *key), place)
         mask = self.curriculum.mask(tokens.saliency, self.progress, noise, tokens.valid)
+        saliency = tokens.saliency if by_saliency else None
         predicted, counts = select_predicted(
-            mask.masked, tokens.valid, self.hparams['predict_ratio'], noise
+            mask.masked, tokens.valid, ratio, noise, saliency
         )
         size = tokens.image.shape[0]
         ratio = self.curriculum.ratio_at(self.progress)
