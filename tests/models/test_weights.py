@@ -8,6 +8,7 @@ import hashlib
 import pickle
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,11 @@ from torchvision.models._api import WeightsEnum
 
 import torchgeo_sigmae
 from torchgeo_sigmae import SIGMAETask
-from torchgeo_sigmae._compat import Classification, Regression
+from torchgeo_sigmae._compat import (
+    Classification,
+    Regression,
+    SemanticSegmentation,
+)
 from torchgeo_sigmae.bands import SENTINEL2
 from torchgeo_sigmae.models import (
     PackagedFile,
@@ -130,13 +135,55 @@ def test_torchgeos_registry_answers() -> None:
     assert get_model_weights(NAME) is SIGMAE_Weights
 
 
-def test_no_member_under_a_false_flag() -> None:
-    """Remove with the first trained weights."""
-    assert list(SIGMAE_Weights) == []
-    assert issubclass(SIGMAE_Weights, PackagedWeights)
+def test_sentinel2_is_first_and_small() -> None:
+    first = SIGMAE_Weights.SENTINEL2
+    assert next(iter(SIGMAE_Weights)) is first
     assert torchgeo_sigmae.SIGMAE_Weights is SIGMAE_Weights
-    with pytest.raises(FileNotFoundError, match='neither a file nor the name'):
-        find_weights('SIGMAE_Weights.SENTINEL2')
+    assert path_of(first).stat().st_size < 20e6
+    assert find_weights(str(first)) is get_weight(str(first)) is first
+    # Nothing of the machine they were trained on.
+    for stage in first.read().hyper_parameters['trained_on']:
+        assert '/' not in stage['root'], stage
+
+
+def test_sentinel2_by_enum_string_and_path() -> None:
+    first = SIGMAE_Weights.SENTINEL2
+    given = (first, str(first), str(path_of(first)))
+    arguments = {'in_channels': 10, 'num_classes': 2}
+    for make, encoder_of in (
+        (partial(Classification, NAME), lambda task: task.model),
+        (
+            partial(SemanticSegmentation, 'upernet', NAME, task='multiclass'),
+            lambda task: task.model.encoder,
+        ),
+    ):
+        states = [
+            encoder_of(make(weights=weights, **arguments)).state_dict()
+            for weights in given
+        ]
+        assert torch.equal(
+            states[0]['blocks.11.mlp.fc2.weight'],
+            first.get_state_dict()['blocks.11.mlp.fc2.weight'],
+        )
+        for other in states[1:]:
+            assert states[0].keys() == other.keys()
+            for key, value in other.items():
+                if not key.startswith('head.'):
+                    assert torch.equal(states[0][key], value), key
+
+
+@pytest.mark.parametrize('kind', [str, SIGMAE_Weights])
+def test_pretraining_goes_on_from_sentinel2(kind: type) -> None:
+    first = SIGMAE_Weights.SENTINEL2
+    file = torch.load(path_of(first), weights_only=True)['state_dict']
+    task = SIGMAETask(
+        NAME, previous=str(first) if kind is str else first, size=64, decoder_dim=128,
+        decoder_depth=2, decoder_num_heads=4,
+    )  # fmt: skip
+    assert len(task.history) == 2
+    for prefix, part in (('model.', 'encoder'), ('decoder.', 'decoder')):
+        for key, value in getattr(task.model, part).state_dict().items():
+            assert torch.equal(value, file[prefix + key].float()), key
 
 
 @pytest.mark.parametrize(

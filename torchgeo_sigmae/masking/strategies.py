@@ -216,12 +216,14 @@ def select_predicted(
     if ratio == 1:
         return masked, usable
     slots = max(round(ratio * masked.shape[-1]), 1)
-    draw = uniform_noise(masked, generator)
+    draw = uniform_noise(masked, generator) - usable.float()
+    chosen = draw.argsort(dim=-1)
     if saliency is not None:
-        # In double precision, so that chance has room below what differs in saliency.
-        draw = 1e-9 * draw.double() - saliency.gather(-1, masked)
-    draw = draw - 2 * usable.to(draw.dtype)
-    chosen = draw.argsort(dim=-1)[:, :slots]
+        # Sorted again, equals stay in random order.
+        key = -saliency.gather(-1, masked) - 2 * usable.float()
+        order = key.gather(-1, chosen).argsort(dim=-1, stable=True)
+        chosen = chosen.gather(-1, order)
+    chosen = chosen[:, :slots]
     share = (ratio * usable.sum(dim=-1, keepdim=True)).round().clamp(min=1)
     within_share = torch.arange(slots, device=masked.device) < share
     return masked.gather(-1, chosen), usable.gather(-1, chosen) & within_share
