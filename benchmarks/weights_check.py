@@ -303,7 +303,7 @@ if __name__ == '__main__':
     parser.add_argument('--beside', nargs='+', default=[])
     parser.add_argument('--card', type=Path, default=Path('docs/weights.md'))
     parser.add_argument('--data', type=Path, default=DATA)
-    parser.add_argument('--block', type=int, default=3, help='that is spoken for')
+    parser.add_argument('--block', type=int, default=12, help='that is spoken for')
     parser.add_argument('--blocks', nargs='+', type=int, default=[3, 12])
     parser.add_argument('--labels', nargs='+', type=int, default=[1, 5, 10, 14])
     parser.add_argument('--scale', type=float, default=1.0, help='of the images')

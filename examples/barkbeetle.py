@@ -28,7 +28,7 @@ from torchgeo.datasets import NonGeoDataset
 from torchgeo_sigmae import BitemporalAugmentation
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, band_indices
 from torchgeo_sigmae.datasets import Scene
-from torchgeo_sigmae.models import read_encoder
+from torchgeo_sigmae.models import read_weights
 from torchgeo_sigmae.plotting.canvas import colours, panel_grid, stretch
 
 #: Label of padding: no loss, no metric.
@@ -192,8 +192,9 @@ class BarkBeetleDataModule(NonGeoDataModule):
             size: Side of the training crops.
             batch_size: Size of each mini-batch; validation and test take one site.
             num_workers: Number of workers for parallel data loading.
-            weights: An encoder file: normalise with the mean and std it was pretrained
-                with. None for those of the training sites.
+            weights: An encoder file, or the string of a weight enum: normalise with the
+                mean and std it was pretrained with. None for those of the training
+                sites.
 
         Raises:
             ValueError: If *weights* does not tell mean and std of every band.
@@ -205,7 +206,7 @@ class BarkBeetleDataModule(NonGeoDataModule):
         self.val_batch_size = self.test_batch_size = 1
         mean, std = self.band_mean, self.band_std
         if weights is not None:
-            known = read_encoder(weights).hyper_parameters
+            known = read_weights(weights).hyper_parameters
             mean, std = known['mean'], known['std']
             if None in (*mean, *std):
                 raise ValueError(

@@ -166,8 +166,12 @@ def resample_positions(model: VisionTransformer, positions: Tensor) -> Tensor:
             f'cannot be resampled to {model.patch_embed.grid_size}. Pass the image '
             'size the weights were made with.'
         )
+    # A file in half precision is not to be interpolated in half precision.
     resampled: Tensor = resample_abs_pos_embed(
-        positions, list(model.patch_embed.grid_size), [side, side], prefix
+        positions.to(model.pos_embed.dtype),
+        list(model.patch_embed.grid_size),
+        [side, side],
+        prefix,
     )
     return resampled
 

@@ -22,6 +22,7 @@ from torchgeo.models import get_weight
 from torchvision.models._api import Weights, WeightsEnum
 from torchvision.transforms import v2 as T
 
+from ..bands import SENTINEL2_TEN_BANDS
 from .checkpoint import EncoderCheckpoint, encoder_of, read_content
 
 __all__ = (
@@ -161,16 +162,6 @@ class PackagedWeights(WeightsEnum):
         return files(file.package) / file.url
 
 
-class SIGMAE_Weights(PackagedWeights):
-    """SIGMAE weights.
-
-    For the encoders ``sigmae_vit_{tiny,small,base,large}_patch{8,16}``. There are no
-    members yet: none will be named before its weights are trained and measured.
-
-    .. versionadded:: 0.1
-    """
-
-
 def normalization(mean: Sequence[float], std: Sequence[float]) -> nn.Module:
     """Make the ``transforms`` of weights: raw values to the model's input.
 
@@ -186,6 +177,46 @@ def normalization(mean: Sequence[float], std: Sequence[float]) -> nn.Module:
     return nn.Sequential(
         T.ToDtype(torch.float32, scale=False), T.Normalize(list(mean), list(std))
     )
+
+
+class SIGMAE_Weights(PackagedWeights):
+    """SIGMAE weights.
+
+    For the encoders ``sigmae_vit_{tiny,small,base,large}_patch{8,16}``; the ``meta`` of
+    a member says which one it is. What they were trained on, and what they are worth,
+    is in the model card, ``docs/weights.md``.
+
+    Files hold the decoder, too: ``SIGMAETask(previous=SIGMAE_Weights.SENTINEL2)``
+    pretrains further.
+
+    .. versionadded:: 0.1
+    """
+
+    SENTINEL2 = PackagedFile(
+        url='sigmae_vit_tiny_patch8_sentinel2-2fe5e33b.pth',
+        transforms=normalization(
+            [
+                974.627, 1051.12, 959.144, 1328.4, 2189.42, 2553.16, 2567.12, 2771.26,
+                1960.25, 1266.41,
+            ],
+            [
+                751.311, 658.305, 658.439, 641.394, 707.99, 858.815, 845.283, 893.211,
+                928.942, 769.523,
+            ],
+        ),
+        meta={
+            'dataset': 'Sentinel-2 scenes, bark-beetle training sites',
+            'in_chans': 10,
+            'model': 'sigmae_vit_tiny_patch8',
+            'bands': list(SENTINEL2_TEN_BANDS),
+            'img_size': 64,
+            'ssl_method': 'sigmae',
+            'publication': 'https://arxiv.org/abs/2603.07463',
+            'repo': 'torchgeo-sigmae',
+            'license': 'MIT; contains modified Copernicus Sentinel data 2015-2023',
+        },
+        sha256='2fe5e33ba7d705090df4b4a4872242235ca0625e8ff8169c85b6dae34c4f271c',
+    )  # fmt: skip
 
 
 def find_weights(name: str) -> WeightsEnum:
