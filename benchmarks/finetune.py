@@ -14,8 +14,8 @@ with an encoder that is not trained. Other arguments go to the command line, tho
 normalises the bark-beetle data as in pretraining, while a network from scratch learns
 best from their own mean and standard deviation.
 
-With ``--labels N``, N training images of every class are all there is, other ones for
-every seed, the same for all rows of a seed.
+With ``--labels N``, N training images of every class (N in all, where pixels have the
+classes) are all there is, other ones for every seed, the same for all rows of a seed.
 
 Finished rows are kept in OUTPUT/rows and not run again, unless the options have
 changed or, where it is used, the encoder. Writes OUTPUT/<config>.md.
@@ -29,7 +29,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-import torch
+import numpy as np
 from torch.utils.data import Subset
 from torchgeo.datamodules import NonGeoDataModule
 
@@ -54,7 +54,7 @@ def draw_labels(datamodule: NonGeoDataModule, count: int, seed: int) -> None:
 
     Args:
         datamodule: The datamodule.
-        count: Images of every class.
+        count: Images of every class; in all, where pixels have the classes.
         seed: Which ones.
     """
     setup = datamodule.setup
@@ -63,10 +63,11 @@ def draw_labels(datamodule: NonGeoDataModule, count: int, seed: int) -> None:
         setup(stage)
         if stage == 'fit':
             whole = datamodule.train_dataset
-            labels = torch.stack([sample['label'] for sample in whole]).numpy()
+            # Where pixels have the classes, images are drawn as if of one class.
+            labels = [int(sample.get('label', 0)) for sample in whole]
             known = fixed_split(len(labels), 0)
-            drawn = few_labels(labels, known, count, draws=seed + 1)[seed].train
-            datamodule.train_dataset = Subset(whole, drawn.tolist())
+            draws = few_labels(np.array(labels), known, count, draws=seed + 1)
+            datamodule.train_dataset = Subset(whole, draws[seed].train.tolist())
 
     datamodule.setup = fewer
 
