@@ -285,7 +285,8 @@ def main(arguments: argparse.Namespace) -> None:
     print(measured)
     if arguments.beside:
         return
-    before, rest = card.split(MARKS[0])
+    # Minutes have passed: somebody may have edited the rest of the card.
+    before, rest = arguments.card.read_text().split(MARKS[0])
     old, after = rest.split(MARKS[1])
     if arguments.write:
         parts = [before, MARKS[0], f'\n{measured}\n', MARKS[1], after]
