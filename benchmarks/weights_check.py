@@ -309,7 +309,7 @@ if __name__ == '__main__':
     parser.add_argument('--labels', nargs='+', type=int, default=[1, 5, 10, 14])
     parser.add_argument('--scale', type=float, default=1.0, help='of the images')
     parser.add_argument('--repeats', type=int, default=5, help='of folds')
-    parser.add_argument('--tolerance', type=float, default=0.5, help='in points')
+    parser.add_argument('--tolerance', type=float, default=1.0, help='in points')
     parser.add_argument('--write', action='store_true')
     # The real data have no georeference.
     warnings.simplefilter('ignore', NotGeoreferencedWarning)
