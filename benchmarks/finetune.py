@@ -38,7 +38,7 @@ from torchgeo_sigmae.cli import run_cli
 from torchgeo_sigmae.evaluation import few_labels, fixed_split
 
 from .measure import where
-from .rows import finished_row
+from .rows import finished_row, row_path
 
 #: What is compared: title, whether pretrained, whether frozen.
 CONTENDERS = (
@@ -141,7 +141,7 @@ def main(arguments: argparse.Namespace, extra: list[str]) -> None:
             if frozen:
                 given = ['--model.init_args.freeze_backbone=true', *given]
             found, before = finished_row(
-                arguments.output / 'rows' / f'{name}-{slug}-seed{seed}.json',
+                row_path(arguments, f'{name}-{slug}', seed),
                 asked,
                 partial(run, arguments.config, weights, seed, given, arguments.labels),
             )

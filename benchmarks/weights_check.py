@@ -166,9 +166,8 @@ def contenders(arguments: argparse.Namespace) -> Iterator[Frozen]:
         Encoders.
     """
     sources = [arguments.weights, *arguments.beside]
-    blocks = [arguments.block, *(b for b in arguments.blocks if b != arguments.block)]
     for source in sources:
-        for block in blocks:
+        for block in arguments.blocks:
             encoder = FrozenEncoder.load(
                 source, depth=block, pooling='mean+std', scale=arguments.scale
             )
@@ -178,7 +177,7 @@ def contenders(arguments: argparse.Namespace) -> Iterator[Frozen]:
     random = encoder.untrained()
     assert random is not None
     name = random.name
-    for block in blocks:
+    for block in arguments.blocks:
         random.depth, random.name = block, f'{name}, block {block}'
         yield random
     yield BandStatistics(encoder.bands)
@@ -304,8 +303,10 @@ if __name__ == '__main__':
     parser.add_argument('--beside', nargs='+', default=[])
     parser.add_argument('--card', type=Path, default=Path('docs/weights.md'))
     parser.add_argument('--data', type=Path, default=DATA)
-    parser.add_argument('--block', type=int, default=12, help='that is spoken for')
-    parser.add_argument('--blocks', nargs='+', type=int, default=[3, 12])
+    parser.add_argument(
+        '--blocks', nargs='+', type=int, default=[12, 3],
+        help='the first is spoken for in the differences',
+    )  # fmt: skip
     parser.add_argument('--labels', nargs='+', type=int, default=[1, 5, 10, 14])
     parser.add_argument('--scale', type=float, default=1.0, help='of the images')
     parser.add_argument('--repeats', type=int, default=5, help='of folds')

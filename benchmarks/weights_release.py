@@ -14,10 +14,8 @@ import argparse
 import hashlib
 from pathlib import Path
 
-import torch
-
 from torchgeo_sigmae import SIGMAETask
-from torchgeo_sigmae.models.checkpoint import atomic_save
+from torchgeo_sigmae.models import save_encoder
 
 FOLDER = Path(__file__).parents[1] / 'torchgeo_sigmae' / 'models'
 
@@ -31,14 +29,12 @@ def main(arguments: argparse.Namespace) -> None:
     task = SIGMAETask.load_from_checkpoint(
         arguments.checkpoint, map_location='cpu', weights_only=True
     )
-    part = arguments.folder / f'{arguments.name}.part'
-    task.export(part, decoder=True, half=True)
-    content = torch.load(part, weights_only=True)
-    known = content['hyper_parameters']
+    known = task.encoder_record
     for stage in known['trained_on']:
         if stage.get('root'):
             stage['root'] = Path(stage['root']).name
-    atomic_save(content, part)
+    part = arguments.folder / f'{arguments.name}.part'
+    save_encoder(task.model.encoder, part, known, task.model.decoder, half=True)
     digest = hashlib.sha256(part.read_bytes()).hexdigest()
     file = part.with_name(f'{known["model"]}_{arguments.name}-{digest[:8]}.pth')
     part.rename(file)

@@ -61,7 +61,7 @@ def test_weights_check(
     run(
         'benchmarks.weights_check', '--weights', encoder, '--card', card, '--write',
         '--data', real_data('eurosat').parent, '--repeats', 1, '--labels', 1,
-        '--blocks', 2, '--block', 2,
+        '--blocks', 2,
     )  # fmt: skip
     text = card.read_text()
     assert text.startswith('Before.\n')
@@ -87,7 +87,7 @@ def test_weights_check(
 
 def test_weights_release(tmp_path: Path) -> None:
     task = SIGMAETask('sigmae_vit_tiny_patch8', size=32, mean=1000.0, std=500.0)
-    task.history = [{'root': '/home/somebody/data', 'steps': 1}]
+    task.history = [{'root': str(tmp_path / 'data'), 'steps': 1}]
     run = Trainer(accelerator='cpu', logger=False, default_root_dir=tmp_path)
     run.strategy.connect(task)
     run.save_checkpoint(tmp_path / 'x.ckpt')

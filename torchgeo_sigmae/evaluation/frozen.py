@@ -5,6 +5,7 @@
 
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ __all__ = ('POOLS', 'BandStatistics', 'Frozen', 'FrozenEncoder')
 POOLS: tuple[str, ...] = ('mean', 'mean+std')
 
 
-class Frozen(nn.Module):
+class Frozen(nn.Module, ABC):
     """What describes raw images ``(B, C, H, W)`` by features ``(B, D)``.
 
     Attributes:
@@ -50,6 +51,7 @@ class Frozen(nn.Module):
             image: Raw values ``(B, C, H, W)``.
         """
 
+    @abstractmethod
     def maps(self, image: Tensor) -> Tensor:
         """Describe the places of images.
 
@@ -59,8 +61,8 @@ class Frozen(nn.Module):
         Returns:
             Features ``(B, D, h, w)``.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def pooled(self, image: Tensor, maps: Tensor) -> Tensor:
         """Describe images whose places are described.
 
@@ -71,7 +73,6 @@ class Frozen(nn.Module):
         Returns:
             Features ``(B, D)``, those of ``forward``.
         """
-        raise NotImplementedError
 
 
 class BandStatistics(Frozen):

@@ -138,12 +138,7 @@ def write_encoder(
         )
     parts = ((_PREFIX, checkpoint.state_dict), (DECODER_PREFIX, decoder or {}))
     state_dict = {
-        f'{prefix}{key}': (
-            value.half() if half and value.is_floating_point() else value
-        )
-        .detach()
-        .cpu()
-        .clone()
+        f'{prefix}{key}': (_half(value) if half else value).detach().cpu().clone()
         for prefix, part in parts
         for key, value in part.items()
     }
@@ -300,6 +295,11 @@ def decoder_of(content: Any) -> dict[str, Tensor]:
         for key, value in content['state_dict'].items()
         if key.startswith(DECODER_PREFIX)
     }
+
+
+def _half(value: Tensor) -> Tensor:
+    """Round what is not whole numbers to half precision."""
+    return value.half() if value.is_floating_point() else value
 
 
 def _single(value: Tensor) -> Tensor:

@@ -486,15 +486,15 @@ class SIGMAETask(PretrainingTask):
         """
         key = (self.hparams['seed'], self.trainer.fit_loop.total_batch_idx)
         seed = seed_from(_STAGES['augment'], *key, self.global_rank)
-        ratio, choose = self.hparams['predict_ratio'], self.hparams['predict_by']
-        by_saliency = choose == 'saliency' and ratio < 1
+        share = self.hparams['predict_ratio']
+        by_saliency = share < 1 and self.hparams['predict_by'] == 'saliency'
         tokens = self._prepare(batch, seed, self.curriculum.guided or by_saliency)
         place = self._places(batch, tokens, 0)
         noise = SampleNoise(seed_from(_STAGES['train'], *key), place)
         mask = self.curriculum.mask(tokens.saliency, self.progress, noise, tokens.valid)
         saliency = tokens.saliency if by_saliency else None
         predicted, counts = select_predicted(
-            mask.masked, tokens.valid, ratio, noise, saliency
+            mask.masked, tokens.valid, share, noise, saliency
         )
         size = tokens.image.shape[0]
         ratio = self.curriculum.ratio_at(self.progress)
