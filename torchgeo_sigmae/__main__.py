@@ -4,8 +4,8 @@
 """Command line: TorchGeo's own, with our classes known, plus our subcommands.
 
 ``torchgeo-sigmae fit --config x.yaml`` is ``torchgeo fit`` where ``SIGMAETask`` and our
-encoders can be named; its subcommands ``demo``, ``adapt-bands``, ``probe`` and
-``report`` are ours.
+encoders can be named; its subcommands ``demo``, ``adapt-bands``, ``probe``, ``report``,
+``saliency`` and ``embed`` are ours.
 """
 
 import argparse
@@ -22,6 +22,12 @@ from .demo import add_arguments as add_demo_arguments
 from .demo import run_demo
 from .evaluation.probe import add_arguments as add_probe_arguments
 from .evaluation.probe import run_probe
+from .maps.command import (
+    add_embed_arguments,
+    add_saliency_arguments,
+    run_embed,
+    run_saliency,
+)
 from .models import adapt_bands
 from .models.matching import METHODS
 from .report import add_arguments as add_report_arguments
@@ -43,8 +49,10 @@ def main(args: Sequence[str] | None = None) -> None:
     ours = {
         'adapt-bands': _adapt_bands,
         'demo': _demo,
+        'embed': _embed,
         'probe': _probe,
         'report': _report,
+        'saliency': _saliency,
     }
     if argv and argv[0] in ours:
         ours[argv[0]](argv[1:])
@@ -107,6 +115,31 @@ def _report(argv: Sequence[str]) -> None:
     table = _checked(parser, run_report, arguments)
     print(f'\n{table}\n\nWrote report.md, report.json and report.png in '
           f'{arguments.output}.')  # fmt: skip
+
+
+def _embed(argv: Sequence[str]) -> None:
+    """Run the subcommand of that name."""
+    parser = argparse.ArgumentParser(
+        'torchgeo-sigmae embed',
+        description='Map the embeddings of patches of scenes of any size, or their '
+        'principal components. A command that was interrupted goes on where it was.',
+    )
+    add_embed_arguments(parser)
+    written = _checked(parser, run_embed, parser.parse_args(argv))
+    print(f'Wrote {", ".join(map(str, written))}.')
+
+
+def _saliency(argv: Sequence[str]) -> None:
+    """Run the subcommand of that name."""
+    parser = argparse.ArgumentParser(
+        'torchgeo-sigmae saliency',
+        description='Map spectral indices and the saliency of patches of scenes of any '
+        'size, and outline salient regions. A command that was interrupted goes on '
+        'where it was.',
+    )
+    add_saliency_arguments(parser)
+    written = _checked(parser, run_saliency, parser.parse_args(argv))
+    print(f'Wrote {", ".join(map(str, written))}.')
 
 
 def _checked(

@@ -17,7 +17,7 @@ from torchgeo.models import ResNet18_Weights
 from torchvision.transforms.v2.functional import resize
 from training import task
 
-from torchgeo_sigmae import SIGMAETask
+from torchgeo_sigmae import SIGMAE_Weights, SIGMAETask
 from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.evaluation import BandStatistics, FrozenEncoder, extract_features
@@ -199,6 +199,75 @@ def test_tokens_of_a_dataset(tmp_path: Path, eurosat_root: Path) -> None:
 
 def run(*arguments: Any) -> None:
     main(['probe', *map(str, arguments)])
+
+
+class TestPlaces:
+    """What features tell of the place in the image alone."""
+
+    def test_against_a_sum_over_every_shift(self) -> None:
+        found = FrozenEncoder.load('sigmae_vit_tiny_patch8')
+        found.standardize(torch.randn(8, 10, 16, 16, generator=generator()))
+        image = torch.randn(1, 10, 16, 16, generator=generator(1))
+        shifts = [(row, column) for row in range(16) for column in range(16)]
+        rolled = torch.cat([image.roll(shift, (-2, -1)) for shift in shifts])
+        wanted = found.maps(rolled).double().mean(dim=0)
+        wanted -= wanted.mean(dim=(-2, -1), keepdim=True)
+        found.learn_places(image.expand(4, -1, -1, -1), count=4096, batch_size=256)
+        error = (found.places - wanted).norm() / wanted.norm()
+        assert error < 0.05
+
+    def test_they_go_and_nothing_else_does(self, eurosat_root: Path) -> None:
+        found = FrozenEncoder.load(SIGMAE_Weights.SENTINEL2)
+        data = EuroSAT(eurosat_root, 'train', bands=found.bands)
+        images = torch.stack([data[i]['image'] for i in range(0, 140, 2)])
+        learned, others = images[::2], images[1::2]
+        before = found.maps(others)
+        found.learn_places(learned, count=140)
+        after = found.maps(others)
+        means = [x.mean(dim=(-2, -1)) for x in (before, after)]
+        torch.testing.assert_close(*means, rtol=0, atol=1e-4)
+        shares = [
+            float(x.mean(0).var(dim=(1, 2)).sum() / x.var(dim=(0, 2, 3)).sum())
+            for x in (before, after)
+        ]
+        assert shares[0] > 0.8
+        # The mean of 35 images is not that of all.
+        assert shares[1] < 0.1
+
+    def test_of_another_size(self) -> None:
+        found = FrozenEncoder.load('sigmae_vit_tiny_patch8')
+        found.standardize(torch.randn(8, 10, 32, 32, generator=generator()))
+        found.learn_places(torch.randn(2, 10, 32, 32, generator=generator()), count=2)
+        with pytest.raises(ValueError, match=r'known for \(4, 4\) patches, not for'):
+            found.maps(torch.zeros(1, 10, 32, 40))
+
+    def test_of_a_dataset(self, eurosat_root: Path) -> None:
+        known = FrozenEncoder.load(SIGMAE_Weights.SENTINEL2, pooling='mean+std')
+        plain, removed = (
+            extract_features(
+                known, 'EuroSAT', eurosat_root, ('val',), progress=False,
+                remove_places=remove,
+            )
+            for remove in (False, True)
+        )  # fmt: skip
+        assert known.places is not None
+        mean, std = np.split(plain.values, 2, axis=1)
+        same, less = np.split(removed.values, 2, axis=1)
+        np.testing.assert_allclose(same, mean, atol=1e-4)
+        assert (less**2).sum() < 0.5 * (std**2).sum()
+
+
+def test_missing_pixels_are_shown_as_the_mean(tmp_path: Path) -> None:
+    export('sigmae', tmp_path / 'encoder.pth')
+    found = FrozenEncoder.load(tmp_path / 'encoder.pth')
+    image = 1000 + 300 * torch.randn(1, 10, 32, 32, generator=generator())
+    filled = image.clone()
+    filled[..., 3:20, 5:9] = torch.tensor([1000.0 + 100 * i for i in range(10)])[
+        :, None, None
+    ]
+    for value in (torch.nan, torch.inf):
+        image[..., 3:20, 5:9] = value
+        torch.testing.assert_close(found.maps(image), found.maps(filled))
 
 
 def test_the_command(

@@ -87,7 +87,7 @@ class Scene:
             OSError: If the file cannot be read; the message names it.
             ValueError: If the bands of the file are not known, or lack a wanted one.
         """
-        with _opened(path) as file:
+        with opened(path) as file:
             names = file_bands or file.descriptions
             if not any(names):
                 raise ValueError(
@@ -166,7 +166,7 @@ class Scene:
     ) -> np.ndarray:
         """Values of a window inside the scene, a new array."""
         window = Window(column, row, width, height)
-        with _opened(self.path) as file:
+        with opened(self.path) as file:
             found: np.ndarray = file.read(self.channels, window=window, out_dtype=dtype)
         return found
 
@@ -198,7 +198,7 @@ class HeldScene(Scene):
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[Any]:
+def opened(path: str) -> Iterator[Any]:
     """Open a raster; errors name the file, and none need have a georeference."""
     try:
         with warnings.catch_warnings():

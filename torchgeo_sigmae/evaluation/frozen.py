@@ -129,7 +129,10 @@ class FrozenEncoder(Frozen):
 
     Attributes:
         transform: Raw values to the encoder's input; None if that is not known yet.
+        places: What :meth:`learn_places` found, taken away from :meth:`maps`.
     """
+
+    places: Tensor | None
 
     def __init__(
         self,
@@ -170,6 +173,7 @@ class FrozenEncoder(Frozen):
         if not 0 < scale < math.inf:
             raise ValueError(f'scale: {scale} is not positive. 1 leaves images alone.')
         self.scale = scale
+        self.register_buffer('places', None)
         blocks = len(getattr(encoder, 'blocks', getattr(encoder, 'feature_info', [])))
         if depth is not None and not 1 <= depth <= blocks:
             raise ValueError(f'depth: {depth} is not in 1 to {blocks} of {self.name}.')
@@ -260,6 +264,38 @@ class FrozenEncoder(Frozen):
             std = image.double().std(dim=(0, 2, 3)).clamp(min=1e-6).tolist()
             self.transform = normalization(mean, std)
 
+    def learn_places(
+        self, images: Tensor, count: int = 256, batch_size: int = 64
+    ) -> None:
+        """Learn what features tell of the place in the image alone, to take it away.
+
+        Positions are added to the tokens of a transformer, and a masked autoencoder
+        keeps them up to its last block: of our weights, they make nine tenths of the
+        variance of the features of single patches there. Where the place in the image
+        means nothing, that is noise. It is the mean of the features at each place, over
+        images that are rolled around by chance.
+
+        Args:
+            images: Raw values ``(B, C, H, W)``, such as are to be described.
+            count: About how many rolled images to take.
+            batch_size: Images at a time.
+        """
+        self.places = None
+        generator = torch.Generator().manual_seed(0)
+        side, total, seen = max(images.shape[-2:]), torch.zeros(()), 0
+        device = next(self.encoder.parameters()).device
+        for _ in range(math.ceil(count / len(images))):
+            shifts = torch.randint(side, (len(images), 2), generator=generator)
+            rolled = [
+                image.roll(shift, (-2, -1))
+                for image, shift in zip(images, shifts.tolist(), strict=True)
+            ]
+            for batch in torch.stack(rolled).split(batch_size):
+                total = self.maps(batch.to(device)).double().sum(dim=0) + total
+            seen += len(images)
+        mean = total / seen
+        self.places = (mean - mean.mean(dim=(-2, -1), keepdim=True)).float()
+
     @torch.no_grad()
     def maps(self, image: Tensor) -> Tensor:
         """Describe the places of images.
@@ -269,9 +305,14 @@ class FrozenEncoder(Frozen):
 
         Returns:
             Features ``(B, D, h, w)``, one a patch of the scaled image.
+
+        Raises:
+            ValueError: If what :meth:`learn_places` found is for other sizes.
         """
         if self.transform is not None:
             image = self.transform(image)
+            # Missing pixels become the mean.
+            image = image.nan_to_num(0, 0, 0)
         if self.scale != 1:
             image = F.interpolate(
                 image,
@@ -287,7 +328,15 @@ class FrozenEncoder(Frozen):
             intermediates_only=True,
         )
         features: Tensor = maps
-        return features
+        if self.places is None:
+            return features
+        if features.shape[1:] != self.places.shape:
+            raise ValueError(
+                f'image: places are known for {tuple(self.places.shape[1:])} patches, '
+                f'not for {tuple(features.shape[2:])}. Pass images of the size that '
+                'learn_places had.'
+            )
+        return features - self.places
 
     def forward(self, image: Tensor) -> Tensor:
         """Describe images.

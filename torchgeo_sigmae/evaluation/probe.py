@@ -67,6 +67,7 @@ def extract_features(
     device: str | torch.device = 'cpu',
     progress: bool = True,
     tokens: bool = False,
+    remove_places: bool = False,
 ) -> Features:
     """Compute the features of a classification dataset of TorchGeo, once.
 
@@ -82,6 +83,9 @@ def extract_features(
         progress: Whether to show a progress bar.
         tokens: Whether to keep the features of all places as well, which an attentive
             probe takes.
+        remove_places: Whether to take away what features tell of the place in the
+            image alone, learned from the first 512 samples, see
+            :meth:`.FrozenEncoder.learn_places`.
 
     Returns:
         The features.
@@ -93,10 +97,15 @@ def extract_features(
     parts = [_dataset(dataset, root, split, encoder.bands) for split in splits]
     data: Dataset[dict[str, Any]] = ConcatDataset(parts)
     loader = DataLoader(data, batch_size, num_workers=num_workers, collate_fn=_collate)
+    few = range(min(_SAMPLE, len(parts[0])))  # type: ignore[arg-type]
+    sample = torch.empty(0)
+    if remove_places or not encoder.ready:
+        sample = torch.stack([parts[0][i]['image'].float() for i in few])
     if not encoder.ready:
-        few = range(min(_SAMPLE, len(parts[0])))  # type: ignore[arg-type]
-        encoder.standardize(torch.stack([parts[0][i]['image'].float() for i in few]))
+        encoder.standardize(sample)
     encoder = encoder.to(device)
+    if remove_places and isinstance(encoder, FrozenEncoder):
+        encoder.learn_places(sample, _SAMPLE, batch_size)
     values, labels, places = [], [], []
     for images, classes in tqdm(
         loader, f'Features of {encoder.name}', disable=None if progress else True
@@ -195,6 +204,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--scale', type=float, default=1.0,
         help='make images so much larger before they are encoded',
     )  # fmt: skip
+    parser.add_argument(
+        '--remove-places', action='store_true',
+        help='take away what features tell of the place in the image alone',
+    )  # fmt: skip
     parser.add_argument('--batch-size', type=int, default=64)
     parser.add_argument('--num-workers', type=int, default=0)
     parser.add_argument(
@@ -246,6 +259,7 @@ def run_probe(arguments: argparse.Namespace) -> str:
             arguments.num_workers,
             arguments.device,
             tokens=not TOKEN_PROBES.isdisjoint(arguments.probes),
+            remove_places=arguments.remove_places,
         )
         scores = {}
         for title, probe, splits in _plan(arguments, features):

@@ -163,7 +163,7 @@ def patch_saliency(
         ValueError: If a band or index is missing or unknown, *patch_size* does not
             divide the image, or *alpha* or *combine* is out of range.
     """
-    _check_combination(alpha, combine)
+    check_combination(alpha, combine)
     require_float(image, 'image')
     check_patches(image.shape[-2], image.shape[-1], patch_size)
     with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
@@ -173,10 +173,41 @@ def patch_saliency(
         layers = spectral_indices(image, bands, indices, sensor)
         richness, heterogeneity = patch_statistics(layers, patch_size, valid)
         patches = patch_validity(valid, patch_size)
-        scale = _rank_scale if combine == 'rank' else _minmax_scale
-        r = scale(richness, patches)
-        h = scale(heterogeneity, patches)
-        return r * h if combine == 'product' else alpha * r + (1 - alpha) * h
+        return join_statistics(richness, heterogeneity, patches, alpha, combine)
+
+
+def join_statistics(
+    richness: Tensor,
+    heterogeneity: Tensor,
+    patches: Tensor,
+    alpha: float = 0.5,
+    combine: str = 'minmax',
+    limits: tuple[tuple[float, float], tuple[float, float]] | None = None,
+) -> Tensor:
+    """Join richness and heterogeneity to saliency, see :func:`patch_saliency`.
+
+    Args:
+        richness: Semantic richness ``(..., h, w)``.
+        heterogeneity: Internal heterogeneity, same shape.
+        patches: Which patches hold data, boolean, same shape.
+        alpha: Weight of richness against heterogeneity, in [0, 1].
+        combine: ``'minmax'``, ``'rank'`` or ``'product'``.
+        limits: Smallest and largest richness, and heterogeneity, of the image these
+            patches are a part of; None if they are all of it. Ranks need all of it.
+
+    Returns:
+        Saliency ``(..., h, w)`` in [0, 1]; 0 for patches without data.
+    """
+    if combine == 'rank':
+        r, h = (_rank_scale(x, patches) for x in (richness, heterogeneity))
+    else:
+        r, h = (
+            _minmax_scale(x, patches, *known)
+            for x, known in zip(
+                (richness, heterogeneity), limits or ((), ()), strict=True
+            )
+        )
+    return r * h if combine == 'product' else alpha * r + (1 - alpha) * h
 
 
 class PatchSaliency(nn.Module):
@@ -232,7 +263,7 @@ class PatchSaliency(nn.Module):
                 *combine* is out of range.
         """
         super().__init__()
-        _check_combination(alpha, combine)
+        check_combination(alpha, combine)
         self.sensor = get_sensor(sensor)
         self.bands = normalize_bands(bands, self.sensor)
         self.patch_size = patch_size
@@ -325,7 +356,7 @@ def cut_patches(x: Tensor, patch_size: int) -> Tensor:
     return patches
 
 
-def _check_combination(alpha: float, combine: str) -> None:
+def check_combination(alpha: float, combine: str) -> None:
     """Refuse settings of :func:`patch_saliency` that mean nothing."""
     if not 0 <= alpha <= 1:
         raise ValueError(
@@ -338,10 +369,15 @@ def _check_combination(alpha: float, combine: str) -> None:
         )
 
 
-def _minmax_scale(x: Tensor, patches: Tensor) -> Tensor:
+def _minmax_scale(
+    x: Tensor, patches: Tensor, low: Any = None, high: Any = None
+) -> Tensor:
     """Scale ``(..., h, w)`` to [0, 1] over its valid patches; flat maps become 0."""
-    low = torch.where(patches, x, torch.inf).amin(dim=(-2, -1), keepdim=True)
-    high = torch.where(patches, x, -torch.inf).amax(dim=(-2, -1), keepdim=True)
+    if low is None:
+        low = torch.where(patches, x, torch.inf).amin(dim=(-2, -1), keepdim=True)
+        high = torch.where(patches, x, -torch.inf).amax(dim=(-2, -1), keepdim=True)
+    else:
+        low, high = x.new_tensor(low), x.new_tensor(high)
     spread = high - low
     usable = patches & (spread >= FLAT_RANGE)
     return torch.where(usable, (x - low) / spread.clamp(min=FLAT_RANGE), 0)

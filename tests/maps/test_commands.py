@@ -1,0 +1,164 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Maps from the command line."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+from geotiffs import write
+from matplotlib.figure import Figure
+from PIL import Image
+from shapely import box
+
+from torchgeo_sigmae.__main__ import main
+from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
+from torchgeo_sigmae.maps import open_raster
+from torchgeo_sigmae.maps.pictures import embedding_picture, saliency_picture
+
+
+@pytest.fixture
+def scene_file(scene: Callable[[int, int], np.ndarray], tmp_path: Path) -> Path:
+    """Ten bands of 90 x 120 pixels."""
+    image = scene(1, 120)[[1, 2, 3, 4, 5, 6, 7, 8, 11, 12], :90]
+    return write(tmp_path / 'a scene.tif', image, SENTINEL2_TEN_BANDS, east=5e5)
+
+
+def test_saliency_of_one_scene(
+    scene_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / 'new' / 'saliency.tif'
+    regions = tmp_path / 'regions.gpkg'
+    main(
+        [
+            'saliency', str(scene_file), '-o', str(out), '--png', '--indices', 'NDVI',
+            'EVI', '--polygons', str(regions), '--threshold', '0.8',
+        ]
+    )  # fmt: skip
+    png = out.with_suffix('.png')
+    assert capsys.readouterr().out == f'Wrote {out}, {regions}, {png}.\n'
+    with rasterio.open(out) as file:
+        assert file.shape == (12, 15)
+        assert file.descriptions[:2] == ('NDVI', 'EVI')
+        assert file.crs.to_epsg() == 32632
+    assert gpd.read_file(regions).patches.sum() == 36
+    with Image.open(png) as picture:
+        assert picture.width > 800
+    assert {path.name for path in out.parent.iterdir()} == {out.name, png.name}
+
+
+def test_several_scenes_in_an_area(scene_file: Path, tmp_path: Path) -> None:
+    with rasterio.open(scene_file) as file:
+        write(tmp_path / 'b.tif', file.read(), file.descriptions, east=5e5)
+    aoi = tmp_path / 'aoi.geojson'
+    area = gpd.GeoSeries(
+        [box(500_100, 5_399_500, 500_500, 5_399_900)], crs='EPSG:32632'
+    )
+    area.to_crs('EPSG:4326').to_file(aoi)
+    out = tmp_path / 'out'
+    main(
+        ['saliency', f'{tmp_path}/*.tif', '-o', str(out), '--aoi', str(aoi),
+         '--polygons', 'any.geojson']
+    )  # fmt: skip
+    names = {'a scene_saliency', 'b_saliency'}
+    assert {path.stem for path in out.iterdir()} == names
+    assert {path.suffix for path in out.iterdir()} == {'.tif', '.geojson'}
+    with rasterio.open(out / 'b_saliency.tif') as file:
+        assert file.shape == (6, 6)
+
+
+def test_embed(
+    scene_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / 'e.tif'
+    main(['embed', str(scene_file), '-o', str(out), '--pca', '3', '--png'])
+    assert capsys.readouterr().out == f'Wrote {out}, {out.with_suffix(".png")}.\n'
+    with rasterio.open(out) as file:
+        assert (file.count, *file.shape) == (3, 12, 15)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['saliency', 'none.tif', '-o', 'x.tif'], "no file or folder 'none.tif'"),
+        (['saliency', 'SCENE', 'b.tif', '-o', 'x.tif'], 'there are 2 scenes'),
+        (['saliency', 'SCENE', '-o', 'SCENE'], 'is the scene itself'),
+        (['saliency', 'SCENE', '-o', 'x.tif', '--indices', 'NDXI'], 'NDXI'),
+        (['saliency', 'SCENE', '-o', 'x.tif', '--polygons', 'x.shp'], 'should end in'),
+        (['saliency', 'SCENE', '-o', 'x.tif', '--aoi', 'no.gpkg'], 'aoi: there is no'),
+        (['saliency', 'BARE', '-o', 'x.tif', '--min-area', '1'], 'min_area: '),
+        (['embed', 'SCENE', '-o', 'x.tif', '--png'], 'Pass --pca 3'),
+        (['embed', 'SCENE', '-o', 'x.tif', '--weights', 'none.pth'], 'none.pth'),
+        (['embed', 'RGB', '-o', 'x.tif'], 'B05'),
+    ],
+)
+def test_what_is_wrong_is_said(
+    scene_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with rasterio.open(scene_file) as file:
+        pixels = file.read()
+    write(tmp_path / 'bare.tif', pixels, SENTINEL2_TEN_BANDS)
+    write(tmp_path / 'rgb.tif', pixels[:3], east=5e5)
+    places = {'SCENE': 'a scene.tif', 'BARE': 'bare.tif', 'RGB': 'rgb.tif'}
+    with pytest.raises(SystemExit) as stop:
+        main([places.get(word, word) for word in arguments])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error.replace('\n', ' ')
+    assert 'Traceback' not in error
+    assert not (tmp_path / 'x.tif').exists()
+
+
+def titles(figure: Figure) -> list[str]:
+    return [axis.get_title() for axis in figure.axes if axis.get_title()]
+
+
+def inside(figure: Figure) -> bool:
+    """Whether all that is written lies on the page."""
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    page = figure.bbox
+    texts = [figure._suptitle, *(axis.title for axis in figure.axes)]
+    boxes = [text.get_window_extent(renderer) for text in texts if text.get_text()]
+    return all(page.x0 <= b.x0 and b.x1 <= page.x1 and b.y1 <= page.y1 for b in boxes)
+
+
+def test_pictures(scene_file: Path, tmp_path: Path) -> None:
+    long = tmp_path / f'{"a_scene_with_quite_a_name_" * 4}.tif'
+    scene_file.rename(long)
+    main(
+        [
+            'saliency',
+            str(long),
+            '-o',
+            f'{tmp_path}/s.tif',
+            '--polygons',
+            f'{tmp_path}/x.gpkg',
+        ]
+    )
+    raster = open_raster(long, ('B02', 'B03', 'B04'))
+    regions = gpd.read_file(tmp_path / 'x.gpkg')
+    figure = saliency_picture(raster, tmp_path / 's.tif', 8, regions)
+    assert titles(figure) == [
+        'Image (B04, B03, B02)', 'Patch saliency', 'Semantic richness', 'Heterogeneity',
+    ]  # fmt: skip
+    assert inside(figure)
+    # Outlines go around whole patches of the image as shown.
+    (lines,) = figure.axes[0].collections
+    corners = np.concatenate([path.vertices for path in lines.get_paths()]) + 0.5
+    np.testing.assert_allclose(corners % 8, 0, atol=1e-6)
+    main(['embed', str(long), '-o', f'{tmp_path}/e.tif', '--pca', '3'])
+    figure = embedding_picture(raster, tmp_path / 'e.tif', 8)
+    assert titles(figure)[0] == 'Image (B04, B03, B02)'
+    assert titles(figure)[1].startswith('Embeddings (')
+    assert inside(figure)

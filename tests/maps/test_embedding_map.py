@@ -1,0 +1,194 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Embedding maps: no border shows, and no place in a chip."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+import torch
+from geotiffs import write
+from windows import failing_reads
+
+from torchgeo_sigmae import SIGMAE_Weights
+from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
+from torchgeo_sigmae.evaluation import FrozenEncoder
+from torchgeo_sigmae.maps import embedding_map, open_raster
+
+
+@pytest.fixture
+def encoder() -> FrozenEncoder:
+    return FrozenEncoder.load(SIGMAE_Weights.SENTINEL2)
+
+
+@pytest.fixture
+def scene_file(scene: Callable[[int, int], np.ndarray], tmp_path: Path) -> Path:
+    """Ten bands of 150 x 180 pixels with a hole."""
+    image = scene(0, 180)[[1, 2, 3, 4, 5, 6, 7, 8, 11, 12], :150]
+    image[:, 40:60, 100:130] = 0
+    return write(tmp_path / 's.tif', image, SENTINEL2_TEN_BANDS, east=5e5)
+
+
+def read(path: Path) -> np.ndarray:
+    with rasterio.open(path) as file:
+        found: np.ndarray = file.read()
+    return found
+
+
+def steps(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean absolute differences of neighbours, across every border of rows, columns."""
+    return (
+        np.nanmean(np.abs(np.diff(values, axis=1)), axis=(0, 2)),
+        np.nanmean(np.abs(np.diff(values, axis=2)), axis=(0, 1)),
+    )
+
+
+def test_windows_do_not_show(
+    encoder: FrozenEncoder, scene_file: Path, tmp_path: Path
+) -> None:
+    raster = open_raster(scene_file, encoder.bands)
+    maps = []
+    for window in (None, 64):
+        embedding_map(raster, tmp_path / 'm.tif', encoder, window=window)
+        maps.append(read(tmp_path / 'm.tif'))
+    assert maps[0].shape == (192, 19, 23)
+    np.testing.assert_allclose(*maps, atol=1e-3)
+    missing = np.isnan(maps[0])
+    assert (missing.all(0) == missing.any(0)).all()
+    assert missing[0, 5:7, 13:16].all()
+    assert missing[0].sum() == 6
+
+
+def test_borders_of_windows_are_as_smooth_as_the_rest(
+    encoder: FrozenEncoder, real_data: Callable[[str], Path], tmp_path: Path
+) -> None:
+    scene = next(real_data('scenes').glob('majortom*T48QUE*.tif'))
+    raster = open_raster(scene, encoder.bands)
+    raster = replace(raster, row=200, column=300, height=384, width=384)
+    embedding_map(raster, tmp_path / 'm.tif', encoder, window=64)
+    differences = steps(read(tmp_path / 'm.tif'))
+    border = np.mean([found[7::8].mean() for found in differences])
+    inside = np.mean([np.delete(found, np.s_[7::8]).mean() for found in differences])
+    assert border <= 1.05 * inside
+
+
+def test_places_in_a_chip_do_not_show(
+    encoder: FrozenEncoder, scene_file: Path, tmp_path: Path
+) -> None:
+    raster = open_raster(scene_file, encoder.bands)
+    embedding_map(raster, tmp_path / 'm.tif', encoder)
+    found = read(tmp_path / 'm.tif')[:, :16, :16].reshape(192, 2, 8, 2, 8)
+    places = np.nanmean(found, axis=(1, 3))
+    with_places = encoder.places
+    assert with_places is not None
+    # Nine tenths of the variance before.
+    share = places.var(axis=(1, 2)).sum() / np.nanvar(found, axis=(1, 2, 3, 4)).sum()
+    assert share < 0.4
+    assert float(with_places.var(dim=(1, 2)).sum()) > places.var(axis=(1, 2)).sum()
+
+
+def test_one_chip_is_what_the_encoder_says(
+    encoder: FrozenEncoder, scene_file: Path, tmp_path: Path
+) -> None:
+    with rasterio.open(scene_file) as file:
+        image = file.read()[:, :32, :40]
+    path = write(tmp_path / 'chip.tif', image, SENTINEL2_TEN_BANDS)
+    embedding_map(open_raster(path, encoder.bands), tmp_path / 'm.tif', encoder)
+    (wanted,) = encoder.maps(torch.from_numpy(image.astype('float32'))[None])
+    np.testing.assert_allclose(read(tmp_path / 'm.tif'), wanted, atol=1e-4)
+
+
+def test_components(encoder: FrozenEncoder, scene_file: Path, tmp_path: Path) -> None:
+    raster = open_raster(scene_file, encoder.bands)
+    embedding_map(raster, tmp_path / 'm.tif', encoder)
+    whole = read(tmp_path / 'm.tif').reshape(192, -1).T
+    whole = whole[np.isfinite(whole[:, 0])].astype(float)
+    embedding_map(raster, tmp_path / 'c.tif', encoder, pca=3)
+    values = read(tmp_path / 'c.tif').reshape(3, -1).T
+    values = values[np.isfinite(values[:, 0])]
+    centred = whole - whole.mean(axis=0)
+    left, strength, _ = np.linalg.svd(centred, full_matrices=False)
+    wanted = left[:, :3] * strength[:3]
+    signs = np.sign((wanted * values).sum(axis=0))
+    np.testing.assert_allclose(values, wanted * signs, atol=0.02)
+    with rasterio.open(tmp_path / 'c.tif') as file:
+        shares = [float(n) for n in file.tags()['explained_variance'].split()]
+        assert file.descriptions == ('component 1', 'component 2', 'component 3')
+    np.testing.assert_allclose(
+        shares, strength[:3] ** 2 / (strength**2).sum(), atol=1e-3
+    )
+
+
+def test_geoparquet(encoder: FrozenEncoder, scene_file: Path, tmp_path: Path) -> None:
+    raster = open_raster(scene_file, encoder.bands)
+    embedding_map(raster, tmp_path / 'm.tif', encoder, window=64)
+    embedding_map(raster, tmp_path / 'm.parquet', encoder, window=64)
+    found = gpd.read_parquet(tmp_path / 'm.parquet')
+    values = read(tmp_path / 'm.tif')
+    assert len(found) == np.isfinite(values[0]).sum()
+    assert found.crs == 'EPSG:32632'
+    assert found.geometry.area.eq(6400).all()
+    for row in found.sample(20, random_state=0).itertuples():
+        assert np.array_equal(row.embedding, values[:, row.row, row.column])
+        x, y = raster.grid(8)[2] @ (row.column + 0.5, row.row + 0.5)
+        assert (row.geometry.centroid.x, row.geometry.centroid.y) == (x, y)
+
+
+def test_interrupted_it_goes_on(
+    encoder: FrozenEncoder, scene_file: Path, tmp_path: Path
+) -> None:
+    raster = open_raster(scene_file, encoder.bands)
+    target = tmp_path / 'm.tif'
+    embedding_map(raster, target, encoder, window=64)
+    wanted = read(target)
+    target.unlink()
+    # 64 chips to learn the places from.
+    with failing_reads(64 + 4), pytest.raises(KeyboardInterrupt):
+        embedding_map(raster, target, encoder, window=64)
+    assert not target.exists()
+    with failing_reads() as reads:
+        embedding_map(raster, target, encoder, window=64)
+    assert len(reads) == 64 + 9 - 3
+    assert np.array_equal(read(target), wanted, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'size': 40}, 'size: 40 is not a multiple of 16'),
+        ({'pca': 0}, 'pca: 0 is not at least 1'),
+        ({'pca': 200}, 'pca: 200 is more than the 192 features'),
+        ({'window': 60}, 'window: 60 is not a multiple'),
+    ],
+)
+def test_bad_arguments(
+    encoder: FrozenEncoder,
+    scene_file: Path,
+    tmp_path: Path,
+    arguments: dict[str, Any],
+    message: str,
+) -> None:
+    raster = open_raster(scene_file, encoder.bands)
+    with pytest.raises(ValueError, match=message):
+        embedding_map(raster, tmp_path / 'm.tif', encoder, **arguments)
+
+
+def test_encoders_that_do_not_fit(
+    encoder: FrozenEncoder, scene_file: Path, tmp_path: Path
+) -> None:
+    raster = open_raster(scene_file, ('B04', 'B03', 'B02'))
+    with pytest.raises(ValueError, match=r"raster: its bands are \('B04'"):
+        embedding_map(raster, tmp_path / 'm.tif', encoder)
+    raster = open_raster(scene_file, encoder.bands)
+    for name, message in (
+        ('sigmae_vit_tiny_patch8', 'does not tell mean and std'),
+        ('resnet18', 'does not cut images into square patches'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            embedding_map(raster, tmp_path / 'm.tif', FrozenEncoder.load(name))

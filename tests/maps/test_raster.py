@@ -1,0 +1,235 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Images to be mapped: one file, a file a band, a dataset of TorchGeo, an area."""
+
+import json
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+from geotiffs import numbered, write
+from rasterio.transform import from_origin
+from rasterio.windows import Window
+from shapely import Point, box
+from torchgeo.datasets import Sentinel2
+
+from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
+from torchgeo_sigmae.maps import dataset_raster, open_raster, read_area
+
+RGB = ('B04', 'B03', 'B02')
+TILE = 'T32TQM_20220301T101010'
+METADATA = '<a><n1:B><{0} band_id="0">-1000</{0}><{0} band_id="1">{1}</{0}></n1:B></a>'
+
+
+def write_band(path: Path, values: np.ndarray, metres: int, driver: str = '') -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(
+        path, 'w', driver=driver or 'GTiff', count=1, height=len(values),
+        width=values.shape[1], dtype=values.dtype, crs='EPSG:32632',
+        transform=from_origin(5e5, 5.4e6, metres, metres),
+        **({'QUALITY': 100, 'REVERSIBLE': 'YES'} if driver else {}),
+    ) as file:  # fmt: skip
+        file.write(values[None])
+
+
+@pytest.fixture
+def safe(tmp_path: Path) -> Path:
+    """A Sentinel-2 product: JPEG 2000, three resolutions, previews."""
+    root = tmp_path / 'S2A_MSIL2A_20220301T101010_N0400.SAFE'
+    images = root / 'GRANULE' / 'L2A' / 'IMG_DATA'
+    for band, metres in (('B04', 10), ('B8A', 20), ('B01', 60)):
+        side = 240 // metres * 10
+        values = np.arange(side * side, dtype='uint16').reshape(side, side) + 1001
+        for coarse in (1, 2) if metres == 10 else (1,):
+            size = metres * coarse
+            path = images / f'R{size}m' / f'{TILE}_{band}_{size}m.jp2'
+            write_band(path, values[::coarse, ::coarse].copy(), size, 'JP2OpenJPEG')
+    write_band(root / 'preview' / f'{TILE}_B04.tif', np.zeros((9, 9), 'uint16'), 270)
+    (root / 'MTD_MSIL2A.xml').write_text(METADATA.format('BOA_ADD_OFFSET', -1000))
+    return root
+
+
+def test_reads_any_window(tmp_path: Path) -> None:
+    image = numbered(20, 30)
+    raster = open_raster(write(tmp_path / 's.tif', image, east=5e5), ('red', 'blue'))
+    assert raster.bands == ('B04', 'B02')
+    found = raster.read(Window(-3, -2, 40, 30))
+    assert found.shape == (2, 30, 40)
+    assert np.array_equal(found[:, 2:22, 3:33], image[[0, 2]])
+    found[:, 2:22, 3:33] = np.nan
+    assert np.isnan(found).all()
+    assert np.isnan(raster.read(Window(30, 0, 8, 8))).all()
+
+
+def test_windows_cover_every_patch_once(tmp_path: Path) -> None:
+    raster = open_raster(write(tmp_path / 's.tif', numbered(20, 30)), RGB)
+    seen = np.zeros((24, 32), int)
+    for window in raster.windows(16, 8):
+        seen[window.toslices()] += 1
+    assert (seen == 1).all()
+
+
+@pytest.mark.parametrize(
+    ('nodata', 'row', 'column'), [(None, 5, 5), (0, 5, 5), (10203, 2, 2)]
+)
+def test_what_is_missing(
+    tmp_path: Path, nodata: float | None, row: int, column: int
+) -> None:
+    image = numbered(20, 30)
+    image[:, 5, 5] = 0
+    # A dark band alone is no reason.
+    image[0, 6, 6] = 0
+    raster = open_raster(write(tmp_path / 's.tif', image, nodata=nodata), RGB)
+    found = np.isnan(raster.read(Window(0, 0, 30, 20)))
+    assert (found.all(0) == found.any(0)).all()
+    assert np.argwhere(found[0]).tolist() == [[row, column]]
+
+
+def test_bands_of_a_product_share_the_finest_grid(safe: Path) -> None:
+    raster = open_raster(safe, ('B01', 'B04', 'B8A'))
+    assert (raster.height, raster.width) == (240, 240)
+    assert raster.transform.a == 10
+    assert raster.offset == -1000
+    found = raster.read(Window(0, 0, 240, 240))
+    for i, (coarse, side) in enumerate(((6, 40), (1, 240), (2, 120))):
+        fine = np.arange(side * side).reshape(side, side) + 1.0
+        assert np.array_equal(found[i], fine.repeat(coarse, 0).repeat(coarse, 1))
+    part = raster.read(Window(13, 57, 31, 8))
+    assert np.array_equal(part, found[:, 57:65, 13:44])
+
+
+def test_offset(safe: Path) -> None:
+    (safe / 'MTD_MSIL2A.xml').write_text(METADATA.format('BOA_ADD_OFFSET', -900))
+    with pytest.raises(ValueError, match=r'offset: .*MTD_MSIL2A.xml tells several'):
+        open_raster(safe, ['B04'])
+    assert open_raster(safe, ['B04'], offset=-7).offset == -7
+    (safe / 'MTD_MSIL2A.xml').unlink()
+    assert open_raster(safe, ['B04']).offset == 0
+    text = METADATA.format('RADIO_ADD_OFFSET', -1000)
+    (safe / 'MTD_MSIL1C.xml').write_text(text)
+    assert open_raster(safe, ['B04']).offset == -1000
+    folder = safe / 'GRANULE' / 'L2A' / 'IMG_DATA' / 'R10m'
+    assert open_raster(folder, ['B04']).offset == -1000
+
+
+def test_no_data_stays_so_with_an_offset(tmp_path: Path) -> None:
+    image = numbered(20, 30)
+    image[:, 5, 5] = 0
+    raster = open_raster(write(tmp_path / 's.tif', image), RGB, offset=-1000)
+    found = raster.read(Window(0, 0, 30, 20))
+    assert np.isnan(found[:, 5, 5]).all()
+    assert found[1, 3, 4] == image[1, 3, 4] - 1000
+
+
+def test_folders_that_lack_something(safe: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r'has no file of B02, B03\. '):
+        open_raster(safe, ('B02', 'B03', 'B04'))
+    for name in ('a', 'b'):
+        write_band(tmp_path / 'two' / f'{name}_B04.tif', np.ones((8, 8), 'uint16'), 10)
+    with pytest.raises(ValueError, match=r'has several files of B04: a_B04.tif'):
+        open_raster(tmp_path / 'two', ['B04'])
+    write_band(tmp_path / 'far' / 'B04.tif', np.ones((8, 8), 'uint16'), 10)
+    write_band(tmp_path / 'far' / 'B03.tif', np.ones((8, 8), 'uint16'), 20)
+    with pytest.raises(ValueError, match='does not show the same ground as'):
+        open_raster(tmp_path / 'far', ('B03', 'B04'))
+
+
+def test_no_raster(tmp_path: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"there is no file or folder '.*x.tif'"
+    ):
+        open_raster(tmp_path / 'x.tif', RGB)
+    (tmp_path / 'x.tif').write_text('not a raster')
+    with pytest.raises(OSError, match=r'x\.tif cannot be read'):
+        open_raster(tmp_path / 'x.tif', RGB)
+    path = write(tmp_path / 's.tif', numbered(8, 8), bands=None)
+    with pytest.raises(ValueError, match=r'file_bands: .* has no band descriptions'):
+        open_raster(path, RGB)
+    with pytest.raises(ValueError, match=r'bands: .*B8A'):
+        open_raster(path, ['B8A'], RGB)
+
+
+def test_bigearthnet(bigearthnet_root: Path) -> None:
+    patch = next(path for path in bigearthnet_root.glob('*/*') if path.is_dir())
+    raster = open_raster(patch, SENTINEL2_TEN_BANDS)
+    assert (raster.height, raster.width, raster.crs.is_projected) == (120, 120, True)
+    found = raster.read(Window(0, 0, 120, 120))
+    assert np.isfinite(found).all()
+    with rasterio.open(patch / f'{patch.name}_B11.tif') as file:
+        assert np.array_equal(found[8, ::2, ::2], file.read(1))
+
+
+def test_dataset_of_torchgeo_equals_the_folder(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for band in ('B02', 'B03', 'B04', 'B08'):
+        values = generator.integers(0, 4000, (70, 90)).astype('uint16')
+        values[3:5, 7:30] = 0
+        write_band(tmp_path / 'R10m' / f'{TILE}_{band}_10m.tif', values, 10)
+    dataset = Sentinel2(tmp_path, bands=['B02', 'B03', 'B04', 'B08'], res=10)
+    one, other = dataset_raster(dataset, RGB), open_raster(tmp_path, RGB)
+    assert one.crs == other.crs
+    assert one.transform.almost_equals(other.transform)
+    assert (one.height, one.width) == (70, 90)
+    for window in (Window(0, 0, 90, 70), Window(-5, 30, 64, 64), Window(80, 2, 8, 8)):
+        found, wanted = one.read(window), other.read(window)
+        assert np.array_equal(found, wanted, equal_nan=True)
+    area = box(500_205, 5_399_500, 500_600, 5_399_800)
+    window = Window(0, 0, 40, 40)
+    found, wanted = (r.cropped(area, 8).read(window) for r in (one, other))
+    assert np.array_equal(found, wanted, equal_nan=True)
+    assert np.isfinite(found).any()
+
+
+class TestArea:
+    @pytest.fixture
+    def scene(self, tmp_path: Path) -> Path:
+        return write(tmp_path / 's.tif', numbered(60, 80), east=5e5)
+
+    def test_any_system(self, scene: Path, tmp_path: Path) -> None:
+        circle = Point(500_405, 5_399_700).buffer(152)
+        wanted = gpd.GeoSeries([circle], crs='EPSG:32632')
+        raster = open_raster(scene, RGB)
+        maps = []
+        for system in ('EPSG:32632', 'EPSG:4326', 'EPSG:3857'):
+            path = tmp_path / f'{system[5:]}.gpkg'
+            wanted.segmentize(5).to_crs(system).to_file(path)
+            cut = raster.cropped(read_area(path, raster.crs), 8)
+            assert (cut.row, cut.column, cut.height, cut.width) == (8, 24, 40, 32)
+            maps.append(cut.read(Window(0, 0, 32, 40)))
+        inside = np.isfinite(maps[0][0])
+        assert abs(inside.sum() * 100 / circle.area - 1) < 0.02
+        for found in maps[1:]:
+            assert (np.isfinite(found[0]) != inside).sum() < 5
+        whole = raster.read(Window(24, 8, 32, 40))
+        assert np.array_equal(maps[0][:, inside], whole[:, inside])
+
+    def test_outside(self, scene: Path, tmp_path: Path) -> None:
+        path = tmp_path / 'far.geojson'
+        gpd.GeoSeries([box(20, 40, 21, 41)], crs='EPSG:4326').to_file(path)
+        raster = open_raster(scene, RGB)
+        with pytest.raises(ValueError, match=r'aoi: the area .* lies outside'):
+            raster.cropped(read_area(path, raster.crs), 8)
+
+    def test_bad_files(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match='aoi: there is no file'):
+            read_area(tmp_path / 'none.geojson', None)
+        bad = tmp_path / 'bad.geojson'
+        bad.write_text('{"type":')
+        with pytest.raises(ValueError, match=r"aoi: '.*bad.geojson' cannot be read"):
+            read_area(bad, None)
+        gpd.GeoSeries([Point(0, 0)]).to_file(tmp_path / 'p.gpkg')
+        with pytest.raises(ValueError, match='holds no polygon'):
+            read_area(tmp_path / 'p.gpkg', None)
+        empty = {'type': 'FeatureCollection', 'features': []}
+        bad.write_text(json.dumps(empty))
+        with pytest.raises(ValueError, match='holds no'):
+            read_area(bad, None)
+
+
+def test_overview_takes_every_so_manieth_pixel(tmp_path: Path) -> None:
+    image = numbered(50, 70)
+    raster = open_raster(write(tmp_path / 's.tif', image), RGB)
+    assert np.array_equal(raster.overview(4), image[:, ::4, ::4])

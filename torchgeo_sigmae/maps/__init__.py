@@ -1,0 +1,21 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Maps of whole scenes: saliency, salient regions, embeddings."""
+
+from .dataset import dataset_raster
+from .embedding import embedding_map
+from .raster import Raster, open_raster
+from .regions import read_area, salient_regions, write_regions
+from .saliency import saliency_map
+
+__all__ = (
+    'Raster',
+    'dataset_raster',
+    'embedding_map',
+    'open_raster',
+    'read_area',
+    'saliency_map',
+    'salient_regions',
+    'write_regions',
+)

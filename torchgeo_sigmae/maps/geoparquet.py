@@ -1,0 +1,89 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Patches as rows of a GeoParquet."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from affine import Affine
+from pyproj import CRS
+from rasterio.windows import Window
+
+__all__ = ('write_geoparquet',)
+
+
+def write_geoparquet(
+    target: Path,
+    parts: Iterable[tuple[Window, np.ndarray]],
+    transform: Affine,
+    crs: CRS | None,
+    tags: Mapping[str, str],
+) -> None:
+    """Write a row for every patch that has values, whole or not at all.
+
+    Args:
+        target: The file to be.
+        parts: Windows in patches, and values of their patches ``(D, h, w)``, NaN where
+            there are none.
+        transform: From columns and rows of patches to coordinates.
+        crs: Coordinate reference system; None without georeference.
+        tags: Further metadata.
+
+    Raises:
+        ImportError: If pyarrow is missing.
+        OSError: If it cannot be written; nothing is left then under that name.
+    """
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ImportError(
+            'GeoParquet takes pyarrow: pip install "torchgeo-sigmae[parquet]".'
+        ) from error
+    # https://geoparquet.org/releases/v1.0.0
+    column: dict[str, Any] = {
+        'encoding': 'WKB',
+        'geometry_types': ['Polygon'],
+        'crs': None if crs is None else crs.to_json_dict(),
+    }
+    geo = {
+        'version': '1.0.0',
+        'primary_column': 'geometry',
+        'columns': {'geometry': column},
+    }
+    part, writer = target.with_name(f'.{target.name}.part'), None
+    try:
+        for window, values in parts:
+            rows, columns = np.nonzero(np.isfinite(values[0]))
+            flat = pa.array(values[:, rows, columns].T.ravel())
+            rows, columns = rows + window.row_off, columns + window.col_off
+            corners = [
+                np.stack(transform @ (columns + x, rows + y), -1)
+                for x, y in ((0, 0), (1, 0), (1, 1), (0, 1), (0, 0))
+            ]
+            footprints = shapely.polygons(np.stack(corners, axis=1))
+            table = pa.table(
+                {
+                    'geometry': pa.array(shapely.to_wkb(footprints), pa.binary()),
+                    'row': pa.array(rows, pa.int32()),
+                    'column': pa.array(columns, pa.int32()),
+                    'embedding': pa.FixedSizeListArray.from_arrays(flat, len(values)),
+                },
+                metadata={'geo': json.dumps(geo), **tags},
+            )
+            if writer is None:
+                writer = parquet.ParquetWriter(part, table.schema)
+            writer.write_table(table)
+        if writer is not None:
+            writer.close()
+        os.replace(part, target)
+    except OSError as error:
+        raise OSError(f'output: {target} cannot be written: {error}.') from error
+    finally:
+        part.unlink(missing_ok=True)

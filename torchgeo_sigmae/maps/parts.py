@@ -1,0 +1,118 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Results of windows on disk: an interrupted map goes on where it was."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rasterio.windows import Window
+from tqdm import tqdm
+
+from .raster import Raster
+
+__all__ = ('Parts',)
+
+#: Side of a window in pixels, about: ten bands of it take 42 MB.
+_SIDE = 1024
+
+
+class Parts:
+    """What every window of an image gives, in files beside the map to be.
+
+    A window is a number of whole patches. A file is written whole or not at all, so a
+    killed run loses the window it was in. Parts of another image, or made by other
+    settings, are thrown away.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        raster: Raster,
+        patch_size: int,
+        window: int | None,
+        settings: dict[str, Any],
+    ) -> None:
+        """Initialize a new Parts instance.
+
+        Args:
+            target: The map to be.
+            raster: The image.
+            patch_size: Side of a patch in pixels.
+            window: Side of the windows in pixels; None for about 1024.
+            settings: What else the results depend on, as for JSON.
+
+        Raises:
+            OSError: If the folder of *target* cannot be written to.
+            ValueError: If *patch_size* does not divide *window*.
+        """
+        usual = max(_SIDE // patch_size, 1) * patch_size
+        side = usual if window is None else window
+        if side < patch_size or side % patch_size:
+            raise ValueError(
+                f'window: {window} is not a multiple of the {patch_size} pixels of a '
+                f'patch. Use, for example, {usual}.'
+            )
+        self.folder = target.with_name(f'.{target.name}.parts')
+        self.patch_size = patch_size
+        self.windows = list(raster.windows(side, patch_size))
+        settings = {**settings, 'patch_size': patch_size, 'side': side}
+        asked = json.dumps({**raster.identity, **settings}, default=str)
+        key = self.folder / 'key.json'
+        try:
+            if not (key.exists() and key.read_text() == asked):
+                shutil.rmtree(self.folder, ignore_errors=True)
+                self.folder.mkdir(parents=True)
+                key.write_text(asked)
+        except OSError as error:
+            raise OSError(
+                f'output: {target.parent} cannot be written to: {error}.'
+            ) from error
+
+    def compute(self, work: Callable[[Window], np.ndarray], title: str) -> None:
+        """Do what is not done yet, with a progress bar.
+
+        Args:
+            work: From a window to its result.
+            title: What to write beside the bar.
+
+        Raises:
+            OSError: If a window cannot be read, or its result not be written.
+        """
+        missing = [i for i in range(len(self.windows)) if not self._path(i).exists()]
+        done = len(self.windows) - len(missing)
+        with tqdm(
+            total=len(self.windows), initial=done, desc=title, disable=None, delay=2
+        ) as bar:
+            for i in missing:
+                result = work(self.windows[i])
+                part = self._path(i).with_suffix('.part')
+                try:
+                    with part.open('wb') as file:
+                        np.save(file, result, allow_pickle=False)
+                    os.replace(part, self._path(i))
+                except OSError as error:
+                    raise OSError(
+                        f'output: {part} cannot be written: {error}. What is done is '
+                        f'kept in {self.folder}; the same command goes on from there.'
+                    ) from error
+                bar.update()
+
+    def __iter__(self) -> Iterator[tuple[Window, np.ndarray]]:
+        """Iterate over windows, in patches, and their results, one at a time."""
+        for i, window in enumerate(self.windows):
+            cells = Window(*(int(n) // self.patch_size for n in window.flatten()))
+            yield cells, np.load(self._path(i), allow_pickle=False)
+
+    def remove(self) -> None:
+        """Remove the files, once the map is written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, i: int) -> Path:
+        """File of a result."""
+        return self.folder / f'{i:06d}.npy'
