@@ -5,12 +5,13 @@
 
 ``torchgeo-sigmae fit --config x.yaml`` is ``torchgeo fit`` where ``SIGMAETask`` and our
 encoders can be named; its subcommands ``demo``, ``adapt-bands``, ``probe``, ``report``,
-``saliency`` and ``embed`` are ours.
+``saliency``, ``embed``, ``similar`` and ``reconstruct`` are ours.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from torchgeo.datasets import DatasetNotFoundError
@@ -24,9 +25,13 @@ from .evaluation.probe import add_arguments as add_probe_arguments
 from .evaluation.probe import run_probe
 from .maps.command import (
     add_embed_arguments,
+    add_reconstruct_arguments,
     add_saliency_arguments,
+    add_similar_arguments,
     run_embed,
+    run_reconstruct,
     run_saliency,
+    run_similar,
 )
 from .models import adapt_bands
 from .models.matching import METHODS
@@ -34,6 +39,8 @@ from .report import add_arguments as add_report_arguments
 from .report import run_report
 
 __all__ = ('main',)
+
+_RESUMES = 'Interrupted, the same command goes on where it was.'
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -49,10 +56,33 @@ def main(args: Sequence[str] | None = None) -> None:
     ours = {
         'adapt-bands': _adapt_bands,
         'demo': _demo,
-        'embed': _embed,
+        'embed': _maps(
+            'embed',
+            f'Map the embeddings of patches of scenes of any size. {_RESUMES}',
+            add_embed_arguments,
+            run_embed,
+        ),
         'probe': _probe,
+        'reconstruct': _maps(
+            'reconstruct',
+            f'Mask scenes of any size and map what a model makes of them. {_RESUMES}',
+            add_reconstruct_arguments,
+            run_reconstruct,
+        ),
         'report': _report,
-        'saliency': _saliency,
+        'saliency': _maps(
+            'saliency',
+            'Map spectral indices and the saliency of patches of scenes of any size, '
+            f'and outline salient regions. {_RESUMES}',
+            add_saliency_arguments,
+            run_saliency,
+        ),
+        'similar': _maps(
+            'similar',
+            'Map how much alike the embeddings of patches are to that at a coordinate.',
+            add_similar_arguments,
+            run_similar,
+        ),
     }
     if argv and argv[0] in ours:
         ours[argv[0]](argv[1:])
@@ -117,29 +147,23 @@ def _report(argv: Sequence[str]) -> None:
           f'{arguments.output}.')  # fmt: skip
 
 
-def _embed(argv: Sequence[str]) -> None:
-    """Run the subcommand of that name."""
-    parser = argparse.ArgumentParser(
-        'torchgeo-sigmae embed',
-        description='Map the embeddings of patches of scenes of any size, or their '
-        'principal components. A command that was interrupted goes on where it was.',
-    )
-    add_embed_arguments(parser)
-    written = _checked(parser, run_embed, parser.parse_args(argv))
-    print(f'Wrote {", ".join(map(str, written))}.')
+def _maps(
+    name: str,
+    description: str,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    run: Callable[[argparse.Namespace], list[Path]],
+) -> Callable[[Sequence[str]], None]:
+    """Make a subcommand that writes maps."""
 
+    def command(argv: Sequence[str]) -> None:
+        parser = argparse.ArgumentParser(
+            f'torchgeo-sigmae {name}', description=description
+        )
+        add_arguments(parser)
+        written = _checked(parser, run, parser.parse_args(argv))
+        print(f'Wrote {", ".join(map(str, written))}.')
 
-def _saliency(argv: Sequence[str]) -> None:
-    """Run the subcommand of that name."""
-    parser = argparse.ArgumentParser(
-        'torchgeo-sigmae saliency',
-        description='Map spectral indices and the saliency of patches of scenes of any '
-        'size, and outline salient regions. A command that was interrupted goes on '
-        'where it was.',
-    )
-    add_saliency_arguments(parser)
-    written = _checked(parser, run_saliency, parser.parse_args(argv))
-    print(f'Wrote {", ".join(map(str, written))}.')
+    return command
 
 
 def _checked(

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""``torchgeo-sigmae saliency`` and ``embed``: maps from the command line."""
+"""``saliency``, ``embed``, ``similar``, ``reconstruct``: maps from the command line."""
 
 import argparse
 import glob
@@ -20,18 +20,29 @@ from ..bands import (
     get_sensor,
 )
 from ..evaluation import FrozenEncoder
+from ..tasks import SIGMAETask
 from ..transforms import DEFAULT_INDICES
 from .embedding import embedding_map, patch_side
-from .pictures import embedding_picture, saliency_picture
+from .pictures import (
+    embedding_picture,
+    reconstruction_picture,
+    saliency_picture,
+)
 from .raster import Raster, open_raster
+from .reconstruction import reconstruction_map
 from .regions import check_suffix, read_area, salient_regions, write_regions
 from .saliency import needed_bands, saliency_map
+from .similar import similar_map
 
 __all__ = (
     'add_embed_arguments',
+    'add_reconstruct_arguments',
     'add_saliency_arguments',
+    'add_similar_arguments',
     'run_embed',
+    'run_reconstruct',
     'run_saliency',
+    'run_similar',
 )
 
 #: Orders of bands that have a name, for files that do not describe theirs.
@@ -174,6 +185,95 @@ def run_embed(arguments: argparse.Namespace) -> list[Path]:
         written.append(target)
         if arguments.png:
             figure = embedding_picture(raster, target, arguments.patch_size)
+            written.append(_save(figure, target))
+    return written
+
+
+def add_similar_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``similar`` to a parser.
+
+    Args:
+        parser: The parser.
+    """
+    add = parser.add_argument
+    add('embedding', type=Path, help='a map made by embed, without --pca')
+    add(
+        '--at', nargs=2, type=float, required=True, metavar=('X', 'Y'),
+        help='coordinate in the system of the map; column and row where it has none',
+    )  # fmt: skip
+    add('--crs', help='system of --at, if it is another one, for example EPSG:4326')
+    add('-o', '--output', type=Path, required=True, help='the GeoTIFF to be')
+
+
+def run_similar(arguments: argparse.Namespace) -> list[Path]:
+    """Map how much alike patches are to that at a coordinate.
+
+    Args:
+        arguments: Of :func:`add_similar_arguments`.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        OSError: If the map cannot be read, or the other not be written.
+        ValueError: If there is no embedding at the coordinate.
+    """
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    x, y = arguments.at
+    similar_map(arguments.embedding, arguments.output, x, y, arguments.crs)
+    return [arguments.output]
+
+
+def add_reconstruct_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``reconstruct`` to a parser.
+
+    Args:
+        parser: The parser.
+    """
+    _add_scene_arguments(parser, 'reconstruction')
+    add = parser.add_argument
+    add('--weights', required=True, help='a training checkpoint of SIGMAETask')
+    add('--mask-ratio', type=float, help='share of hidden tokens; default: as trained')
+    add('--size', type=int, help='side of chips in pixels; default: as trained')
+    add('--batch-size', type=int, default=64)
+
+
+def run_reconstruct(arguments: argparse.Namespace) -> list[Path]:
+    """Map the reconstruction of scenes.
+
+    Args:
+        arguments: Of :func:`add_reconstruct_arguments`.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        OSError: If a file cannot be read, or a map not be written.
+        ValueError: If an argument is out of range, or does not fit a scene.
+    """
+    task = SIGMAETask.load_from_checkpoint(
+        arguments.weights, map_location='cpu', weights_only=True, normalize=True
+    )
+    size = arguments.size or task.model.encoder.patch_embed.img_size[0]
+    arguments.patch_size, arguments.sensor = size, task.sensor
+    written = []
+    for path, target in _targets(arguments, 'reconstruction'):
+        raster = _open(path, task.statistics.data_bands, arguments)
+        reconstruction_map(
+            raster,
+            target,
+            task,
+            arguments.mask_ratio,
+            size,
+            arguments.batch_size,
+            arguments.window,
+        )
+        written.append(target)
+        if arguments.png:
+            known = task.statistics
+            figure = reconstruction_picture(
+                raster, target, task.bands, task.sensor, known.scale, known.offset
+            )
             written.append(_save(figure, target))
     return written
 

@@ -14,7 +14,7 @@ from ..evaluation import FrozenEncoder
 from ..transforms import patch_validity, valid_pixels
 from .geoparquet import write_geoparquet
 from .geotiff import write_map
-from .parts import Parts
+from .parts import Parts, fingerprint
 from .raster import Raster
 
 __all__ = ('embedding_map', 'patch_side')
@@ -72,8 +72,7 @@ def embedding_map(
         'map': 'embedding',
         'encoder': encoder.name,
         'depth': encoder.depth,
-        # Another encoder may have the name.
-        'sum': sum(float(p.double().sum()) for p in encoder.encoder.parameters()),
+        'weights': fingerprint(encoder.encoder),
         'size': size,
     }
     parts = Parts(target, raster, patch, window, settings)

@@ -25,7 +25,7 @@ __all__ = ('write_map',)
 _TILE = 256
 
 #: What GDAL may keep in memory, in bytes; its default is a share of the machine's.
-_CACHE = 256 * 2**20
+_CACHE = 64 * 2**20
 
 
 def write_map(

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rasterio.windows import Window
+from torch import nn
 from tqdm import tqdm
 
 from .raster import Raster
 
-__all__ = ('Parts',)
+__all__ = ('Parts', 'fingerprint')
 
 #: Side of a window in pixels, about: ten bands of it take 42 MB.
 _SIDE = 1024
@@ -116,3 +118,16 @@ class Parts:
     def _path(self, i: int) -> Path:
         """File of a result."""
         return self.folder / f'{i:06d}.npy'
+
+
+@torch.no_grad()
+def fingerprint(model: nn.Module) -> float:
+    """Tell weights from others that go by the same name.
+
+    Args:
+        model: A model.
+
+    Returns:
+        The sum of its weights.
+    """
+    return sum(float(weight.double().sum()) for weight in model.parameters())

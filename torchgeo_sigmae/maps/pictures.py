@@ -5,6 +5,7 @@
 
 import math
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import geopandas as gpd
@@ -14,8 +15,9 @@ import torch
 from affine import Affine
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from rasterio.windows import Window
 
-from ..bands import SENTINEL2, Sensor
+from ..bands import SENTINEL2, Sensor, band_indices
 from ..datasets.scenes import opened
 from ..plotting import plot_saliency
 from ..plotting.canvas import (
@@ -24,10 +26,12 @@ from ..plotting.canvas import (
     panel_grid,
     rgb_channels,
     stretch,
+    visible,
 )
+from ..plotting.maps import draw_map
 from .raster import Raster
 
-__all__ = ('embedding_picture', 'saliency_picture')
+__all__ = ('embedding_picture', 'reconstruction_picture', 'saliency_picture')
 
 #: Longer side of an image in a picture, in pixels, at most.
 _SIDE = 1024
@@ -116,6 +120,54 @@ def embedding_picture(
     axes[1].imshow(colours(values, *stretch(values)))
     known = ', '.join(f'{float(share):.0%}' for share in shares)
     axes[1].set_title(f'Embeddings ({known})', fontsize=10)
+    _name(figure, raster)
+    return figure
+
+
+def reconstruction_picture(
+    raster: Raster,
+    path: str | Path,
+    bands: Sequence[str],
+    sensor: str | Sensor = SENTINEL2,
+    scale: float = 1e-4,
+    offset: float = 0.0,
+) -> Figure:
+    """Draw an image, what of it was visible, its reconstruction and the error.
+
+    Args:
+        raster: The image.
+        path: Its map, made by :func:`~torchgeo_sigmae.maps.reconstruction_map`.
+        bands: Bands of the map.
+        sensor: The sensor they belong to.
+        scale: Reflectance per unit of the image.
+        offset: Reflectance at 0.
+
+    Returns:
+        A figure; of large images the middle.
+    """
+    with opened(str(path)) as file:
+        side = [min(n, _SIDE) for n in file.shape]
+        row, column = ((n - s) // 2 for n, s in zip(file.shape, side, strict=True))
+        window = Window(column, row, side[1], side[0])
+        found = file.read(window=window)
+    channels = rgb_channels(bands, sensor)
+    wanted = [bands[i] for i in channels]
+    image = raster.read(window)[band_indices(wanted, raster.bands, sensor)]
+    rebuilt, mask, error = found[channels], found[-2], found[-1]
+    low, high = stretch(rebuilt)
+    shown = colours(image * scale + offset, low, high)
+    missing = not bool(np.isfinite(image).all())
+    figure, axes = panel_grid(4, side, missing, bars=True)
+    for axis, title, panel in (
+        (axes[0], image_title(bands, sensor), shown),
+        (axes[1], 'Visible', visible(shown, mask > 0)),
+        (axes[2], 'Reconstruction', colours(rebuilt, low, high)),
+    ):
+        axis.imshow(panel)
+        axis.set_title(title, fontsize=10)
+    most = float(np.nanpercentile(error, 98)) if np.isfinite(error).any() else 0.0
+    draw_map(axes[3], np.where(mask == 0, 0, error), 0, most)
+    axes[3].set_title('RMSE, reflectance', fontsize=10)
     _name(figure, raster)
     return figure
 

@@ -4,6 +4,7 @@
 """Areas in and out: an area of interest, and salient regions as polygons."""
 
 import os
+import warnings
 from pathlib import Path
 
 import geopandas as gpd
@@ -154,7 +155,10 @@ def write_regions(frame: gpd.GeoDataFrame, target: str | Path) -> None:
     part = target.with_name(f'.{target.stem}.part{target.suffix}')
     try:
         part.unlink(missing_ok=True)
-        frame.to_file(part, driver=_DRIVERS[target.suffix], layer='regions')
+        with warnings.catch_warnings():
+            # Maps of scenes without georeference have none either.
+            warnings.filterwarnings('ignore', message="'crs' was not provided")
+            frame.to_file(part, driver=_DRIVERS[target.suffix], layer='regions')
         os.replace(part, target)
     except (DataLayerError, DataSourceError, OSError) as error:
         part.unlink(missing_ok=True)

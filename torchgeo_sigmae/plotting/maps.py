@@ -99,7 +99,7 @@ def plot_indices(
             limit if math.isfinite(limit) else float(usual)
             for limit, usual in zip(index.value_range, typical, strict=True)
         )
-        _draw_map(axis, values, low, high)
+        draw_map(axis, values, low, high)
         axis.set_title(f'{index.name}, {spread}', fontsize=10)
     return figure
 
@@ -162,7 +162,7 @@ def plot_saliency(
     colour_bar(axes[1], drawn)
     titles = {'richness': 'Semantic richness', 'heterogeneity': 'Heterogeneity'}
     for axis, (name, values) in zip(axes[2:], maps.items(), strict=True):
-        _draw_map(axis, values, 0, np.nan_to_num(values).max())
+        draw_map(axis, values, 0, np.nan_to_num(values).max())
         axis.set_title(titles[name], fontsize=10)
     return figure
 
@@ -261,8 +261,15 @@ def _to_pixels(grid: Tensor, valid: Tensor, argument: str) -> Tensor:
     return pixels.repeat_interleave(side, 0).repeat_interleave(side, 1)
 
 
-def _draw_map(axis: Any, values: np.ndarray, low: float, high: float) -> None:
-    """Draw values ``(H, W)`` between two limits, missing ones standing out."""
+def draw_map(axis: Any, values: np.ndarray, low: float, high: float) -> None:
+    """Draw values between two limits, with a colour bar; missing ones stand out.
+
+    Args:
+        axis: The matplotlib axes.
+        values: What to draw, ``(H, W)``.
+        low: Lower end of the colours.
+        high: Upper end; diverging colours are centred on 0 where it lies between.
+    """
     high = max(high, low + 1e-3)
     diverging = low < 0 < high
     drawn = axis.imshow(

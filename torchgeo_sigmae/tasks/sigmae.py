@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -432,16 +433,27 @@ class SIGMAETask(PretrainingTask):
         }
 
     @torch.no_grad()
-    def reconstruct(self, image: Tensor) -> dict[str, Tensor]:
+    def reconstruct(
+        self,
+        image: Tensor,
+        mask_ratio: float | None = None,
+        place: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """Mask and reconstruct raw images, without a trainer.
 
         Args:
             image: Raw values ``(B, len(data_bands), H, W)``, floating point; or of
                 several dates, as a batch in training or ``(B, T, len(data_bands), H,
                 W)``.
+            mask_ratio: Share of masked tokens; None for that at the end of training.
+            place: A whole number for every image, ``(B,)``, that alone decides its
+                mask, which is then not guided; None for masks as in training.
 
         Returns:
             As :meth:`predict_step`, every date an image.
+
+        Raises:
+            ValueError: If *mask_ratio* is not in (0, 1).
         """
         if image.ndim == 4 and image.shape[1] == len(self.statistics.data_bands):
             # One date will do, whatever the training data had.
@@ -450,7 +462,10 @@ class SIGMAETask(PretrainingTask):
             {'image': image.to(self.device)}, self.statistics, self.hparams['nodata']
         )
         batch['image'] = self.statistics.normalize(batch['image'])
-        prediction: dict[str, Tensor] = self._reconstruct(batch, 0)
+        curriculum = self.curriculum
+        if mask_ratio is not None:
+            curriculum = replace(curriculum, mask_ratio=mask_ratio)
+        prediction: dict[str, Tensor] = self._reconstruct(batch, 0, curriculum, place)
         return prediction
 
     def plot(self, prediction: dict[str, Tensor]) -> Figure:
@@ -567,12 +582,22 @@ class SIGMAETask(PretrainingTask):
         metrics.update_images(found, truth, hidden & known)
 
     @torch.compiler.disable
-    def _reconstruct(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Mask as at the end of training and reconstruct, see :meth:`predict_step`."""
-        key = (_STAGES['predict'], self.hparams['seed'], batch_idx, self.global_rank)
-        generator = seeded_generator(torch.device('cpu'), *key)
-        tokens = self._prepare(batch)
-        mask = self.curriculum.mask(tokens.saliency, 1.0, generator, tokens.valid)
+    def _reconstruct(
+        self,
+        batch: dict[str, Any],
+        batch_idx: int,
+        curriculum: Curriculum | None = None,
+        place: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Mask as at the end of training and reconstruct, see :meth:`reconstruct`."""
+        curriculum, tokens = curriculum or self.curriculum, self._prepare(batch)
+        if place is None:
+            key = (_STAGES['predict'], self.hparams['seed'], batch_idx)
+            generator = seeded_generator(torch.device('cpu'), *key, self.global_rank)
+            mask = curriculum.mask(tokens.saliency, 1.0, generator, tokens.valid)
+        else:
+            place, count = place.to(self.device), tokens.valid.shape[1]
+            mask = curriculum.fixed_mask(place, count, tokens.valid)
         return reconstruct(self.model, tokens, mask, self.statistics, self.target)
 
     @torch.compiler.disable

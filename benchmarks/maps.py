@@ -1,0 +1,99 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Time and memory of the maps of a large scene.
+
+    python -m benchmarks.maps --scene SCENE.tif [--side 4096]
+
+The scene is repeated, mirrored, up to the side asked for. Every command runs in a
+process of its own, whose largest resident memory is that of the whole process: Python,
+PyTorch and GDAL take some 0.5 GB before the first pixel is read. Writes OUTPUT.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio.transform import from_origin
+
+from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, band_indices
+
+from .measure import where
+
+#: What is measured: title, and arguments of the command line.
+COMMANDS = {
+    'saliency': ['saliency'],
+    'embed, 192 features': ['embed'],
+    'embed, 3 components': ['embed', '--pca', '3'],
+}
+
+
+def enlarge(scene: Path, side: int, path: Path) -> None:
+    """Repeat a scene, mirrored, in its ten bands.
+
+    Args:
+        scene: The scene.
+        side: Rows and columns.
+        path: The file to be.
+    """
+    with rasterio.open(scene) as file:
+        chosen = [i + 1 for i in band_indices(SENTINEL2_TEN_BANDS, file.descriptions)]
+        image = file.read(chosen)
+    rows, columns = (max(side - n, 0) for n in image.shape[1:])
+    image = np.pad(image, ((0, 0), (0, rows), (0, columns)), mode='reflect')
+    with rasterio.open(
+        path, 'w', driver='GTiff', count=len(image), height=image.shape[1],
+        width=image.shape[2], dtype=image.dtype, tiled=True, compress='deflate',
+        crs='EPSG:32632', transform=from_origin(5e5, 5.4e6, 10, 10),
+    ) as file:  # fmt: skip
+        file.write(image)
+        file.descriptions = SENTINEL2_TEN_BANDS
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Run the commands and write the table.
+
+    Args:
+        arguments: See the module.
+    """
+    side = arguments.side
+    lines = [
+        f'| {side} x {side} x 10 | seconds | peak GB | map, MB |',
+        '|---' * 4 + '|',
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        scene, target = Path(folder) / 'scene.tif', Path(folder) / 'map.tif'
+        enlarge(arguments.scene, side, scene)
+        for title, words in COMMANDS.items():
+            start = time.perf_counter()
+            process = subprocess.Popen(  # noqa: S603
+                [
+                    sys.executable, '-m', 'torchgeo_sigmae', words[0], str(scene),
+                    '-o', str(target), *words[1:],
+                ]
+            )  # fmt: skip
+            _, status, usage = os.wait4(process.pid, 0)
+            if status:
+                sys.exit(f'{title} failed.')
+            used = usage.ru_maxrss * 1024 / 1e9
+            seconds, size = time.perf_counter() - start, target.stat().st_size / 1e6
+            lines.append(f'| {title} | {seconds:.0f} | {used:.2f} | {size:.0f} |')
+            print(lines[-1], flush=True)
+    lines += ['', f'One run each; {where()}.']
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text('\n'.join(lines) + '\n')
+    print('\n'.join(lines))
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--scene', type=Path, required=True)
+    parser.add_argument('--side', type=int, default=4096)
+    parser.add_argument('--output', type=Path, default=Path('outputs/maps.md'))
+    main(parser.parse_args())
