@@ -220,7 +220,7 @@ class TestArea:
         bad.write_text('{"type":')
         with pytest.raises(ValueError, match=r"aoi: '.*bad.geojson' cannot be read"):
             read_area(bad, None)
-        gpd.GeoSeries([Point(0, 0)]).to_file(tmp_path / 'p.gpkg')
+        gpd.GeoSeries([Point(0, 0)], crs='EPSG:4326').to_file(tmp_path / 'p.gpkg')
         with pytest.raises(ValueError, match='holds no polygon'):
             read_area(tmp_path / 'p.gpkg', None)
         empty = {'type': 'FeatureCollection', 'features': []}

@@ -116,7 +116,7 @@ def test_is_a_cloud_optimized_geotiff_on_the_grid_of_the_patches(
     with rasterio.open(scene) as old, rasterio.open(tmp_path / 'm.tif') as new:
         assert new.tags(ns='IMAGE_STRUCTURE')['LAYOUT'] == 'COG'
         assert new.compression.name == 'deflate'
-        assert new.is_tiled
+        assert new.profile['tiled']
         assert math.isnan(new.nodata)
         assert new.crs == old.crs
         assert new.transform.almost_equals(old.transform @ old.transform.scale(8))
@@ -183,6 +183,33 @@ def test_parts_of_other_settings_are_not_used(tmp_path: Path) -> None:
     assert len(reads) == 4
     wanted = patch_saliency(padded(other, 8), BANDS, 8)
     assert np.array_equal(read(target)['saliency'], wanted)
+
+
+def test_finished_it_does_nothing(tmp_path: Path) -> None:
+    scene = write(tmp_path / 's.tif', image_of(64, 64), BANDS, east=5e5)
+    target = tmp_path / 'm.tif'
+    saliency_map(open_raster(scene, BANDS), target)
+    with failing_reads() as reads:
+        saliency_map(open_raster(scene, BANDS), target)
+    assert not reads
+    for changes in ({'alpha': 0.7}, {'indices': ['NDVI']}, {'combine': 'rank'}):
+        with failing_reads() as reads:
+            saliency_map(open_raster(scene, BANDS), target, **changes)
+        assert reads
+
+
+def test_without_the_driver_of_cloud_optimized_geotiffs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rasterio.Env, 'drivers', lambda self: {'GTiff': 'GeoTIFF'})
+    scene = write(tmp_path / 's.tif', image_of(64, 64), BANDS, east=5e5)
+    saliency_map(open_raster(scene, BANDS), tmp_path / 'm.tif')
+    with rasterio.open(tmp_path / 'm.tif') as file:
+        assert 'LAYOUT' not in file.tags(ns='IMAGE_STRUCTURE')
+        assert file.profile['tiled']
+        assert file.compression.name == 'deflate'
+    found = read(tmp_path / 'm.tif')['saliency']
+    assert np.array_equal(found, patch_saliency(padded(image_of(64, 64), 8), BANDS, 8))
 
 
 def test_full_disk_leaves_nothing_under_the_name(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def embedding_map(
     blocks. That has no meaning on a map and is taken away, see
     :meth:`.FrozenEncoder.learn_places`.
 
-    Interrupted, the same call goes on where it was.
+    Interrupted, the same call goes on where it was; finished, it does nothing.
 
     Args:
         raster: The image, in the encoder's bands.
@@ -74,8 +74,11 @@ def embedding_map(
         'depth': encoder.depth,
         'weights': fingerprint(encoder.encoder),
         'size': size,
+        'pca': pca,
     }
     parts = Parts(target, raster, patch, window, settings)
+    if parts.finished:
+        return
     side = size // patch
     sample = _sample(raster, *(min(side, n) * patch for n in (rows, columns)))
     encoder.places = None
@@ -90,7 +93,7 @@ def embedding_map(
             f'scene: {raster.name} has no valid pixel'
             + (' in the area.' if raster.area is not None else '.')
         )
-    tags = {'encoder': encoder.name, 'patch_size': str(patch)}
+    tags = {'encoder': encoder.name, 'patch_size': str(patch), 'made_from': parts.key}
     reduce = None
     names = [f'feature {i}' for i in range(len(next(iter(parts))[1]))]
     if pca is not None:

@@ -18,6 +18,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.shutil import copy
 from rasterio.windows import Window
+from tqdm import tqdm
 
 __all__ = ('write_map',)
 
@@ -26,6 +27,9 @@ _TILE = 256
 
 #: What GDAL may keep in memory, in bytes; its default is a share of the machine's.
 _CACHE = 64 * 2**20
+
+#: Of every map.
+_OPTIONS = {'compress': 'deflate', 'bigtiff': 'if_safer'}
 
 
 def write_map(
@@ -38,6 +42,8 @@ def write_map(
     tags: Mapping[str, str] | None = None,
 ) -> None:
     """Write a cloud-optimized GeoTIFF in float32: tiles, deflate, overviews.
+
+    Without GDAL's driver for them, a GeoTIFF with tiles but no overviews.
 
     The file is read again and compared before it gets its name: GDAL does not always
     say that a disk was full.
@@ -57,10 +63,7 @@ def write_map(
     rough, smooth = (target.with_name(f'.{target.name}.{n}.tif') for n in ('1', '2'))
     sums = []
     try:
-        with (
-            rasterio.Env(GDAL_CACHEMAX=_CACHE),
-            warnings.catch_warnings(),
-        ):
+        with rasterio.Env(GDAL_CACHEMAX=_CACHE) as gdal, warnings.catch_warnings():
             warnings.simplefilter('ignore', NotGeoreferencedWarning)
             with rasterio.open(
                 rough, 'w', driver='GTiff', count=len(names), dtype='float32',
@@ -71,13 +74,20 @@ def write_map(
             ) as file:  # fmt: skip
                 file.descriptions = tuple(names)
                 file.update_tags(**(tags or {}))
-                for window, values in parts:
+                title = f'Writing {target.name}'
+                for window, values in tqdm(parts, title, disable=None, delay=2):
                     file.write(values, window=window)
                     sums.append((window, _checksum(values)))
-            copy(
-                rough, smooth, driver='COG', compress='deflate', predictor='yes',
-                blocksize=_TILE, bigtiff='if_safer', overview_resampling='average',
-            )  # fmt: skip
+            if 'COG' in gdal.drivers():
+                copy(
+                    rough, smooth, driver='COG', blocksize=_TILE, predictor='yes',
+                    overview_resampling='average', **_OPTIONS,
+                )  # fmt: skip
+            else:
+                copy(
+                    rough, smooth, driver='GTiff', tiled=True, blockxsize=_TILE,
+                    blockysize=_TILE, predictor=3, **_OPTIONS,
+                )  # fmt: skip
             with rasterio.open(smooth) as file:
                 for window, wanted in sums:
                     if _checksum(file.read(window=window)) != wanted:

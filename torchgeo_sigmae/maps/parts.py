@@ -3,6 +3,7 @@
 
 """Results of windows on disk: an interrupted map goes on where it was."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from rasterio.windows import Window
 from torch import nn
 from tqdm import tqdm
 
+from ..datasets.scenes import opened
 from .raster import Raster
 
 __all__ = ('Parts', 'fingerprint')
@@ -30,6 +32,9 @@ class Parts:
     A window is a number of whole patches. A file is written whole or not at all, so a
     killed run loses the window it was in. Parts of another image, or made by other
     settings, are thrown away.
+
+    Attributes:
+        key: Stands for the image, as it is now, and the settings.
     """
 
     def __init__(
@@ -47,10 +52,9 @@ class Parts:
             raster: The image.
             patch_size: Side of a patch in pixels.
             window: Side of the windows in pixels; None for about 1024.
-            settings: What else the results depend on, as for JSON.
+            settings: What else the map depends on, as for JSON.
 
         Raises:
-            OSError: If the folder of *target* cannot be written to.
             ValueError: If *patch_size* does not divide *window*.
         """
         usual = max(_SIDE // patch_size, 1) * patch_size
@@ -60,21 +64,22 @@ class Parts:
                 f'window: {window} is not a multiple of the {patch_size} pixels of a '
                 f'patch. Use, for example, {usual}.'
             )
+        self.target = target
         self.folder = target.with_name(f'.{target.name}.parts')
         self.patch_size = patch_size
         self.windows = list(raster.windows(side, patch_size))
         settings = {**settings, 'patch_size': patch_size, 'side': side}
         asked = json.dumps({**raster.identity, **settings}, default=str)
-        key = self.folder / 'key.json'
+        self.key = hashlib.sha256(asked.encode()).hexdigest()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the map is there, of this very image and by these settings."""
         try:
-            if not (key.exists() and key.read_text() == asked):
-                shutil.rmtree(self.folder, ignore_errors=True)
-                self.folder.mkdir(parents=True)
-                key.write_text(asked)
-        except OSError as error:
-            raise OSError(
-                f'output: {target.parent} cannot be written to: {error}.'
-            ) from error
+            with opened(str(self.target)) as file:
+                return bool(file.tags().get('made_from') == self.key)
+        except OSError:
+            return False
 
     def compute(self, work: Callable[[Window], np.ndarray], title: str) -> None:
         """Do what is not done yet, with a progress bar.
@@ -86,6 +91,7 @@ class Parts:
         Raises:
             OSError: If a window cannot be read, or its result not be written.
         """
+        self._begin()
         missing = [i for i in range(len(self.windows)) if not self._path(i).exists()]
         done = len(self.windows) - len(missing)
         with tqdm(
@@ -114,6 +120,19 @@ class Parts:
     def remove(self) -> None:
         """Remove the files, once the map is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _begin(self) -> None:
+        """Make the folder, or throw away what does not belong to this map."""
+        key = self.folder / 'key'
+        try:
+            if not (key.exists() and key.read_text() == self.key):
+                shutil.rmtree(self.folder, ignore_errors=True)
+                self.folder.mkdir(parents=True)
+                key.write_text(self.key)
+        except OSError as error:
+            raise OSError(
+                f'output: {self.target.parent} cannot be written to: {error}.'
+            ) from error
 
     def _path(self, i: int) -> Path:
         """File of a result."""

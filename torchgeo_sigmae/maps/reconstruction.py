@@ -30,7 +30,8 @@ def reconstruction_map(
 
     The image is cut into chips side by side. The place of a chip alone decides what is
     hidden, at random, so that models can be compared, and whatever the windows by which
-    the image is read. Interrupted, the same call goes on where it was.
+    the image is read. Interrupted, the same call goes on where it was; finished, it
+    does nothing.
 
     Args:
         raster: The image, in the bands of the task's data.
@@ -75,6 +76,8 @@ def reconstruction_map(
         'mask_ratio': mask_ratio,
     }
     parts = Parts(target, raster, size, window, settings)
+    if parts.finished:
+        return
 
     def reconstruct(place: Window) -> np.ndarray:
         image = torch.from_numpy(raster.read(place))
@@ -102,6 +105,7 @@ def reconstruction_map(
         _cut(cells, found, size, raster.height, raster.width) for cells, found in parts
     )
     tags = {'model': task.hparams['model'], 'mask_ratio': str(mask_ratio)}
+    tags['made_from'] = parts.key
     if task.hparams['norm_pix_loss']:
         tags['oracle'] = 'hidden patches borrowed their own mean and std'
     shape, names = (raster.height, raster.width), [*task.bands, 'mask', 'error']

@@ -96,9 +96,13 @@ def saliency_map(
     settings = {
         'map': 'saliency',
         'indices': [[i.name, i.formula, i.value_range] for i in resolved],
+        'alpha': alpha,
+        'combine': combine,
         'scale': scale,
     }
     parts = Parts(target, raster, patch_size, window, settings)
+    if parts.finished:
+        return
     parts.compute(describe, f'Saliency of {Path(raster.name).name}')
     limits = _limits(parts)
     if limits is None:
@@ -108,6 +112,7 @@ def saliency_map(
         )
     names = [*(index.name for index in resolved), 'richness', 'heterogeneity']
     tags = {'patch_size': str(patch_size), 'alpha': str(alpha), 'combine': combine}
+    tags['made_from'] = parts.key
     results: Iterable[tuple[Window, np.ndarray]]
     if combine == 'rank':
         whole = np.empty((len(names), rows, columns), np.float32)
