@@ -71,6 +71,20 @@ def test_several_scenes_in_an_area(scene_file: Path, tmp_path: Path) -> None:
         assert file.shape == (6, 6)
 
 
+def test_scenes_without_georeference_are_named(
+    scene_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr('torchgeo_sigmae.maps.arguments.rank_zero_info', said.append)
+    with rasterio.open(scene_file) as file:
+        bare = write(tmp_path / 'bare.tif', file.read(), file.descriptions)
+    main(['saliency', f'{scene_file}', f'{bare}', '-o', f'{tmp_path}/out', '--png'])
+    assert said == [f'{bare} has no georeference: its map is in pixels.']
+    with rasterio.open(tmp_path / 'out' / 'bare_saliency.tif') as file:
+        assert file.crs is None
+        assert file.bounds == (0, 96, 120, 0)
+
+
 def test_embed(
     scene_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

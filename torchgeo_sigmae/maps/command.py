@@ -4,33 +4,21 @@
 """``saliency``, ``embed``, ``similar``, ``reconstruct``: maps from the command line."""
 
 import argparse
-import glob
-import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from ..bands import (
-    EUROSAT_BANDS,
-    OSCD_BANDS,
-    SENTINEL2_BANDS,
-    SENTINEL2_L2A_BANDS,
-    get_sensor,
-)
+from ..bands import get_sensor
 from ..evaluation import FrozenEncoder
 from ..tasks import SIGMAETask
 from ..transforms import DEFAULT_INDICES
+from .arguments import add_scene_arguments, open_colours, open_scene, save, targets
 from .embedding import embedding_map, patch_side
 from .pictures import (
     embedding_picture,
     reconstruction_picture,
     saliency_picture,
 )
-from .raster import Raster, open_raster
 from .reconstruction import reconstruction_map
-from .regions import check_suffix, read_area, salient_regions, write_regions
+from .regions import check_suffix, salient_regions, write_regions
 from .saliency import needed_bands, saliency_map
 from .similar import similar_map
 
@@ -45,14 +33,6 @@ __all__ = (
     'run_similar',
 )
 
-#: Orders of bands that have a name, for files that do not describe theirs.
-_ORDERS = {
-    'eurosat': EUROSAT_BANDS,
-    'l1c': SENTINEL2_BANDS,
-    'l2a': SENTINEL2_L2A_BANDS,
-    'oscd': OSCD_BANDS,
-}
-
 
 def add_saliency_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``saliency`` to a parser.
@@ -60,7 +40,7 @@ def add_saliency_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: The parser.
     """
-    _add_scene_arguments(parser, 'saliency')
+    add_scene_arguments(parser, 'saliency')
     add = parser.add_argument
     add('--indices', nargs='+', default=list(DEFAULT_INDICES), help='spectral indices')
     add('--patch-size', type=int, default=8, help='side of a patch in pixels')
@@ -98,8 +78,8 @@ def run_saliency(arguments: argparse.Namespace) -> list[Path]:
     if arguments.polygons:
         check_suffix(arguments.polygons)
     written = []
-    for path, target in _targets(arguments, 'saliency'):
-        raster = _open(path, bands, arguments)
+    for path, target in targets(arguments, 'saliency'):
+        raster = open_scene(path, bands, arguments)
         if arguments.min_area and raster.crs is None:
             raise ValueError(
                 f'min_area: {path} has no coordinate reference system, so areas in m2 '
@@ -127,11 +107,11 @@ def run_saliency(arguments: argparse.Namespace) -> list[Path]:
             written.append(arguments.polygons if alone else target.with_suffix(suffix))
             write_regions(regions, written[-1])
         if arguments.png:
-            shown = _open_colours(path, raster, arguments)
+            shown = open_colours(path, raster, arguments)
             figure = saliency_picture(
                 shown, target, arguments.patch_size, regions, sensor
             )
-            written.append(_save(figure, target))
+            written.append(save(figure, target))
     return written
 
 
@@ -141,7 +121,7 @@ def add_embed_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: The parser.
     """
-    _add_scene_arguments(parser, 'embedding')
+    add_scene_arguments(parser, 'embedding')
     add = parser.add_argument
     add(
         '--weights', default='SIGMAE_Weights.SENTINEL2',
@@ -171,8 +151,8 @@ def run_embed(arguments: argparse.Namespace) -> list[Path]:
     if arguments.png and arguments.pca != 3:
         raise ValueError('png: pictures are of three components. Pass --pca 3.')
     written = []
-    for path, target in _targets(arguments, 'embedding'):
-        raster = _open(path, encoder.bands, arguments)
+    for path, target in targets(arguments, 'embedding'):
+        raster = open_scene(path, encoder.bands, arguments)
         embedding_map(
             raster,
             target,
@@ -185,7 +165,7 @@ def run_embed(arguments: argparse.Namespace) -> list[Path]:
         written.append(target)
         if arguments.png:
             figure = embedding_picture(raster, target, arguments.patch_size)
-            written.append(_save(figure, target))
+            written.append(save(figure, target))
     return written
 
 
@@ -230,7 +210,7 @@ def add_reconstruct_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: The parser.
     """
-    _add_scene_arguments(parser, 'reconstruction')
+    add_scene_arguments(parser, 'reconstruction')
     add = parser.add_argument
     add('--weights', required=True, help='a training checkpoint of SIGMAETask')
     add('--mask-ratio', type=float, help='share of hidden tokens; default: as trained')
@@ -257,8 +237,8 @@ def run_reconstruct(arguments: argparse.Namespace) -> list[Path]:
     size = arguments.size or task.model.encoder.patch_embed.img_size[0]
     arguments.patch_size, arguments.sensor = size, task.sensor
     written = []
-    for path, target in _targets(arguments, 'reconstruction'):
-        raster = _open(path, task.statistics.data_bands, arguments)
+    for path, target in targets(arguments, 'reconstruction'):
+        raster = open_scene(path, task.statistics.data_bands, arguments)
         reconstruction_map(
             raster,
             target,
@@ -274,91 +254,5 @@ def run_reconstruct(arguments: argparse.Namespace) -> list[Path]:
             figure = reconstruction_picture(
                 raster, target, task.bands, task.sensor, known.scale, known.offset
             )
-            written.append(_save(figure, target))
+            written.append(save(figure, target))
     return written
-
-
-def _add_scene_arguments(parser: argparse.ArgumentParser, name: str) -> None:
-    """Add what all commands have: scenes in, a map out."""
-    add = parser.add_argument
-    add(
-        'scene', nargs='+',
-        help='GeoTIFFs, folders with a file a band (.SAFE), or patterns of them',
-    )  # fmt: skip
-    add(
-        '-o', '--output', type=Path, required=True,
-        help=f'the GeoTIFF to be; or a folder, where <scene>_{name}.tif is made',
-    )  # fmt: skip
-    add('--png', action='store_true', help='draw it too, beside the map')
-    add('--aoi', help='file of polygons, in any system: what is outside is missing')
-    add(
-        '--file-bands', nargs='+',
-        help='bands of a file without descriptions: names in order, or one of '
-        f'{", ".join(_ORDERS)}',
-    )  # fmt: skip
-    add('--sensor', default='sentinel2', help='sensor of the bands')
-    add('--nodata', type=float, help='of missing pixels; default: what the file says')
-    add(
-        '--offset', type=float,
-        help='added to raw values; default: what the metadata of a product say, or 0',
-    )  # fmt: skip
-    add('--window', type=int, help='side of what is read at a time, in pixels')
-
-
-def _targets(arguments: argparse.Namespace, name: str) -> Iterator[tuple[Path, Path]]:
-    """Find the scenes, and where their maps go."""
-    paths = dict.fromkeys(
-        Path(path)
-        for pattern in arguments.scene
-        for path in sorted(glob.glob(pattern, recursive=True)) or [pattern]
-    )
-    output = arguments.output
-    if output.is_dir() or not output.suffix:
-        targets = {path: output / f'{path.stem}_{name}.tif' for path in paths}
-        output.mkdir(parents=True, exist_ok=True)
-    elif len(paths) == 1:
-        targets = dict.fromkeys(paths, output)
-        output.parent.mkdir(parents=True, exist_ok=True)
-    else:
-        raise ValueError(
-            f'output: {str(output)!r} is one file, but there are {len(paths)} scenes. '
-            'Pass a folder.'
-        )
-    twice = [str(path) for path, n in Counter(targets.values()).items() if n > 1]
-    if twice:
-        raise ValueError(f'output: several scenes would become {twice[0]}.')
-    for path, target in targets.items():
-        if target.exists() and path.exists() and target.samefile(path):
-            raise ValueError(f'output: {target} is the scene itself.')
-        yield path, target
-
-
-def _open(path: Path, bands: Sequence[str], arguments: argparse.Namespace) -> Raster:
-    """Open a scene, and cut out the area asked for."""
-    names = arguments.file_bands
-    if names and len(names) == 1:
-        names = _ORDERS.get(names[0].lower(), names)
-    raster = open_raster(
-        path, bands, names, arguments.sensor, arguments.nodata, arguments.offset
-    )
-    if arguments.aoi:
-        area = read_area(arguments.aoi, raster.crs)
-        raster = raster.cropped(area, arguments.patch_size)
-    return raster
-
-
-def _open_colours(path: Path, raster: Raster, arguments: argparse.Namespace) -> Raster:
-    """Open a scene to be shown: red, green and blue where it has them."""
-    try:
-        return _open(path, ('red', 'green', 'blue'), arguments)
-    except (ValueError, FileNotFoundError):
-        return raster
-
-
-def _save(figure: Figure, target: Path) -> Path:
-    """Save a picture beside a map, whole or not at all."""
-    path = target.with_suffix('.png')
-    part = path.with_name(f'.{path.name}.part')
-    figure.savefig(part, dpi=110, format='png')
-    os.replace(part, path)
-    return path
