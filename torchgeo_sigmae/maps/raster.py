@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shapely
 from affine import Affine
 from pyproj import CRS
 from rasterio.features import geometry_mask
@@ -147,10 +148,7 @@ class Raster:
         """
         corners = [(0, 0), (self.width, 0), (self.width, self.height), (0, self.height)]
         extent = box(0, 0, self.width, self.height)
-        backward = ~self.transform
-        xs, ys = np.array(
-            [backward @ point for part in _rings(area) for point in part.coords]
-        ).T
+        xs, ys = ~self.transform @ shapely.get_coordinates(area).T
         wanted = box(xs.min(), ys.min(), xs.max(), ys.max())
         if not wanted.intersection(extent).area:
             west, south, east, north = area.bounds
@@ -315,9 +313,3 @@ def _check_ground(
 def _first(*values: float | None) -> float | None:
     """The first that is known."""
     return next((value for value in values if value is not None), None)
-
-
-def _rings(area: BaseGeometry) -> list[Any]:
-    """Outlines of an area."""
-    parts = getattr(area, 'geoms', [area])
-    return [getattr(part, 'exterior', part) for part in parts]
