@@ -172,7 +172,7 @@ def _checked(
     """Run a subcommand; say what is wrong with its arguments without a traceback."""
     try:
         return run(*args, **kwargs)
-    except (ValueError, OSError, DatasetNotFoundError) as error:
+    except (ImportError, ValueError, OSError, DatasetNotFoundError) as error:
         parser.error(str(error))
 
 

@@ -3,6 +3,7 @@
 
 """Embedding maps: no border shows, and no place in a chip."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -138,6 +139,26 @@ def test_geoparquet(encoder: FrozenEncoder, scene_file: Path, tmp_path: Path) ->
         assert np.array_equal(row.embedding, values[:, row.row, row.column])
         x, y = raster.grid(8)[2] @ (row.column + 0.5, row.row + 0.5)
         assert (row.geometry.centroid.x, row.geometry.centroid.y) == (x, y)
+
+
+def test_geoparquet_without_pyarrow(
+    encoder: FrozenEncoder,
+    scene_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, 'pyarrow', None)
+    raster = open_raster(scene_file, encoder.bands)
+    with pytest.raises(ImportError, match=r'pip install .torchgeo-sigmae\[parquet\]'):
+        embedding_map(raster, tmp_path / 'm.parquet', encoder)
+
+
+def test_nothing_but_nodata(encoder: FrozenEncoder, tmp_path: Path) -> None:
+    image = np.zeros((10, 64, 64), 'uint16')
+    path = write(tmp_path / 's.tif', image, SENTINEL2_TEN_BANDS)
+    with pytest.raises(ValueError, match=r's\.tif has no valid pixel'):
+        embedding_map(open_raster(path, encoder.bands), tmp_path / 'm.tif', encoder)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_interrupted_it_goes_on(

@@ -252,9 +252,10 @@ def test_bad_arguments(tmp_path: Path, arguments: dict[str, Any], message: str) 
 
 def test_nothing_but_nodata(tmp_path: Path) -> None:
     image = np.zeros((4, 30, 30), 'uint16')
-    raster = open_raster(write(tmp_path / 's.tif', image, BANDS), BANDS)
+    path = write(tmp_path / 's.tif', image, BANDS)
     with pytest.raises(ValueError, match=r's\.tif has no valid pixel'):
-        saliency_map(raster, tmp_path / 'm.tif')
+        saliency_map(open_raster(path, BANDS), tmp_path / 'm.tif')
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_ranks_of_too_many_patches(

@@ -6,6 +6,8 @@
 import argparse
 from pathlib import Path
 
+import torch
+
 from ..bands import get_sensor
 from ..evaluation import FrozenEncoder
 from ..tasks import SIGMAETask
@@ -131,6 +133,7 @@ def add_embed_arguments(parser: argparse.ArgumentParser) -> None:
     add('--pca', type=int, help='map so many principal components, not the features')
     add('--size', type=int, default=64, help='side of what the encoder sees, in pixels')
     add('--batch-size', type=int, default=64)
+    add('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
 
 
 def run_embed(arguments: argparse.Namespace) -> list[Path]:
@@ -147,6 +150,7 @@ def run_embed(arguments: argparse.Namespace) -> list[Path]:
         ValueError: If an argument is out of range, or does not fit a scene.
     """
     encoder = FrozenEncoder.load(arguments.weights, depth=arguments.depth)
+    encoder = encoder.to(arguments.device)
     arguments.patch_size = patch_side(encoder)
     if arguments.png and arguments.pca != 3:
         raise ValueError('png: pictures are of three components. Pass --pca 3.')
@@ -216,6 +220,7 @@ def add_reconstruct_arguments(parser: argparse.ArgumentParser) -> None:
     add('--mask-ratio', type=float, help='share of hidden tokens; default: as trained')
     add('--size', type=int, help='side of chips in pixels; default: as trained')
     add('--batch-size', type=int, default=64)
+    add('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
 
 
 def run_reconstruct(arguments: argparse.Namespace) -> list[Path]:
@@ -234,6 +239,7 @@ def run_reconstruct(arguments: argparse.Namespace) -> list[Path]:
     task = SIGMAETask.load_from_checkpoint(
         arguments.weights, map_location='cpu', weights_only=True, normalize=True
     )
+    task = task.to(arguments.device)
     size = arguments.size or task.model.encoder.patch_embed.img_size[0]
     arguments.patch_size, arguments.sensor = size, task.sensor
     written = []

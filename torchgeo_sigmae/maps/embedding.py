@@ -12,7 +12,7 @@ from sklearn.decomposition import IncrementalPCA
 
 from ..evaluation import FrozenEncoder
 from ..transforms import patch_validity, valid_pixels
-from .geoparquet import write_geoparquet
+from .geoparquet import require_pyarrow, write_geoparquet
 from .geotiff import write_map
 from .parts import Parts, fingerprint
 from .raster import Raster
@@ -66,6 +66,8 @@ def embedding_map(
             does not know how to normalise them or has no patches, or no pixel is valid.
     """
     target, patch = Path(target), patch_side(encoder)
+    if target.suffix == '.parquet':
+        require_pyarrow()
     _check(raster, encoder, size, patch, pca)
     rows, columns, transform = raster.grid(patch)
     settings = {
@@ -89,6 +91,7 @@ def embedding_map(
         f'Embeddings of {Path(raster.name).name}',
     )
     if not any(np.isfinite(found).any() for _, found in parts):
+        parts.remove()
         raise ValueError(
             f'scene: {raster.name} has no valid pixel'
             + (' in the area.' if raster.area is not None else '.')

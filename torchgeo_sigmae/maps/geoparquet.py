@@ -15,7 +15,26 @@ from affine import Affine
 from pyproj import CRS
 from rasterio.windows import Window
 
-__all__ = ('write_geoparquet',)
+__all__ = ('require_pyarrow', 'write_geoparquet')
+
+
+def require_pyarrow() -> tuple[Any, Any]:
+    """Import pyarrow, which nothing else needs.
+
+    Returns:
+        pyarrow, and its module for Parquet.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ImportError(
+            'GeoParquet takes pyarrow: pip install "torchgeo-sigmae[parquet]".'
+        ) from error
+    return pyarrow, parquet
 
 
 def write_geoparquet(
@@ -36,16 +55,10 @@ def write_geoparquet(
         tags: Further metadata.
 
     Raises:
-        ImportError: If pyarrow is missing.
+        ImportError: If pyarrow is not installed.
         OSError: If it cannot be written; nothing is left then under that name.
     """
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError as error:
-        raise ImportError(
-            'GeoParquet takes pyarrow: pip install "torchgeo-sigmae[parquet]".'
-        ) from error
+    pa, parquet = require_pyarrow()
     # https://geoparquet.org/releases/v1.0.0
     column: dict[str, Any] = {
         'encoding': 'WKB',

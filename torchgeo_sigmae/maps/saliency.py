@@ -106,6 +106,7 @@ def saliency_map(
     parts.compute(describe, f'Saliency of {Path(raster.name).name}')
     limits = _limits(parts)
     if limits is None:
+        parts.remove()
         raise ValueError(
             f'scene: {raster.name} has no valid pixel'
             + (' in the area.' if raster.area is not None else '.')
