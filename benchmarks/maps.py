@@ -3,11 +3,12 @@
 
 """Time and memory of the maps of a large scene.
 
-    python -m benchmarks.maps --scene SCENE.tif [--side 4096]
+    python -m benchmarks.maps --scene SCENE.tif [--checkpoint RUN.ckpt] [--side 4096]
 
 The scene is repeated, mirrored, up to the side asked for. Every command runs in a
 process of its own, whose largest resident memory is that of the whole process: Python,
-PyTorch and GDAL take some 0.5 GB before the first pixel is read. Writes OUTPUT.
+PyTorch and TorchGeo take 1 GB before the first pixel is read. Reconstruction needs a
+checkpoint. Writes OUTPUT.
 """
 
 import argparse
@@ -70,7 +71,11 @@ def main(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         scene, target = Path(folder) / 'scene.tif', Path(folder) / 'map.tif'
         enlarge(arguments.scene, side, scene)
-        for title, words in COMMANDS.items():
+        commands = dict(COMMANDS)
+        if arguments.checkpoint:
+            commands['reconstruct'] = ['reconstruct', '--weights', arguments.checkpoint]
+        for title in arguments.only or commands:
+            words = commands[title]
             start = time.perf_counter()
             process = subprocess.Popen(  # noqa: S603
                 [
@@ -94,6 +99,8 @@ def main(arguments: argparse.Namespace) -> None:
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--scene', type=Path, required=True)
+    parser.add_argument('--checkpoint', help='of SIGMAETask, to reconstruct by')
+    parser.add_argument('--only', nargs='+', help='titles of what to measure')
     parser.add_argument('--side', type=int, default=4096)
     parser.add_argument('--output', type=Path, default=Path('outputs/maps.md'))
     main(parser.parse_args())

@@ -6,6 +6,7 @@
 import argparse
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,11 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from geotiffs import write
 from lightning.pytorch import Trainer
 from torchgeo.datamodules import EuroSATDataModule
 
 from benchmarks import finetune, weights_check, weights_release
 from torchgeo_sigmae import SIGMAETask
+from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.models import read_encoder
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +103,18 @@ def test_weights_release(tmp_path: Path) -> None:
     stages = read_encoder(file).hyper_parameters['trained_on']
     assert stages[0] == {'root': 'data', 'steps': 1}
     assert SIGMAETask('sigmae_vit_tiny_patch8', previous=str(file), size=32)
+
+
+def test_maps(tmp_path: Path) -> None:
+    bands = np.random.default_rng(0).integers(1, 5000, (10, 40, 40)).astype('uint16')
+    scene = write(tmp_path / 's.tif', bands, SENTINEL2_TEN_BANDS)
+    table = run(
+        'benchmarks.maps', '--scene', scene, '--side', 64, '--only', 'saliency',
+        '--output', tmp_path / 'maps.md',
+    )  # fmt: skip
+    assert '| 64 x 64 x 10 | seconds | peak GB | map, MB |' in table
+    (row,) = re.findall(r'^\| saliency \| \d+ \| (\S+) \| 0 \|$', table, re.M)
+    assert 0.3 < float(row) < 4
 
 
 def test_few_labels_to_fine_tune_with(real_data: Callable[[str], Path]) -> None:
