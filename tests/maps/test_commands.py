@@ -148,7 +148,7 @@ def inside(figure: Figure) -> bool:
 
 
 def test_pictures(scene_file: Path, tmp_path: Path) -> None:
-    long = tmp_path / f'{"a_scene_with_quite_a_name_" * 4}.tif'
+    long = tmp_path / f'{"S2B_MSIL2A_20200223T032739_" * 4}.tif'
     scene_file.rename(long)
     main(
         [

@@ -199,5 +199,5 @@ def shown_image(
 
 def _name(figure: Figure, raster: Raster) -> None:
     """Write the name of an image above a figure, in as many lines as it takes."""
-    letters = int(figure.get_figwidth() * 13)
+    letters = int(figure.get_figwidth() * 10)
     figure.suptitle(textwrap.fill(Path(raster.name).name, letters), fontsize=9)
