@@ -17,7 +17,13 @@ from shapely import Point, box
 from torchgeo.datasets import Sentinel2
 
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
-from torchgeo_sigmae.maps import dataset_raster, open_raster, read_area
+from torchgeo_sigmae.maps import (
+    dataset_raster,
+    open_raster,
+    read_area,
+    saliency_map,
+)
+from torchgeo_sigmae.transforms import SpectralIndex
 
 RGB = ('B04', 'B03', 'B02')
 TILE = 'T32TQM_20220301T101010'
@@ -181,6 +187,15 @@ def test_dataset_of_torchgeo_equals_the_folder(tmp_path: Path) -> None:
     found, wanted = (r.cropped(area, 8).read(window) for r in (one, other))
     assert np.array_equal(found, wanted, equal_nan=True)
     assert np.isfinite(found).any()
+    greenness = SpectralIndex('G', '(green - red) / (green + red)', 'made up')
+    maps = []
+    for name, raster, side in (('a', one, 32), ('b', other, 72)):
+        target = tmp_path / f'{name}.tif'
+        saliency_map(raster, target, indices=[greenness], window=side)
+        with rasterio.open(target) as file:
+            maps.append(file.read())
+            assert file.crs == 'EPSG:32632'
+    assert np.array_equal(*maps, equal_nan=True)
 
 
 class TestArea:

@@ -5,6 +5,7 @@
 
 from pathlib import Path
 
+import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
@@ -63,6 +64,19 @@ def test_without_a_system_columns_and_rows_count(
     assert read(tmp_path / 'new' / 's.tif')[290, 4] == pytest.approx(1)
     with pytest.raises(ValueError, match=r'crs: .* has no coordinate reference'):
         similar_map(path, tmp_path / 's.tif', 4, 290, 'EPSG:4326')
+
+
+def test_the_most_similar_patches(tmp_path: Path, values: np.ndarray) -> None:
+    path = write(tmp_path / 'e.tif', values, NAMES, np.nan, east=5e5)
+    main(
+        ['similar', f'{path}', '--at', '500045', '5397095', '-o', f'{tmp_path}/s.tif',
+         '--polygons', f'{tmp_path}/p.gpkg', '--threshold', '0.999']
+    )  # fmt: skip
+    found = gpd.read_file(tmp_path / 'p.gpkg')
+    similar = read(tmp_path / 's.tif')
+    assert found.patches.sum() == 6
+    assert found['max'].max() == pytest.approx(1)
+    assert found['mean'].min() >= np.nanquantile(similar, 0.999)
 
 
 def test_where_there_is_nothing(tmp_path: Path, values: np.ndarray) -> None:

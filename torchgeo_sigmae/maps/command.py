@@ -187,6 +187,14 @@ def add_similar_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add('--crs', help='system of --at, if it is another one, for example EPSG:4326')
     add('-o', '--output', type=Path, required=True, help='the GeoTIFF to be')
+    add(
+        '--polygons', type=Path, metavar='FILE',
+        help='outlines of the most similar patches, .geojson or .gpkg',
+    )  # fmt: skip
+    add(
+        '--threshold', type=float, default=0.99,
+        help='quantile of similarity that they lie above: 0.99 for one patch in 100',
+    )  # fmt: skip
 
 
 def run_similar(arguments: argparse.Namespace) -> list[Path]:
@@ -196,16 +204,24 @@ def run_similar(arguments: argparse.Namespace) -> list[Path]:
         arguments: Of :func:`add_similar_arguments`.
 
     Returns:
-        The file that was written.
+        The files that were written.
 
     Raises:
         OSError: If the map cannot be read, or the other not be written.
-        ValueError: If there is no embedding at the coordinate.
+        ValueError: If there is no embedding at the coordinate, or another argument is
+            out of range.
     """
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    target, polygons = arguments.output, arguments.polygons
+    if polygons:
+        check_suffix(polygons)
+    target.parent.mkdir(parents=True, exist_ok=True)
     x, y = arguments.at
-    similar_map(arguments.embedding, arguments.output, x, y, arguments.crs)
-    return [arguments.output]
+    similar_map(arguments.embedding, target, x, y, arguments.crs)
+    if not polygons:
+        return [target]
+    found = salient_regions(target, arguments.threshold, layer='similarity')
+    write_regions(found, polygons)
+    return [target, polygons]
 
 
 def add_reconstruct_arguments(parser: argparse.ArgumentParser) -> None:

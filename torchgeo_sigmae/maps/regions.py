@@ -67,6 +67,9 @@ def salient_regions(
 ) -> gpd.GeoDataFrame:
     """Outline the most salient patches of a saliency map.
 
+    Or of another layer: of the ``'similarity'`` of
+    :func:`~torchgeo_sigmae.maps.similar_map`, the patches most like a place.
+
     Args:
         path: A map of :func:`~torchgeo_sigmae.maps.saliency_map`.
         threshold: Quantile of saliency in [0, 1): 0.9 takes the most salient tenth of
