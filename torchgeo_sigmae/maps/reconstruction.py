@@ -31,8 +31,8 @@ def reconstruction_map(
     The image is cut into chips side by side. The place of a chip alone decides what is
     hidden, at random, so that models can be compared, and whatever the windows by which
     the image is read. Chips that hang over the right or lower edge hide what is missing
-    first, and so less of the image. Interrupted, the same call goes on where it was; finished, it
-    does nothing.
+    first, and so less of the image. Interrupted, the same call goes on where it was;
+    finished, it does nothing.
 
     Args:
         raster: The image, in the bands of the task's data.
