@@ -198,6 +198,18 @@ def test_finished_it_does_nothing(tmp_path: Path) -> None:
         assert reads
 
 
+@pytest.mark.parametrize('changes', [{'nodata': 7.0}, {'file_bands': BANDS[::-1]}])
+def test_the_same_file_read_otherwise_is_another_image(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    scene = write(tmp_path / 's.tif', image_of(64, 64), BANDS, east=5e5)
+    target = tmp_path / 'm.tif'
+    saliency_map(open_raster(scene, BANDS), target)
+    with failing_reads() as reads:
+        saliency_map(open_raster(scene, BANDS, **changes), target)
+    assert reads
+
+
 def test_without_the_driver_of_cloud_optimized_geotiffs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ class _DatasetRaster(Raster):
             **super().identity,
             'files': [[f, stat.st_size, stat.st_mtime_ns] for f, stat in files],
             'time': str(self.time),
+            'channels': self.channels,
             'nodata': self.nodata,
         }
 

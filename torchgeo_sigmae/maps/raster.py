@@ -60,9 +60,12 @@ class Raster:
     @property
     def identity(self) -> dict[str, Any]:
         """What tells it from any other image, and from itself before a change."""
-        files = [(s.path, os.stat(s.path)) for s in self.scenes]
+        files = [(s, os.stat(s.path)) for s in self.scenes]
         return {
-            'files': [[p, stat.st_size, stat.st_mtime_ns] for p, stat in files],
+            'files': [
+                [s.path, stat.st_size, stat.st_mtime_ns, s.channels, s.nodata]
+                for s, stat in files
+            ],
             'bands': list(self.bands),
             'offset': self.offset,
             'window': [self.row, self.column, self.height, self.width],
