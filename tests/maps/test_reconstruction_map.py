@@ -105,6 +105,15 @@ def test_the_command(
         assert file.crs.to_epsg() == 32632
 
 
+def test_nothing_but_nodata(tmp_path: Path) -> None:
+    image = np.zeros((10, 64, 64), 'uint16')
+    path = write(tmp_path / 's.tif', image, SENTINEL2_TEN_BANDS)
+    raster = open_raster(path, SENTINEL2_TEN_BANDS)
+    with pytest.raises(ValueError, match=r's\.tif has no valid pixel'):
+        reconstruction_map(raster, tmp_path / 'm.tif', trained('sigmae'), 0.75, 32)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_bad_arguments(scene_file: Path, tmp_path: Path) -> None:
     made = trained('sigmae')
     raster = open_raster(scene_file, SENTINEL2_TEN_BANDS)

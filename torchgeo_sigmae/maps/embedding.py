@@ -90,12 +90,6 @@ def embedding_map(
         lambda place: _embed(raster, place, encoder, side, patch, batch_size),
         f'Embeddings of {Path(raster.name).name}',
     )
-    if not any(np.isfinite(found).any() for _, found in parts):
-        parts.remove()
-        raise ValueError(
-            f'scene: {raster.name} has no valid pixel'
-            + (' in the area.' if raster.area is not None else '.')
-        )
     tags = {'encoder': encoder.name, 'patch_size': str(patch), 'made_from': parts.key}
     reduce = None
     names = [f'feature {i}' for i in range(len(next(iter(parts))[1]))]

@@ -64,7 +64,7 @@ class Parts:
                 f'window: {window} is not a multiple of the {patch_size} pixels of a '
                 f'patch. Use, for example, {usual}.'
             )
-        self.target = target
+        self.target, self.raster = target, raster
         self.folder = target.with_name(f'.{target.name}.parts')
         self.patch_size = patch_size
         self.windows = list(raster.windows(side, patch_size))
@@ -90,6 +90,7 @@ class Parts:
 
         Raises:
             OSError: If a window cannot be read, or its result not be written.
+            ValueError: If no window has a result that is not NaN.
         """
         self._begin()
         missing = [i for i in range(len(self.windows)) if not self._path(i).exists()]
@@ -110,6 +111,12 @@ class Parts:
                         f'kept in {self.folder}; the same command goes on from there.'
                     ) from error
                 bar.update()
+        if not any(np.isfinite(found).any() for _, found in self):
+            self.remove()
+            raise ValueError(
+                f'scene: {self.raster.name} has no valid pixel'
+                + (' in the area.' if self.raster.area is not None else '.')
+            )
 
     def __iter__(self) -> Iterator[tuple[Window, np.ndarray]]:
         """Iterate over windows, in patches, and their results, one at a time."""

@@ -51,7 +51,8 @@ def reconstruction_map(
 
     Raises:
         OSError: If the image cannot be read or the map not be written.
-        ValueError: If an argument is out of range, or the bands are not the task's.
+        ValueError: If an argument is out of range, the bands are not the task's, or no
+            pixel is valid.
     """
     target, wanted = Path(target), tuple(task.statistics.data_bands)
     if raster.bands != wanted:

@@ -105,12 +105,6 @@ def saliency_map(
         return
     parts.compute(describe, f'Saliency of {Path(raster.name).name}')
     limits = _limits(parts)
-    if limits is None:
-        parts.remove()
-        raise ValueError(
-            f'scene: {raster.name} has no valid pixel'
-            + (' in the area.' if raster.area is not None else '.')
-        )
     names = [*(index.name for index in resolved), 'richness', 'heterogeneity']
     tags = {'patch_size': str(patch_size), 'alpha': str(alpha), 'combine': combine}
     tags['made_from'] = parts.key
@@ -155,8 +149,8 @@ def _patch_means(layers: Tensor, valid: Tensor, patch_size: int) -> Tensor:
     return values.sum(dim=-1) / counted.sum(dim=-1).clamp(min=1)
 
 
-def _limits(parts: Parts) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    """Smallest and largest richness, and heterogeneity; None without any."""
+def _limits(parts: Parts) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Smallest and largest richness, and heterogeneity."""
     low, high = np.full(2, np.inf), np.full(2, -np.inf)
     for _, found in parts:
         statistics = found[-2:].reshape(2, -1)
@@ -164,8 +158,6 @@ def _limits(parts: Parts) -> tuple[tuple[float, float], tuple[float, float]] | N
         if known.size:
             low = np.minimum(low, known.min(axis=1))
             high = np.maximum(high, known.max(axis=1))
-    if not np.isfinite(low).all():
-        return None
     (r_low, h_low), (r_high, h_high) = low.tolist(), high.tolist()
     return (r_low, r_high), (h_low, h_high)
 
