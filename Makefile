@@ -11,15 +11,17 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 METADATA := setup.cfg pyproject.toml torchgeo_sigmae/_version.py
 DEMO_ARGS ?=
+SOAK_ARGS ?=
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test weights-check lint types docs clean
+.PHONY: help demo test soak weights-check lint types docs clean
 
 help:
 	@echo 'make demo   pretrain on the embedded default, with pictures at the end'
 	@echo '           (make demo DATA=folder: on your own GeoTIFF scenes)'
 	@echo 'make test   the whole test suite'
+	@echo 'make soak   kills, fuzzing, memory, coverage, mutants: under an hour (docs/reliability)'
 	@echo 'make weights-check   recompute the figures of the model card (needs the real data)'
 	@echo 'make lint   ruff      make types   mypy      make docs   the documentation'
 	@echo 'PYTHON=...  the interpreter to use (now $(PYTHON), Python $(VERSION))'
@@ -46,6 +48,9 @@ demo: $(VENV)/plain.stamp
 # A worker per core; the networks of tests are too small for several threads each.
 test: $(VENV)/tests.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+
+soak: $(VENV)/tests.stamp
+	PYTHONPATH=examples:tests $(BIN)/python -m soak $(SOAK_ARGS)
 
 weights-check: $(VENV)/tests.stamp
 	PYTHONPATH=examples $(BIN)/python -m benchmarks.weights_check
