@@ -3,7 +3,7 @@
 
 """Long trials of what must not fail: ``make soak``, or one by ``python -m soak.NAME``.
 
-What they found stands in docs/reliability. Every trial prints its figures, keeps them in
-OUTPUT/NAME.json and ends with status 1 if something does not hold; its fast part is in
-the test suite.
+What they found stands in docs/reliability. Every trial prints its figures, keeps them
+in OUTPUT/NAME.json and ends with status 1 if something does not hold; its fast part is
+in the test suite.
 """

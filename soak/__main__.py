@@ -10,6 +10,7 @@ ends with status 1 if one of them failed or took too long.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -50,10 +51,8 @@ def run(output: Path, name: str) -> str | None:
             return f'not finished in {TRIALS[name]} minutes'
         finally:
             # What it left behind, too: a trial that kills may be killed.
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, 9)
-            except ProcessLookupError:
-                pass
             process.wait()
     return None if status == 0 else f'status {status}, see {log.name}'
 

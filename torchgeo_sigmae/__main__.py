@@ -4,8 +4,9 @@
 """Command line: TorchGeo's own, with our classes known, plus our subcommands.
 
 ``torchgeo-sigmae fit --config x.yaml`` is ``torchgeo fit`` where ``SIGMAETask`` and our
-encoders can be named; its subcommands ``demo``, ``adapt-bands``, ``probe``, ``report``,
-``saliency``, ``embed``, ``similar`` and ``reconstruct`` are ours.
+encoders can be named; its subcommands ``demo``, ``examples``, ``adapt-bands``,
+``probe``, ``report``, ``saliency``, ``embed``, ``similar`` and ``reconstruct`` are
+ours.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from .demo import add_arguments as add_demo_arguments
 from .demo import run_demo
 from .evaluation.probe import add_arguments as add_probe_arguments
 from .evaluation.probe import run_probe
+from .example_files import copy_examples, list_examples
 from .maps.command import (
     add_embed_arguments,
     add_reconstruct_arguments,
@@ -62,6 +64,7 @@ def main(args: Sequence[str] | None = None) -> None:
             add_embed_arguments,
             run_embed,
         ),
+        'examples': _examples,
         'probe': _probe,
         'reconstruct': _maps(
             'reconstruct',
@@ -99,6 +102,24 @@ def _demo(argv: Sequence[str]) -> None:
     )
     add_demo_arguments(parser)
     run_demo(**vars(parser.parse_args(argv)))
+
+
+def _examples(argv: Sequence[str]) -> None:
+    """Run the subcommand of that name."""
+    parser = argparse.ArgumentParser(
+        'torchgeo-sigmae examples',
+        description='List the configurations and scripts that come with the package, '
+        'or copy some to start from.',
+    )
+    parser.add_argument('names', nargs='*', help='what to copy; none lists them')
+    parser.add_argument('-o', '--output', default='.', help='folder of the copies')
+    arguments = parser.parse_args(argv)
+    if arguments.names:
+        written = _checked(parser, copy_examples, arguments.names, arguments.output)
+        print(f'Wrote {", ".join(map(str, written))}.')
+    else:
+        for name, what in list_examples().items():
+            print(f'{name}\n    {what}')
 
 
 def _adapt_bands(argv: Sequence[str]) -> None:
