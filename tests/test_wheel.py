@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from distributions import built_wheel, source_distribution
+from distributions import run as run_command
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,25 +42,13 @@ def readme_lines() -> str:
 
 @pytest.fixture(scope='module')
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder the wheel was installed into, built from a copy of the sources."""
+    """A folder the wheel was installed into, built from the source distribution."""
     path = tmp_path_factory.mktemp('wheel')
-    sources = path / 'sources'
-    shutil.copytree(
-        ROOT / 'torchgeo_sigmae', sources / 'torchgeo_sigmae',
-        ignore=shutil.ignore_patterns('__pycache__'),
-    )  # fmt: skip
-    for name in ('setup.cfg', 'pyproject.toml', 'README.md', 'LICENSE'):
-        shutil.copy(ROOT / name, sources)
+    wheel = built_wheel(source_distribution(path), path)
     pip = [sys.executable, '-m', 'pip', '--quiet', '--disable-pip-version-check']
-    for command in (
-        ['wheel', '--no-deps', '--no-build-isolation', '-w', path, sources],
-        ['install', '--no-deps', '--no-index', '--find-links', path, '--target',
-         path / 'site', 'torchgeo-sigmae'],
-    ):  # fmt: skip
-        done = subprocess.run(
-            [*pip, *map(str, command)], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+    run_command(
+        [*pip, 'install', '--no-deps', '--no-index', '--target', path / 'site', wheel]
+    )
     return path / 'site'
 
 
