@@ -2,14 +2,17 @@
 # Licensed under the MIT License.
 
 import math
+import sys
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
+from hostile_formulas import HOSTILE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchgeo_sigmae.transforms import Formula
+from torchgeo_sigmae.transforms import Formula, SpectralIndex, spectral_indices
 
 VALUES = {name: torch.rand(7) + 0.1 for name in ('a', 'b', 'nir')}
 
@@ -51,60 +54,24 @@ def test_names_and_text() -> None:
         formula.substitute({'a': 'open("x")'})
 
 
-HOSTILE = [
-    '__import__("os").system("true")',
-    '().__class__.__bases__[0].__subclasses__()',
-    'open("/etc/passwd")',
-    'a.__class__',
-    'a[0]',
-    'lambda: 0',
-    '[x for x in a]',
-    '(a := 1)',
-    'a if b else 1',
-    'a and b',
-    'not a',
-    '~a',
-    'a @ b',
-    'a // b',
-    'a % b',
-    'a << 9',
-    'a == b',
-    'f"{a}"',
-    '"a" * 10',
-    'b"a"',
-    'True',
-    'None',
-    '...',
-    '1j',
-    '1e400',
-    '9' * 400,
-    'exec("a")',
-    'print(a)',
-    'a, b',
-    '{a}',
-    '*a',
-    'await a',
-    'yield',
-    'import os',
-    'a = 1',
-    'a; b',
-    'a\nb',
-    'a\x00',
-    '',
-    '(' * 300 + 'a' + ')' * 300,
-    '(' * 90 + 'a',
-    '-' * 900 + 'a',
-    '+'.join(['a'] * 400),
-    'a' * 2000,
-]
-
-
-@pytest.mark.parametrize('text', HOSTILE, ids=range(len(HOSTILE)))
-def test_anything_else_is_refused_quickly(text: str) -> None:
-    start = time.perf_counter()
-    with pytest.raises(ValueError, match='formula: '):
+@pytest.mark.parametrize(('trick', 'text'), HOSTILE, ids=range(len(HOSTILE)))
+def test_anything_else_is_refused_quickly(trick: str, text: str) -> None:
+    start = time.process_time()
+    with pytest.raises(ValueError, match='formula: ') as error:
         Formula(text)
-    assert time.perf_counter() - start < 5
+    # What it takes is measured by soak.numerics: microseconds.
+    assert time.process_time() - start < 1, trick
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize('name', ['open', 'eval', 'exec', 'exit', 'os', 'torch', 'a_b'])
+def test_names_of_builtins_are_names_of_bands_and_nothing_more(name: str) -> None:
+    formula = Formula(f'{name} + 1')
+    assert formula.names == (name,)
+    assert formula({name: torch.tensor(2.0)}).item() == 3
+    index = SpectralIndex('X', formula.text, 'none')
+    with pytest.raises(ValueError, match='bands: X needs'):
+        spectral_indices(torch.rand(1, 2, 2), ['B04'], [index])
 
 
 @pytest.mark.parametrize(
@@ -113,6 +80,74 @@ def test_anything_else_is_refused_quickly(text: str) -> None:
 def test_huge_or_variable_exponents_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match='formula: an exponent in'):
         Formula(text)(VALUES)
+
+
+EVENTS: list[tuple[str, object]] | None = None
+
+
+def watch(event: str, arguments: tuple[object, ...]) -> None:
+    """Take down what the interpreter is asked to do, while somebody wants to know."""
+    if EVENTS is not None:
+        EVENTS.append((event, arguments[:2]))
+
+
+@pytest.fixture(scope='module')
+def watched() -> Callable[[str], list[tuple[str, object]]]:
+    """What the interpreter is asked to do when a formula is parsed and computed."""
+    sys.addaudithook(watch)
+
+    def parse(text: str) -> list[tuple[str, object]]:
+        global EVENTS
+        EVENTS = []
+        try:
+            formula = Formula(text)
+            result = formula(dict.fromkeys(formula.names, torch.tensor(0.5)))
+        except ValueError:
+            result = torch.tensor(0.0)
+        finally:
+            events, EVENTS = EVENTS, None
+        assert isinstance(result, torch.Tensor)
+        return events
+
+    return parse
+
+
+def test_the_watch_sees_what_it_is_to_see(
+    watched: Callable[[str], list[tuple[str, object]]],
+) -> None:
+    global EVENTS
+    EVENTS = []
+    eval('__import__("os").listdir("/")')
+    events, EVENTS = EVENTS, None
+    assert {'compile', 'exec', 'os.listdir'} <= {event for event, _ in events}
+
+
+# Words of the grammar in any order: what gets past the first check is seen, too.
+words = st.lists(
+    st.sampled_from(
+        ['a', 'nir', '1', '.5', '2e3', '+', '-', '*', '/', '**', '(', ')', ' ', 'if ',
+         'else ', 'lambda ', 'await ', 'not ', 'is ', 'in ', 'or ', 'yield ', 'True',
+         '__import__', 'open', '.', ',', '[', ']', '"', ':=', '@', '\n', '\\']
+    ), max_size=15,
+).map(''.join)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=600)
+@given(st.text(max_size=60) | words)
+def test_no_text_makes_python_do_more_than_parse(
+    watched: Callable[[str], list[tuple[str, object]]], text: str
+) -> None:
+    # ast.parse is "compile" to the interpreter, of no file; it makes no code.
+    for event, arguments in watched(text):
+        assert event == 'compile'
+        assert arguments[1] == '<unknown>'
+
+
+def test_hostile_texts_make_python_do_no_more_than_parse(
+    watched: Callable[[str], list[tuple[str, object]]],
+) -> None:
+    for _, text in HOSTILE:
+        assert {event for event, _ in watched(text)} <= {'compile'}
 
 
 @settings(deadline=None, max_examples=300)

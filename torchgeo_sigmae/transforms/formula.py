@@ -3,18 +3,22 @@
 
 """Formulas of spectral indices: arithmetic over named bands, and nothing else.
 
-A formula is text, perhaps a stranger's. It is parsed once into Python's syntax tree and
-every node is checked against a whitelist: numbers, names, ``+ - * / **`` and brackets.
-Nothing is ever evaluated by Python itself.
+A formula is text, perhaps a stranger's. It is cut into numbers, names, ``+ - * / **``
+and brackets, and refused if anything is left; it is then parsed, once, into Python's
+syntax tree, and every node is checked against a whitelist. Nothing is ever evaluated by
+Python itself.
 """
 
 import ast
+import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 __all__ = ('Formula',)
+
+_REMEDY = 'Use numbers, band names, + - * / ** and brackets.'
 
 #: Denominators smaller than this in magnitude leave an index undefined, hence 0.
 SAFE_DENOMINATOR = 1e-6
@@ -23,6 +27,17 @@ _MAX_LENGTH = 1000
 _MAX_NODES = 500
 _MAX_NUMBER = 1e9
 _MAX_EXPONENT = 10.0
+
+#: All that a formula is made of. ASCII alone: Python takes other letters for these.
+_WORDS = re.compile(
+    r"""(?>
+        [ \t]+
+        | (?>\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?(?![\w.])
+        | [A-Za-z]\w*
+        | [-+*/()]
+    )*+""",
+    re.ASCII | re.VERBOSE,
+)
 
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)
 
@@ -56,10 +71,19 @@ class Formula:
             raise ValueError(
                 f'formula: {len(text)} characters are more than {_MAX_LENGTH}.'
             )
+        known = _WORDS.match(text)
+        if known is None or known.end() < len(text):
+            place = known.end() if known else 0
+            raise ValueError(
+                f'formula: {text[:60]!r} holds {text[place : place + 10]!r}, which is '
+                f'not allowed. {_REMEDY}'
+            )
         try:
             tree = ast.parse(text.strip(), mode='eval').body
         except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-            raise ValueError(f'formula: {text!r} is not arithmetic: {error}') from error
+            raise ValueError(
+                f'formula: {text[:60]!r} is not arithmetic: {error}. {_REMEDY}'
+            ) from error
         nodes = list(ast.walk(tree))
         if len(nodes) > _MAX_NODES:
             raise ValueError(
@@ -68,6 +92,9 @@ class Formula:
         for node in nodes:
             self._check(node)
         self._tree = tree
+        for node in nodes:
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
+                self._check_exponent(node.right)
         names = (node.id for node in nodes if isinstance(node, ast.Name))
         #: Names of the variables, in alphabetical order.
         self.names: tuple[str, ...] = tuple(sorted(set(names)))
@@ -120,9 +147,14 @@ class Formula:
                 return
         name = type(node).__name__
         raise ValueError(
-            f'formula: {self.text[:60]!r} holds a {name}, which is not allowed. Use '
-            'numbers, band names, + - * / ** and brackets.'
+            f'formula: {self.text[:60]!r} holds a {name}, which is not allowed. '
+            f'{_REMEDY}'
         )
+
+    def _check_exponent(self, node: ast.expr) -> None:
+        """Refuse an exponent that is out of range, if that can be told already."""
+        if not any(isinstance(part, ast.Name) for part in ast.walk(node)):
+            self._power(1.0, self._evaluate(node, {}))
 
     def _evaluate(
         self, node: ast.expr, values: Mapping[str, Tensor | float]
@@ -153,9 +185,10 @@ class Formula:
 
     def _power(self, base: Tensor | float, exponent: Tensor | float) -> Tensor:
         """Raise to a constant power; 0 where that is undefined."""
-        if isinstance(exponent, Tensor) or abs(exponent) > _MAX_EXPONENT:
+        # Not a number is not below the limit either.
+        if isinstance(exponent, Tensor) or not abs(exponent) <= _MAX_EXPONENT:
             raise ValueError(
-                f'formula: an exponent in {self.text!r} is not a number between '
+                f'formula: an exponent in {self.text[:60]!r} is not a number between '
                 f'{-_MAX_EXPONENT:g} and {_MAX_EXPONENT:g}.'
             )
         base = torch.as_tensor(base)
