@@ -5,10 +5,12 @@
 
 import argparse
 import json
-import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from torchgeo_sigmae._files import write_text
 
 __all__ = ('finished_row', 'row_path')
 
@@ -42,14 +44,12 @@ def finished_row(
         The row, and whether it was there before.
     """
     if path.exists():
-        kept = json.loads(path.read_text())
-        if kept['asked'] == asked:
-            found: dict[str, float] = kept['found']
-            return found, True
+        # One that is damaged is measured again, too.
+        with suppress(KeyError, TypeError, ValueError):
+            kept = json.loads(path.read_text())
+            if kept['asked'] == asked:
+                found: dict[str, float] = kept['found']
+                return found, True
     found = measure()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A row is there whole or not at all, whenever the run is stopped.
-    part = path.with_suffix('.part')
-    part.write_text(json.dumps({'asked': asked, 'found': found}, indent=2) + '\n')
-    os.replace(part, path)
+    write_text(path, json.dumps({'asked': asked, 'found': found}, indent=2) + '\n')
     return found, False

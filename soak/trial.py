@@ -5,13 +5,13 @@
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.measure import where
+from torchgeo_sigmae._files import write_text
 
 __all__ = ('conclude', 'trial_parser')
 
@@ -54,10 +54,7 @@ def conclude(
         'figures': dict(figures), 'failures': list(failures),
         'minutes': round(minutes, 1), 'where': where(),
     }  # fmt: skip
-    output.mkdir(parents=True, exist_ok=True)
-    part = output / f'{name}.part'
-    part.write_text(json.dumps(record, indent=2) + '\n')
-    os.replace(part, output / f'{name}.json')
+    write_text(output / f'{name}.json', json.dumps(record, indent=2) + '\n')
     print(f'\n{name}, {minutes:.1f} minutes')
     for what, figure in figures.items():
         print(f'  {what}: {figure}')

@@ -6,12 +6,14 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 import training
 from geotiffs import write
+from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from torchgeo_sigmae import SyntheticSentinel2
@@ -129,6 +131,15 @@ def test_the_command_says_what_is_wrong(
             main(['report', *arguments, '-o', str(tmp_path / 'out')])
         assert message in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
+    # Before anything is measured.
+    write(
+        tmp_path / 's' / 'a.tif', np.ones((10, 64, 64), 'uint16'), SENTINEL2_TEN_BANDS
+    )
+    arguments = [made, '--data', str(tmp_path / 's'), '-o', '/proc/out']
+    with pytest.raises(SystemExit), mock.patch.object(Trainer, 'validate') as validate:
+        main(['report', *arguments])
+    assert 'output: /proc/out/report.md cannot' in capsys.readouterr().err
+    validate.assert_not_called()
 
 
 def test_figure_of_more_images_than_fit() -> None:

@@ -6,7 +6,6 @@
 import argparse
 import json
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
+from ._files import atomic_path, require_writable, write_text
 from .datasets import SceneChips, find_scenes
 from .plotting import plot_mask_ratios
 from .tasks import SIGMAETask
@@ -124,6 +124,7 @@ def run_report(arguments: argparse.Namespace) -> str:
 
     Raises:
         FileNotFoundError: If there is no checkpoint or no scene.
+        OSError: If the report cannot be written.
         ValueError: If a scene lacks a band, or a ratio is not in (0, 1).
     """
     task = SIGMAETask.load_from_checkpoint(
@@ -135,6 +136,10 @@ def run_report(arguments: argparse.Namespace) -> str:
     chips = SceneChips(
         scenes, bands, size, random=False, length=arguments.chips, sensor=task.sensor
     )
+    for ratio in arguments.mask_ratios:
+        task.curriculum.unguided(mask_ratio=ratio)
+    output: Path = arguments.output
+    require_writable(output / 'report.md')
     with _quiet():
         found = reconstruction_report(
             task, DataLoader(chips, arguments.batch_size), arguments.mask_ratios
@@ -157,10 +162,8 @@ def run_report(arguments: argparse.Namespace) -> str:
             'so all but the losses are better than they would be.'
         )
     table = '\n'.join(lines)
-    output: Path = arguments.output
-    output.mkdir(parents=True, exist_ok=True)
-    _replace(output / 'report.md', f'{table}\n')
-    _replace(output / 'report.json', json.dumps(found, indent=2) + '\n')
+    write_text(output / 'report.md', f'{table}\n')
+    write_text(output / 'report.json', json.dumps(found, indent=2) + '\n')
     places = torch.linspace(0, len(chips) - 1, min(len(chips), 5)).long()[1:-1]
     images = torch.stack([chips[int(i)]['image'] for i in places])
     predictions = {}
@@ -168,7 +171,8 @@ def run_report(arguments: argparse.Namespace) -> str:
         with _masked(task, ratio):
             predictions[ratio] = task.reconstruct(images)
     figure = plot_mask_ratios(predictions, task.bands, task.sensor, oracle)
-    figure.savefig(output / 'report.png', dpi=110)
+    with atomic_path(output / 'report.png') as part:
+        figure.savefig(part, dpi=110)
     return table
 
 
@@ -184,10 +188,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f'.{path.name}.part')
-    part.write_text(text)
-    os.replace(part, path)

@@ -15,6 +15,7 @@ import torch
 from geotiffs import RGB, numbered, write
 from lightning.pytorch import Trainer
 from training import trainer
+from windows import file_size_limit
 
 from torchgeo_sigmae import SceneDataModule, SIGMAETask, resumable
 from torchgeo_sigmae.datasets import HeldScene, Scene, SceneChips
@@ -183,6 +184,33 @@ def test_statistics_are_kept_beside_the_run(root: Path, tmp_path: Path) -> None:
     assert changed.mean[0] > first.mean[0]
     assert content['mean'] == pytest.approx(changed.mean.tolist())
     assert not list((tmp_path / 'run').glob('*.part'))
+    # What is damaged, or of a stranger, is computed anew.
+    for damage in (
+        {'mean': [1.0, 2.0]},
+        {'mean': [1.0, 2.0, float('nan')]},
+        {'std': [1.0, 0.0, 1.0]},
+        {'std': [1.0, 10**400, 1.0]},
+        {'mean': None},
+        {'std': {}},
+    ):
+        path.write_text(json.dumps({**content, **damage}))
+        assert prepare()[0].mean.tolist() == changed.mean.tolist()
+    for text in ('', '[]', '{', '[' * 100_000, '\x00', 'null', '{"fingerprint": {}}'):
+        path.write_text(text)
+        assert prepare()[0].mean.tolist() == changed.mean.tolist()
+
+
+def test_statistics_that_cannot_be_kept(root: Path, tmp_path: Path) -> None:
+    datamodule = module(root, val_paths='3*')
+    folder = tmp_path / 'run'
+    folder.mkdir()
+    (folder / 'scene_statistics.json').write_text('before')
+    datamodule.trainer = Trainer(default_root_dir=folder, logger=False)
+    message = 'could not be kept: default_root_dir: .*scene_statistics.json cannot'
+    with file_size_limit(20), pytest.warns(UserWarning, match=message):
+        datamodule.prepare_data()
+    assert datamodule.mean.isfinite().all()
+    assert [path.read_text() for path in folder.iterdir()] == ['before']
 
 
 def test_given_statistics(root: Path) -> None:

@@ -19,10 +19,11 @@ from torch.utils.data import DataLoader
 from torchgeo.datamodules import NonGeoDataModule
 from tqdm import tqdm
 
+from .._files import write_text
 from ..bands import SENTINEL2_TEN_BANDS, get_sensor, normalize_bands
 from ..resume import resumable
 from .chips import SceneChips
-from .scene_statistics import band_statistics
+from .scene_statistics import band_statistics, read_statistics
 from .scenes import Scene, find_scenes, group_overlapping
 
 __all__ = ('SceneDataModule',)
@@ -333,11 +334,12 @@ class SceneDataModule(NonGeoDataModule):
         if self.trainer is not None:
             kept = Path(self.trainer.default_root_dir) / 'scene_statistics.json'
             if kept.exists():
-                content = json.loads(kept.read_text())
-                if content.get('fingerprint') == key:
-                    return content['mean'], content['std']
+                known = read_statistics(kept, key, len(self.bands))
+                if known is not None:
+                    return known
                 rank_zero_info(
-                    f'{kept} is for other scenes, bands or chips: computed anew.'
+                    f'{kept} is for other scenes, bands or chips, or damaged: computed '
+                    'anew.'
                 )
         mean, std, pixels = band_statistics(scenes, self.bands, self.size)
         if kept is not None:
@@ -349,11 +351,9 @@ class SceneDataModule(NonGeoDataModule):
                 'scenes': len(scenes),
                 'fingerprint': key,
             }
-            part = kept.with_suffix(f'.{os.getpid()}.part')
+            text = json.dumps(content, indent=2) + '\n'
             try:
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                part.write_text(json.dumps(content, indent=2) + '\n')
-                os.replace(part, kept)
+                write_text(kept, text, 'default_root_dir')
             except OSError as error:
                 rank_zero_warn(f'The statistics could not be kept: {error}')
         return mean, std

@@ -3,8 +3,11 @@
 
 """Mean and standard deviation of the bands of scenes."""
 
+import json
+import math
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,7 @@ from ..transforms.saliency import valid_pixels
 from .chips import SceneChips
 from .scenes import Scene
 
-__all__ = ('band_statistics',)
+__all__ = ('band_statistics', 'read_statistics')
 
 #: Chips that are read for the statistics, spread evenly over the training scenes.
 _SAMPLED = 1000
@@ -61,6 +64,33 @@ def band_statistics(
             'scenes, and cannot be normalised. Leave it out of bands=.'
         )
     return (shift + total / count).tolist(), std.tolist(), count
+
+
+def read_statistics(
+    path: Path, fingerprint: str, count: int
+) -> tuple[list[float], list[float]] | None:
+    """Read statistics that were kept.
+
+    Args:
+        path: The file.
+        fingerprint: What they are to be of.
+        count: Number of bands.
+
+    Returns:
+        Mean and standard deviation of each band; None if the file is of something else,
+        or holds no such thing.
+    """
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+        if content['fingerprint'] != fingerprint:
+            return None
+        mean, std = (
+            [float(value) for value in content[key]] for key in ('mean', 'std')
+        )
+    except (ArithmeticError, KeyError, OSError, RecursionError, TypeError, ValueError):
+        return None
+    sound = len(mean) == len(std) == count and all(map(math.isfinite, [*mean, *std]))
+    return (mean, std) if sound and min(std) > 0 else None
 
 
 def _valid(sample: dict[str, Any]) -> np.ndarray:

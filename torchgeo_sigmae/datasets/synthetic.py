@@ -3,7 +3,6 @@
 
 """The embedded default: synthetic Sentinel-2 chips, for demos and tests only."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +18,7 @@ from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import DatasetNotFoundError, NonGeoDataset
 from tqdm import tqdm
 
+from .._files import atomic_path
 from ..bands import SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS, band_indices
 from ..resume import resumable
 
@@ -233,23 +233,24 @@ def _write_chip(path: Path, split: str, index: int) -> None:
     column, row = divmod(index, 64)
     east = 500_000 + 640 * column
     north = 5_400_000 + 10_000 * (1 + list(_SPLITS).index(split)) - 640 * row
-    part = path.with_suffix(f'.{os.getpid()}.part.tif')
-    with rasterio.open(
-        part,
-        'w',
-        driver='GTiff',
-        width=_SIZE,
-        height=_SIZE,
-        count=len(SENTINEL2_L2A_BANDS),
-        dtype='uint16',
-        crs=CRS.from_epsg(32632),
-        transform=from_origin(east, north, 10, 10),
-        nodata=0,
-        compress='deflate',
-    ) as file:
+    with (
+        atomic_path(path, 'root') as part,
+        rasterio.open(
+            part,
+            'w',
+            driver='GTiff',
+            width=_SIZE,
+            height=_SIZE,
+            count=len(SENTINEL2_L2A_BANDS),
+            dtype='uint16',
+            crs=CRS.from_epsg(32632),
+            transform=from_origin(east, north, 10, 10),
+            nodata=0,
+            compress='deflate',
+        ) as file,
+    ):
         file.write(dn.astype('uint16'))
         file.descriptions = SENTINEL2_L2A_BANDS
-    os.replace(part, path)
 
 
 def _reflectance(split: str, index: int) -> np.ndarray:

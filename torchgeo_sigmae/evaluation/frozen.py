@@ -4,7 +4,6 @@
 """Encoders that are not trained: raw images in, features out."""
 
 import math
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,8 @@ from torchvision.models._api import WeightsEnum
 
 from ..bands import SENTINEL2_TEN_BANDS
 from ..models.loading import load_encoder_weights, read_weights
-from ..models.weights import PackagedWeights, find_weights, normalization
+from ..models.untrusted import check_model
+from ..models.weights import PackagedWeights, normalization, resolve_weights
 from ..transforms.saliency import cut_patches
 
 __all__ = ('POOLS', 'BandStatistics', 'Frozen', 'FrozenEncoder')
@@ -207,8 +207,7 @@ class FrozenEncoder(Frozen):
             bands = tuple(bands or SENTINEL2_TEN_BANDS)
             encoder = _build(source, len(bands))
             return cls(encoder, bands, **kwargs)
-        if isinstance(source, str) and not os.path.exists(source):
-            source = find_weights(source)
+        source = resolve_weights(source)
         if isinstance(source, WeightsEnum) and not isinstance(source, PackagedWeights):
             model = get_model(source.meta['model'], weights=source)
             return cls(model, source.meta['bands'], source.transforms, **kwargs)
@@ -220,6 +219,7 @@ class FrozenEncoder(Frozen):
                 'by SIGMAETask.export.'
             )
         model = known['model']
+        check_model(model, checkpoint.state_dict, str(source))
         # On the grid of pretraining: positions are resampled once, to the images' size.
         size = {'img_size': known['size']} if known.get('size') else {}
         encoder = _build(model, len(known['bands']), **size)

@@ -6,7 +6,6 @@
 import argparse
 import inspect
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from tqdm import tqdm
 
+from .._files import require_writable, write_text
 from ..bands import SENTINEL2, band_indices
 from .frozen import POOLS, BandStatistics, Frozen, FrozenEncoder
 from .probes import (
@@ -233,8 +233,10 @@ def run_probe(arguments: argparse.Namespace) -> str:
 
     Raises:
         FileNotFoundError: If there is no such file, weight enum or model.
+        OSError: If the figures cannot be written.
         ValueError: If an argument does not fit the data.
     """
+    require_writable(arguments.output)
     options = {name: vars(arguments)[name] for name in ('depth', 'pooling', 'scale')}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(arguments.seed)
@@ -323,8 +325,4 @@ def _write(arguments: argparse.Namespace, rows: dict[str, dict[str, Score]]) -> 
             for name, scores in rows.items()
         },
     }
-    path = arguments.output
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.part')
-    part.write_text(json.dumps(content, indent=2) + '\n')
-    os.replace(part, path)
+    write_text(arguments.output, json.dumps(content, indent=2) + '\n')

@@ -5,7 +5,6 @@
 
 import argparse
 import glob
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 
+from .._files import atomic_path
 from ..bands import (
     EUROSAT_BANDS,
     OSCD_BANDS,
@@ -151,9 +151,8 @@ def save(figure: Figure, target: Path) -> Path:
         Its file.
     """
     path = target.with_suffix('.png')
-    part = path.with_name(f'.{path.name}.part')
-    figure.savefig(part, dpi=110, format='png')
-    os.replace(part, path)
+    with atomic_path(path) as part:
+        figure.savefig(part, dpi=110)
     return path
 
 

@@ -4,8 +4,8 @@
 """Patches as rows of a GeoParquet."""
 
 import json
-import os
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import shapely
 from affine import Affine
 from pyproj import CRS
 from rasterio.windows import Window
+
+from .._files import atomic_path
 
 __all__ = ('require_pyarrow', 'write_geoparquet')
 
@@ -70,8 +72,8 @@ def write_geoparquet(
         'primary_column': 'geometry',
         'columns': {'geometry': column},
     }
-    part, writer = target.with_name(f'.{target.name}.part'), None
-    try:
+    writer = None
+    with atomic_path(target) as part, ExitStack() as opened:
         for window, values in parts:
             rows, columns = np.nonzero(np.isfinite(values[0]))
             flat = pa.array(values[:, rows, columns].T.ravel())
@@ -92,11 +94,5 @@ def write_geoparquet(
             )
             if writer is None:
                 writer = parquet.ParquetWriter(part, table.schema)
+                opened.enter_context(writer)
             writer.write_table(table)
-        if writer is not None:
-            writer.close()
-        os.replace(part, target)
-    except OSError as error:
-        raise OSError(f'output: {target} cannot be written: {error}.') from error
-    finally:
-        part.unlink(missing_ok=True)

@@ -20,6 +20,8 @@ from rasterio.shutil import copy
 from rasterio.windows import Window
 from tqdm import tqdm
 
+from .._files import atomic_path
+
 __all__ = ('write_map',)
 
 #: Side of the tiles of a map in cells.
@@ -60,10 +62,14 @@ def write_map(
     Raises:
         OSError: If it cannot be written; nothing has changed then under that name.
     """
-    rough, smooth = (target.with_name(f'.{target.name}.{n}.tif') for n in ('1', '2'))
-    sums = []
+    rough, sums = target.with_name(f'.{target.name}.{os.getpid()}.rough.tif'), []
+    errors = (RasterioError, CPLE_BaseError)
     try:
-        with rasterio.Env(GDAL_CACHEMAX=_CACHE) as gdal, warnings.catch_warnings():
+        with (
+            atomic_path(target, errors=errors) as smooth,
+            rasterio.Env(GDAL_CACHEMAX=_CACHE) as gdal,
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter('ignore', NotGeoreferencedWarning)
             with rasterio.open(
                 rough, 'w', driver='GTiff', count=len(names), dtype='float32',
@@ -92,16 +98,9 @@ def write_map(
                 for window, wanted in sums:
                     if _checksum(file.read(window=window)) != wanted:
                         raise OSError('what was written reads otherwise')
-        os.replace(smooth, target)
-    except (RasterioError, CPLE_BaseError, OSError) as error:
-        raise OSError(
-            f'output: {target} cannot be written: {error}. Is there space, and may you '
-            'write there?'
-        ) from error
     finally:
-        for path in (rough, smooth):
-            with suppress(OSError):
-                path.unlink()
+        with suppress(OSError):
+            rough.unlink()
 
 
 def _checksum(values: np.ndarray) -> int:

@@ -5,7 +5,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from rasterio.windows import Window
 from torch import nn
 from tqdm import tqdm
 
+from .._files import atomic_path
 from ..datasets.scenes import opened
 from .raster import Raster
 
@@ -100,16 +100,12 @@ class Parts:
         ) as bar:
             for i in missing:
                 result = work(self.windows[i])
-                part = self._path(i).with_suffix('.part')
-                try:
-                    with part.open('wb') as file:
-                        np.save(file, result, allow_pickle=False)
-                    os.replace(part, self._path(i))
-                except OSError as error:
-                    raise OSError(
-                        f'output: {part} cannot be written: {error}. What is done is '
-                        f'kept in {self.folder}; the same command goes on from there.'
-                    ) from error
+                remedy = (
+                    f'What is done is kept in {self.folder}; the same command goes on '
+                    'from there.'
+                )
+                with atomic_path(self._path(i), remedy=remedy) as part:
+                    np.save(part, result, allow_pickle=False)
                 bar.update()
         if not any(np.isfinite(found).any() for _, found in self):
             self.remove()

@@ -17,6 +17,7 @@ from scipy import ndimage
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
+from .._files import atomic_path
 from ..datasets.scenes import opened
 
 __all__ = ('read_area', 'salient_regions', 'write_regions')
@@ -155,17 +156,11 @@ def write_regions(frame: gpd.GeoDataFrame, target: str | Path) -> None:
     check_suffix(target)
     if target.suffix == '.geojson' and frame.crs is not None:
         frame = frame.to_crs('EPSG:4326')
-    part = target.with_name(f'.{target.stem}.part{target.suffix}')
-    try:
-        part.unlink(missing_ok=True)
-        with warnings.catch_warnings():
-            # Maps of scenes without georeference have none either.
-            warnings.filterwarnings('ignore', message="'crs' was not provided")
-            frame.to_file(part, driver=_DRIVERS[target.suffix], layer='regions')
-        os.replace(part, target)
-    except (DataLayerError, DataSourceError, OSError) as error:
-        part.unlink(missing_ok=True)
-        raise OSError(f'polygons: {target} cannot be written: {error}.') from error
+    errors = (DataLayerError, DataSourceError)
+    with atomic_path(target, 'polygons', errors) as part, warnings.catch_warnings():
+        # Maps of scenes without georeference have none either.
+        warnings.filterwarnings('ignore', message="'crs' was not provided")
+        frame.to_file(part, driver=_DRIVERS[target.suffix], layer='regions')
 
 
 def check_suffix(target: Path) -> None:

@@ -14,7 +14,6 @@ from it. Files in half precision are read in single precision.
 """
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,15 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
+from .._files import atomic_path
+from .untrusted import check_archive, check_content, check_model, check_record
+
 __all__ = (
     'DECODER_PREFIX',
     'ENCODER_KEY',
     'EncoderCheckpoint',
     'atomic_save',
+    'check_task',
     'decoder_of',
     'encoder_of',
     'from_checkpoint_keys',
@@ -72,24 +75,13 @@ def atomic_save(content: object, path: str | Path) -> None:
     Args:
         content: What to save.
         path: Where; missing folders are made.
+
+    Raises:
+        OSError: If it cannot be written; the message names *path*.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=f'.{path.name}.', delete=False
-    ) as file:
-        try:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    # A temporary file is private to its owner; a checkpoint is as readable as any.
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(file.name, 0o666 & ~umask)
-    os.replace(file.name, path)
+    # torch says RuntimeError where a disk is full.
+    with atomic_path(path, 'path', (RuntimeError,)) as part, part.open('wb') as file:
+        torch.save(content, file)
 
 
 def save_encoder(
@@ -217,7 +209,10 @@ def load_plain(file: str | Path | BinaryIO, map_location: Any = 'cpu') -> Any:
         ValueError: Whatever is wrong with it.
     """
     try:
-        return torch.load(file, map_location=map_location, weights_only=True)
+        check_archive(file)
+        content = torch.load(file, map_location=map_location, weights_only=True)
+        check_content(content)
+        return content
     except Exception as error:
         # Damaged bytes are a program of their own to an unpickler, which stumbles over
         # them with errors of any type.
@@ -261,23 +256,25 @@ def encoder_of(content: Any, name: str) -> EncoderCheckpoint:
         The encoder.
 
     Raises:
-        ValueError: If it is not in the format.
+        ValueError: If it is not in the format, or claims what cannot be.
     """
     try:
         hyper_parameters = dict(content['hyper_parameters'])
         hyper_parameters = dict(content.get(ENCODER_KEY, hyper_parameters))
         hyper_parameters['model']
-        state_dict = {
-            key.removeprefix(_PREFIX): _single(value)
+        tensors = {
+            key.removeprefix(_PREFIX): value
             for key, value in content['state_dict'].items()
             if key.startswith(_PREFIX)
         }
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f'weights: {name!r} is not an encoder file: it needs '
             "'hyper_parameters' with a 'model' and a 'state_dict'. Pass a file made by "
             'SIGMAETask.export.'
         ) from error
+    check_record(hyper_parameters, tensors, name)
+    state_dict = {key: _single(value) for key, value in tensors.items()}
     return EncoderCheckpoint(state_dict, hyper_parameters)
 
 
@@ -293,8 +290,33 @@ def decoder_of(content: Any) -> dict[str, Tensor]:
     return {
         key.removeprefix(DECODER_PREFIX): _single(value)
         for key, value in content['state_dict'].items()
-        if key.startswith(DECODER_PREFIX)
+        if key.startswith(DECODER_PREFIX) and isinstance(value, Tensor)
     }
+
+
+def check_task(content: Any, name: str) -> None:
+    """Refuse a training checkpoint whose arguments its tensors do not bear out.
+
+    Args:
+        content: What :func:`read_content` returns.
+        name: What to call it in errors.
+
+    Raises:
+        ValueError: If it is not one of ours.
+    """
+    encoder, decoder = encoder_of(content, name), decoder_of(content)
+    arguments = content['hyper_parameters']
+    check_record(arguments, encoder.state_dict, name)
+    check_model(arguments['model'], encoder.state_dict, name)
+    blocks = {key.split('.')[1] for key in decoder if key.startswith('blocks.')}
+    width = decoder['mask_token'].shape[-1:] if 'mask_token' in decoder else ()
+    asked = arguments.get('decoder_depth'), arguments.get('decoder_dim')
+    if asked != (len(blocks), *width):
+        raise ValueError(
+            f'weights: {name!r} cannot be what it claims to be: its decoder has '
+            f'{len(blocks)} blocks of width {width}, its arguments ask for {asked}. '
+            'Pass a training checkpoint of SIGMAETask.'
+        )
 
 
 def _half(value: Tensor) -> Tensor:

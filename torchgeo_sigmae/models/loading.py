@@ -3,7 +3,6 @@
 
 """Whatever ``weights=`` may be, read and loaded strictly."""
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ from ..bands import SENTINEL2, Sensor, get_sensor
 from .checkpoint import EncoderCheckpoint, read_encoder
 from .encoder import resample_positions
 from .spectral import SpectralViT
-from .weights import PackagedWeights, find_weights
+from .weights import PackagedWeights, resolve_weights
 
 __all__ = ('load_encoder_weights', 'read_weights')
 
@@ -37,16 +36,15 @@ def read_weights(weights: WeightsEnum | str | Path) -> EncoderCheckpoint:
         ValueError: If the file is not in the format.
         RuntimeError: If the file of an enum was altered or damaged.
     """
-    if isinstance(weights, str | Path):
-        if os.path.exists(weights):
-            return read_encoder(weights)
-        weights = find_weights(str(weights))
-    if isinstance(weights, PackagedWeights):
-        return weights.read()
-    state_dict: dict[str, Tensor] = weights.get_state_dict(
+    found = resolve_weights(weights)
+    if isinstance(found, Path):
+        return read_encoder(found)
+    if isinstance(found, PackagedWeights):
+        return found.read()
+    state_dict: dict[str, Tensor] = found.get_state_dict(
         progress=True, check_hash=True, weights_only=True
     )
-    return EncoderCheckpoint(state_dict, dict(weights.meta))
+    return EncoderCheckpoint(state_dict, dict(found.meta))
 
 
 def load_encoder_weights(

@@ -27,7 +27,7 @@ from .mae import MaskedAutoencoder
 from .matching import BandReport
 from .spectral import S2MAEViT
 from .spectrum import BandsOf
-from .weights import PackagedWeights, find_weights
+from .weights import PackagedWeights, resolve_weights
 
 __all__ = ('Stage', 'load_stage', 'parse_stage')
 
@@ -120,10 +120,9 @@ def parse_stage(source: WeightsEnum | str | Path, model: str) -> Stage:
 
 def _read(source: WeightsEnum | str | Path, name: str) -> Any:
     """Read the file of a stage, whatever names it."""
-    if isinstance(source, str) and not Path(source).exists():
-        # A string that names no weights may as well be a misspelled path.
-        with suppress(FileNotFoundError):
-            source = find_weights(source)
+    # A string that names no weights may as well be a misspelled path.
+    with suppress(FileNotFoundError):
+        source = resolve_weights(source)
     if isinstance(source, PackagedWeights):
         return source.read_content()
     if isinstance(source, WeightsEnum):

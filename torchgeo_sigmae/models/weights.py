@@ -31,6 +31,7 @@ __all__ = (
     'SIGMAE_Weights',
     'find_weights',
     'normalization',
+    'resolve_weights',
 )
 
 
@@ -217,6 +218,26 @@ class SIGMAE_Weights(PackagedWeights):
         },
         sha256='2fe5e33ba7d705090df4b4a4872242235ca0625e8ff8169c85b6dae34c4f271c',
     )  # fmt: skip
+
+
+def resolve_weights(weights: WeightsEnum | str | Path) -> WeightsEnum | Path:
+    """Tell a file from a weight enum.
+
+    Args:
+        weights: A weight enum, its string, or the path of a file.
+
+    Returns:
+        The member, or the path of what exists under that name.
+
+    Raises:
+        FileNotFoundError: If it is neither.
+    """
+    if isinstance(weights, WeightsEnum):
+        return weights
+    path = Path(weights)
+    if isinstance(weights, Path) or path.exists():
+        return path
+    return find_weights(weights)
 
 
 def find_weights(name: str) -> WeightsEnum:

@@ -3,7 +3,6 @@
 
 """Whether pretrained weights and the data they meet agree on bands and units."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from ..bands import get_sensor
-from ..models.checkpoint import EncoderCheckpoint, read_encoder
+from ..models.checkpoint import EncoderCheckpoint
 from ..models.embeddings import GroupEmbed
-from ..models.weights import PackagedWeights, find_weights
+from ..models.loading import read_weights
+from ..models.weights import PackagedWeights, resolve_weights
 from .datamodules import datamodule_bands, datamodule_normalization
 
 __all__ = ('check_bands', 'match_normalization', 'read_known')
@@ -197,16 +197,13 @@ def read_known(weights: object) -> EncoderCheckpoint | None:
     Returns:
         The tensors and what is known about them; None for weights of others.
     """
-    if isinstance(weights, str) and not os.path.exists(weights):
-        try:
-            weights = find_weights(weights)
-        except FileNotFoundError:
-            return None
-    if isinstance(weights, PackagedWeights):
-        return weights.read()
-    if not isinstance(weights, str | Path):
+    if not isinstance(weights, str | Path | PackagedWeights):
         return None
     try:
-        return read_encoder(weights)
+        found = resolve_weights(weights)
+        ours = isinstance(found, Path | PackagedWeights)
+        return read_weights(found) if ours else None
+    except FileNotFoundError:
+        return None
     except ValueError:  # a file of another format, which TorchGeo may take
         return None

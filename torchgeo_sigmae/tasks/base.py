@@ -3,10 +3,11 @@
 
 """What every pretraining run needs, whatever it masks: data, optimiser, checkpoints."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
@@ -19,7 +20,9 @@ from ..bands import Sensor
 from ..models import MaskedAutoencoder
 from ..models.checkpoint import (
     ENCODER_KEY,
+    check_task,
     from_checkpoint_keys,
+    read_content,
     save_encoder,
     to_checkpoint_keys,
 )
@@ -297,6 +300,52 @@ class PretrainingTask(BaseTask):
                 }
             checkpoint['epoch_metrics'][name] = state
 
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Make a task of a training checkpoint, perhaps a stranger's.
+
+        Nothing in the file is executed, and nothing it claims is believed before it is
+        checked. *weights*, *previous* and *transform* are those given here, or none.
+
+        Args:
+            checkpoint_path: The file, or a URL.
+            map_location: Where to put the tensors, as in :func:`torch.load`.
+            hparams_file: As in Lightning.
+            strict: Whether all tensors have to be there, and no other.
+            weights_only: Whether tensors and plain values are all that is read; False
+                executes what the file asks for.
+            **kwargs: Arguments of the task that are to differ.
+
+        Returns:
+            The task.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is not one of ours.
+        """
+        local = isinstance(checkpoint_path, str | Path)
+        if weights_only and local and os.path.isfile(checkpoint_path):
+            name = str(checkpoint_path)
+            check_task(read_content(checkpoint_path, name), name)
+        given = dict.fromkeys(('weights', 'previous', 'transform', '_instantiator'))
+        task: Self = super().load_from_checkpoint(
+            checkpoint_path,
+            map_location,
+            hparams_file,
+            strict,
+            weights_only=weights_only,
+            **{**given, **kwargs},
+        )
+        return task
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Undo :meth:`on_save_checkpoint`; warn where a run cannot resume exactly.
 
@@ -306,7 +355,8 @@ class PretrainingTask(BaseTask):
         checkpoint['state_dict'] = from_checkpoint_keys(checkpoint['state_dict'])
         if 'statistics' in checkpoint and self._statistics is None:
             self._statistics = BatchStatistics.from_dict(checkpoint['statistics'])
-        if trained_on := checkpoint.get(ENCODER_KEY, {}).get('trained_on'):
+        trained_on = checkpoint.get(ENCODER_KEY, {}).get('trained_on')
+        if trained_on and all(type(stage.get('steps')) is int for stage in trained_on):
             *self.history, self._stage = trained_on
         if self._trainer is None:
             return
@@ -314,8 +364,8 @@ class PretrainingTask(BaseTask):
             # The sums of all processes go on in the first.
             if name in self.epoch_metrics and not self.global_rank:
                 metric = self.epoch_metrics[name]
-                for key, sums in state.items():
-                    setattr(metric, key, sums.to(metric.device))
+                for key in metric.metric_state.keys() & state.keys():
+                    setattr(metric, key, state[key].to(metric.device))
         loop = checkpoint.get('loops', {}).get('fit_loop', {})
         batches = loop.get('epoch_loop.batch_progress', {})
         inside = (

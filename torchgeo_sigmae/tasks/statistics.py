@@ -23,6 +23,9 @@ from .datamodules import datamodule_bands, datamodule_dates, datamodule_normaliz
 
 __all__ = ('BatchStatistics', 'resolve_statistics')
 
+#: A stranger's checkpoint may claim any number.
+_MOST_DATES = 1000
+
 
 @dataclass(frozen=True)
 class BatchStatistics:
@@ -190,12 +193,34 @@ class BatchStatistics:
 
         Returns:
             The statistics.
+
+        Raises:
+            ValueError: If that is not what the dictionary holds.
         """
         arguments: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in values.items()
         }
-        return cls(**arguments)
+        try:
+            known = cls(**arguments)
+            bands = len(known.data_bands)
+            numbers = [*known.mean, *known.std, known.scale, known.offset]
+            sound = (
+                len(known.mean) == len(known.std) == bands
+                and all(map(math.isfinite, numbers))
+                and all(known.model_std)
+                and all(isinstance(name, str) for name in known.data_bands)
+                and min(known.channels) >= 0
+                and 1 <= known.dates <= _MOST_DATES
+            )
+        except (ArithmeticError, IndexError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            raise ValueError(
+                'statistics: the checkpoint tells no finite mean and std, above 0, for '
+                'each band of its data. Pass a training checkpoint of SIGMAETask.'
+            )
+        return known
 
 
 def resolve_statistics(

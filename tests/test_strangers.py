@@ -1,0 +1,436 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Files of strangers: nothing in them is executed, and no claim of theirs believed."""
+
+import os
+import pickle
+import resource
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import training
+from geotiffs import write
+from kornia.augmentation import AugmentationSequential
+from torch.utils.data import DataLoader
+
+from torchgeo_sigmae import SIGMAETask
+from torchgeo_sigmae.__main__ import main
+from torchgeo_sigmae._compat import Classification, SemanticSegmentation
+from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
+from torchgeo_sigmae.evaluation import FrozenEncoder
+from torchgeo_sigmae.models import adapt_bands, read_encoder, read_weights
+from torchgeo_sigmae.models.checkpoint import load_plain
+from torchgeo_sigmae.resume import newest_checkpoint
+from torchgeo_sigmae.tasks.agreement import read_known
+
+NAME = 'sigmae_vit_tiny_patch8'
+
+#: The names files are hard to read under.
+ODD = 'a #%?& ü name'
+
+
+class Payload:
+    """What makes a folder when it is unpickled."""
+
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.witness),)
+
+
+@pytest.fixture(scope='module')
+def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A training checkpoint as it should be."""
+    path = tmp_path_factory.mktemp('sound')
+    task = training.task()
+    trainer = training.trainer(path, max_steps=1)
+    trainer.fit(task, DataLoader([{'image': 3000 * torch.rand(10, 32, 32)}] * 2, 2))
+    trainer.save_checkpoint(path / 'x.ckpt')
+    content: dict[str, Any] = torch.load(path / 'x.ckpt', weights_only=True)
+    del content['optimizer_states']  # for speed
+    return content
+
+
+@pytest.fixture(scope='module')
+def small(sound: dict[str, Any]) -> dict[str, Any]:
+    """The same without its large tensors, which nobody is to look at."""
+    tensors = sound['state_dict']
+    few = {key: value for key, value in tensors.items() if value.numel() < 25_000}
+    assert {'model.pos_embed', 'decoder.mask_token'} <= few.keys()
+    few['model.patch_embed.proj.weight'] = tensors['model.patch_embed.proj.weight']
+    return {**sound, 'state_dict': few}
+
+
+def scene(path: Path) -> Path:
+    return write(
+        path / 's.tif', np.full((10, 64, 64), 3000, 'uint16'), SENTINEL2_TEN_BANDS
+    )
+
+
+def fit_from(path: Path) -> None:
+    """Continue a run, as the command line does."""
+    folder = path.parent / 'run' / 'resume'
+    folder.mkdir(parents=True)
+    shutil.copy(path, folder / 'step=000000001.ckpt')
+    newest_checkpoint(folder)
+
+
+def command(*arguments: str) -> Callable[[Path], None]:
+    """A subcommand of ours: CHECKPOINT, SCENE and FOLDER are filled in."""
+
+    def run(path: Path) -> None:
+        known = {'CHECKPOINT': path, 'FOLDER': path.parent / 'out'}
+        if 'SCENE' in arguments:
+            known['SCENE'] = scene(path.parent)
+        if 'SCENES' in arguments:
+            known['SCENES'] = scene(path.parent / 'scenes').parent
+        main([str(known.get(argument, argument)) for argument in arguments])
+
+    return run
+
+
+def finetune(path: Path) -> None:
+    """FineTuning looks into the file itself."""
+    if read_known(str(path)) is None:
+        raise ValueError('not one of ours')
+
+
+#: Everything that reads a file of weights.
+READERS: dict[str, Callable[[Path], object]] = {
+    'read_encoder': read_encoder,
+    'read_weights': lambda path: read_weights(str(path)),
+    'weights=': lambda path: training.task(weights=str(path)),
+    'previous=': lambda path: training.task(previous=str(path)),
+    'previous= of a folder': lambda path: training.task(
+        previous=str(folder_of(path))
+    ),
+    'load_from_checkpoint': lambda path: SIGMAETask.load_from_checkpoint(path),
+    'load_from_checkpoint of a string': lambda path: SIGMAETask.load_from_checkpoint(
+        str(path), map_location='cpu'
+    ),
+    'FrozenEncoder': FrozenEncoder.load,
+    'adapt_bands': lambda path: adapt_bands(path, ['B04'], path.with_suffix('.out')),
+    'Classification': lambda path: Classification(
+        model=NAME, weights=str(path), in_channels=10, num_classes=2
+    ),
+    'SemanticSegmentation': lambda path: SemanticSegmentation(
+        model='upernet', backbone=NAME, weights=str(path), in_channels=10,
+        num_classes=2,
+    ),
+    'FineTuning': finetune,
+    'resume': fit_from,
+    'report': command(
+        'report', 'CHECKPOINT', '--data', 'SCENES', '--size', '32', '-o', 'FOLDER'
+    ),
+    'embed': command(
+        'embed', 'SCENE', '--weights', 'CHECKPOINT', '--size', '32', '-o', 'FOLDER'
+    ),
+    'reconstruct': command(
+        'reconstruct', 'SCENE', '--weights', 'CHECKPOINT', '-o', 'FOLDER'
+    ),
+    'adapt-bands': command(
+        'adapt-bands', 'CHECKPOINT', '--bands', 'B04', '-o', 'FOLDER'
+    ),
+    'probe': command('probe', 'CHECKPOINT', '--root', 'FOLDER', '-o', 'FOLDER'),
+}  # fmt: skip
+
+
+def folder_of(path: Path) -> Path:
+    """The folder of a run with this checkpoint."""
+    folder = path.parent / 'stage' / 'resume'
+    folder.mkdir(parents=True)
+    shutil.copy(path, folder / 'step=1.ckpt')
+    return folder.parent
+
+
+#: What they say of a file they do not take. TorchGeo's own say what torch says.
+REFUSALS = (ValueError, RuntimeError, pickle.UnpicklingError, SystemExit)
+
+
+@pytest.mark.parametrize('reader', READERS)
+@pytest.mark.parametrize('legacy', [False, True])
+def test_code_in_a_file_is_not_executed(
+    reader: str, legacy: bool, small: dict[str, Any], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    witness, path = tmp_path / 'executed', tmp_path / 'x.ckpt'
+    content = {**small, 'payload': Payload(witness)}
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(REFUSALS):
+        READERS[reader](path)
+    assert not witness.exists()
+    # The payload is live.
+    torch.load(path, weights_only=False)
+    assert witness.is_dir()
+
+
+@pytest.mark.parametrize('reader', [r for r in READERS if r not in {'probe', 'resume'}])
+def test_a_sound_file_of_any_name_is_read(
+    reader: str, sound: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / f'{ODD} folder' / f'{ODD}.ckpt'
+    path.parent.mkdir()
+    torch.save(sound, path)
+    READERS[reader](path)
+
+
+def altered(content: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """The same in both places where a checkpoint tells of its encoder."""
+    return {
+        **content,
+        'hyper_parameters': {**content['hyper_parameters'], **change},
+        'encoder': {**content['encoder'], **change},
+    }
+
+
+def nested(depth: int) -> list[Any]:
+    """Two to the power of depth values, in a few bytes."""
+    value: list[Any] = ['x']
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+#: What cannot be true of an encoder.
+CLAIMS: dict[str, dict[str, Any]] = {
+    'size': {'size': 10**9},
+    'size that is just too large': {'size': 4096},
+    'size of nothing': {'size': 0},
+    'size below nothing': {'size': -8},
+    'size that is no number': {'size': 'large'},
+    'patch_size 0': {'patch_size': 0},
+    'patch_size': {'patch_size': 10**6},
+    'patch_size of another': {'patch_size': 16},
+    'channels': {'in_channels': 10**6 * 10},
+    'bands': {'bands': ['B02'] * 10**5},
+    'names of bands': {'bands': ['B' * 10_000_000]},
+    'bands that are no list': {'bands': 7},
+    'bands that are no names': {'bands': [1, 2]},
+    'bands of bands': {'bands': nested(60)},
+    'depth': {'decoder_depth': 10**6},
+    'depth that is just too large': {'decoder_depth': 900},
+    'width': {'decoder_dim': 10**7},
+    'width that is just too large': {'decoder_dim': 60_000},
+    'heads': {'decoder_num_heads': 10**9},
+    'dates': {'dates': 10**9},
+    'mean of too few': {'mean': [1.0, 2.0], 'patch_size': 8},
+    'mean that is none': {'mean': [float('nan')] * 10},
+    'std without end': {'std': [float('inf')] * 10},
+    'std 0': {'std': [0.0] * 10},
+    'mean of words': {'mean': ['a'] * 10},
+    'scale': {'scale': float('nan')},
+    'another model': {'model': 'vit_giant_patch14_clip_224'},
+    'no model': {'model': 'no_such_model'},
+    'model that is no name': {'model': 7},
+    'a model on the network': {'model': 'hf-hub:someone/something'},
+    'a long number': {'seed': 10**1000},
+    'a laughing list': {'masking': nested(100)},
+}
+
+
+#: Nothing else is wrong with these files than what is claimed.
+REASONS = 'cannot be what it claims|holds [0-9]* numbers|timm does not know'
+
+
+@contextmanager
+def memory_limit(size: int = 2**31) -> Iterator[None]:
+    """Let this process take no more than so many bytes beyond what it has."""
+    with open('/proc/self/statm') as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.parametrize('claim', CLAIMS)
+def test_claims_are_not_believed(
+    claim: str, small: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / 'x.ckpt'
+    torch.save(altered(small, CLAIMS[claim]), path)
+    only_task = {'decoder_depth', 'decoder_dim', 'seed', 'masking'} & set(CLAIMS[claim])
+    readers = ['load_from_checkpoint']
+    if not only_task:
+        readers += ['FrozenEncoder', 'weights=', 'previous=', 'adapt_bands']
+    if CLAIMS[claim].get('model'):
+        readers = ['load_from_checkpoint', 'FrozenEncoder']
+    for reader in readers:
+        with memory_limit(), pytest.raises(ValueError, match=REASONS) as error:
+            READERS[reader](path)
+        assert 'x.ckpt' in str(error.value)
+        assert len(str(error.value)) < 600
+
+
+def rewritten(
+    source: Path, target: Path, compression: int, change: dict[str, bytes]
+) -> None:
+    """The same archive, packed otherwise or with other entries."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, 'w') as new:
+        for entry in old.infolist():
+            name = entry.filename.partition('/')[2]
+            content = change.get(name, old.read(entry))
+            new.writestr(entry.filename, content, compression)
+
+
+def bombs(path: Path) -> Iterator[tuple[str, Path]]:
+    """Small files that become large ones."""
+    small = path / 'small.ckpt'
+    weight = {'model.patch_embed.proj.weight': torch.zeros(4)}
+    content = {'hyper_parameters': {'model': NAME}, 'state_dict': weight}
+    torch.save(content, small)
+    packed = path / 'packed.ckpt'
+    zeros = bytes(2**28)
+    rewritten(small, packed, zipfile.ZIP_DEFLATED, {'data/0': zeros})
+    assert packed.stat().st_size < 2**20
+    yield 'packed', packed
+    pickled = path / 'pickled.ckpt'
+    rewritten(small, pickled, zipfile.ZIP_DEFLATED, {'data.pkl': zeros})
+    yield 'packed', pickled
+    # The directory of the archive says the entry is larger than the file.
+    claims = path / 'claims.ckpt'
+    raw = bytearray(small.read_bytes())
+    place = raw.rindex(b'PK\x01\x02', 0, raw.rindex(b'data/0'))
+    raw[place + 20 : place + 28] = (2**31 - 1).to_bytes(4, 'little') * 2
+    claims.write_bytes(raw)
+    yield 'claimed', claims
+    # A tensor of four bytes that is a trillion times the same number.
+    for dtype in (torch.float16, torch.float32):
+        view = path / f'{dtype}.ckpt'
+        weight = {'model.x': torch.zeros(1, dtype=dtype).expand(2**20, 2**20)}
+        torch.save({**content, 'state_dict': weight}, view)
+        yield 'tensors of', view
+    many = path / 'many.ckpt'
+    weight = {f'model.{i}': torch.zeros(2**16).half().view(-1) for i in range(1)}
+    shared = weight['model.0']
+    weight = {f'model.{i}': shared.view(2, -1) for i in range(2000)}
+    torch.save({**content, 'state_dict': weight}, many)
+    yield 'tensors of', many
+    meta = path / 'meta.ckpt'
+    weight = {'model.x': torch.empty(2**40, device='meta')}
+    torch.save({**content, 'state_dict': weight}, meta)
+    yield 'not dense', meta
+    sparse = path / 'sparse.ckpt'
+    empty = torch.sparse_coo_tensor(torch.empty(1, 0), torch.empty(0), (2**40,))
+    torch.save({**content, 'state_dict': {'model.x': empty}}, sparse)
+    yield 'not dense', sparse
+    legacy = path / 'legacy.ckpt'
+    torch.save(content, legacy, _use_new_zipfile_serialization=False)
+    yield 'no archive', legacy
+
+
+def test_small_files_do_not_become_large_ones(tmp_path: Path) -> None:
+    for why, path in bombs(tmp_path):
+        with memory_limit(2**27), pytest.raises(ValueError, match=why):
+            load_plain(path)
+        with memory_limit(2**27), pytest.raises(ValueError, match=path.name):
+            read_encoder(path)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'mean': [1.0]}, 'statistics: '),
+        ({'std': [0.0] * 10}, 'statistics: '),
+        ({'std': [float('nan')] * 10}, 'statistics: '),
+        ({'mean': ['a'] * 10}, 'statistics: '),
+        ({'channels': [11]}, 'statistics: '),
+        ({'channels': [-1]}, 'statistics: '),
+        ({'channels': []}, 'statistics: '),
+        ({'dates': 10**9}, 'statistics: '),
+        ({'scale': float('inf')}, 'statistics: '),
+        ({'another': 1}, 'statistics: '),
+    ],
+)
+def test_statistics_of_strangers(
+    change: dict[str, Any], message: str, sound: dict[str, Any], tmp_path: Path
+) -> None:
+    content = {**sound, 'statistics': {**sound['statistics'], **change}}
+    content['hyper_parameters'] = {**sound['hyper_parameters'], 'mean': None}
+    torch.save(content, tmp_path / 'x.ckpt')
+    with pytest.raises(ValueError, match=message):
+        SIGMAETask.load_from_checkpoint(tmp_path / 'x.ckpt')
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'patch_embed.band_group': torch.tensor([10**12] * 10)},
+        {'patch_embed.band_group': torch.tensor([-1] * 10)},
+        {'patch_embed.band_group': torch.zeros(10)},
+        {'patch_embed.proj.weight': torch.zeros(192, 1, 0, 8, 8)},
+        {'patch_embed.proj.weight': torch.zeros(7)},
+        {'spectral_embed': torch.zeros(3)},
+        {'pos_embed': torch.zeros(3)},
+        {'pos_embed': 'text'},
+    ],
+)
+def test_tensors_of_strangers(
+    change: dict[str, Any], small: dict[str, Any], tmp_path: Path
+) -> None:
+    tensors = {f'model.{key}': value for key, value in change.items()}
+    content = {**small, 'state_dict': {**small['state_dict'], **tensors}}
+    torch.save(content, tmp_path / 'x.ckpt')
+    for reader in ('FrozenEncoder', 'weights=', 'previous=', 'load_from_checkpoint'):
+        with pytest.raises(ValueError, match=REASONS):
+            READERS[reader](tmp_path / 'x.ckpt')
+
+
+def test_a_checkpoint_makes_no_other_class_and_reads_no_other_file(
+    sound: dict[str, Any], tmp_path: Path
+) -> None:
+    # What Lightning's command line leaves in a checkpoint, and follows.
+    change = {
+        '_instantiator': 'lightning.pytorch.cli.instantiate_module',
+        '_class_path': 'torchgeo_sigmae.SIGMAETask',
+        'transform': {
+            'class_path': 'torch.nn.Linear',
+            'init_args': {'in_features': 1, 'out_features': 1},
+        },
+        'weights': str(tmp_path / 'secret'),
+        'previous': str(tmp_path / 'secret'),
+    }
+    torch.save(altered(sound, change), tmp_path / 'x.ckpt')
+    loaded = SIGMAETask.load_from_checkpoint(tmp_path / 'x.ckpt')
+    assert type(loaded) is SIGMAETask
+    assert isinstance(loaded.transform, AugmentationSequential)
+    assert loaded.weights is loaded.previous is None
+    for key, value in loaded.model.encoder.state_dict().items():
+        assert torch.equal(value, sound['state_dict'][f'model.{key}'])
+
+
+CONFIGS = {
+    'apply': 'model: !!python/object/apply:os.mkdir [{0}]',
+    'new': 'model: !!python/object/new:os.mkdir [[{0}]]',
+    'call in a class': 'model:\n  class_path: os.mkdir\n  init_args:\n    path: {0}',
+    'a task': 'model:\n  class_path: SIGMAETask\n  init_args:\n    weights: '
+    '!!python/object/apply:os.mkdir [{0}]',
+    'a callback': 'trainer:\n  callbacks:\n  - class_path: os.mkdir\n'
+    '    init_args:\n      path: {0}',
+    'a transform': 'model:\n  class_path: SIGMAETask\n  init_args:\n    transform:\n'
+    '      class_path: os.mkdir\n      init_args:\n        path: {0}',
+}
+
+
+@pytest.mark.parametrize('config', CONFIGS)
+def test_code_in_a_configuration_is_not_executed(
+    config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    witness = tmp_path / 'executed'
+    path = tmp_path / 'x.yaml'
+    path.write_text(CONFIGS[config].format(witness))
+    with pytest.raises(SystemExit):
+        main(['fit', f'--config={path}'])
+    assert capsys.readouterr().err
+    assert not witness.exists()

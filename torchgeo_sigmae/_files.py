@@ -1,0 +1,93 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Files that are there whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+__all__ = ('atomic_path', 'require_writable', 'write_text')
+
+
+@contextmanager
+def atomic_path(
+    path: str | Path,
+    argument: str = 'output',
+    errors: tuple[type[BaseException], ...] = (),
+    remedy: str = 'Is there space, and may you write there?',
+) -> Iterator[Path]:
+    """Write a file whole or not at all.
+
+    The body writes to a name beside it. Only when all of that is on the disk does it
+    take the place of *path*; whatever goes wrong leaves the file of that name as it
+    was, and no other.
+
+    Args:
+        path: The file to be; missing folders are made.
+        argument: What the user knows *path* by, for the message.
+        errors: What else than ``OSError`` says that a file cannot be written.
+        remedy: What the message advises.
+
+    Yields:
+        The name to write to, with the suffix of *path*.
+
+    Raises:
+        OSError: If it cannot be written; the message names *path*.
+    """
+    path = Path(path)
+    part = path.with_name(f'.{path.stem}.{os.getpid()}.part{path.suffix}')
+    known: tuple[type[BaseException], ...] = (OSError, *errors)
+    try:
+        if path.exists() and not path.is_file():
+            # /dev/null would be replaced, too, by whoever may do that.
+            raise OSError('it is there, and no file')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        with part.open('rb+') as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except known as error:
+        raise OSError(
+            f'{argument}: {path} cannot be written: {error}. {remedy}'
+        ) from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def write_text(path: str | Path, text: str, argument: str = 'output') -> None:
+    """Write a text whole or not at all.
+
+    Args:
+        path: The file to be; missing folders are made.
+        text: Its content.
+        argument: What the user knows *path* by, for the message.
+
+    Raises:
+        OSError: If it cannot be written; the message names *path*.
+    """
+    with atomic_path(path, argument) as part:
+        part.write_text(text, encoding='utf-8')
+
+
+def require_writable(path: str | Path, argument: str = 'output') -> None:
+    """Say at once that a file cannot be written, not after hours of work.
+
+    Args:
+        path: The file to be; missing folders are made.
+        argument: What the user knows *path* by, for the message.
+
+    Raises:
+        OSError: If it cannot be written; the message names *path*.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise OSError(f'{argument}: {path} is there, and no file.')
+    trial = path.with_name(f'.{path.name}.{os.getpid()}.trial')
+    try:
+        write_text(trial, '', argument)
+        trial.unlink()
+    except OSError as error:
+        raise OSError(f'{argument}: {path} cannot be written: {error}') from error
