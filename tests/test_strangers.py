@@ -232,7 +232,7 @@ CLAIMS: dict[str, dict[str, Any]] = {
     'no model': {'model': 'no_such_model'},
     'model that is no name': {'model': 7},
     'a model on the network': {'model': 'hf-hub:someone/something'},
-    'a long number': {'seed': 10**1000},
+    'a long number': {'seed': 10**300},
     'a laughing list': {'masking': nested(100)},
 }
 
