@@ -95,6 +95,17 @@ def test_masked_mse() -> None:
     assert torch.equal(prediction.grad, torch.zeros(3))
 
 
+def test_masked_mse_leaves_out_what_does_not_count() -> None:
+    """Whatever it is: NaN less NaN is not 0."""
+    for odd in (torch.nan, torch.inf, -torch.inf):
+        prediction = torch.tensor([1.0, odd], requires_grad=True)
+        target = torch.tensor([0.0, odd])
+        loss = masked_mse(prediction, target, torch.tensor([True, False]))
+        loss.backward()
+        assert loss.item() == 1
+        assert torch.equal(prediction.grad, torch.tensor([2.0, 0.0]))
+
+
 def test_sizes_that_do_not_divide_are_refused() -> None:
     with pytest.raises(ValueError, match='60 x 64 pixels cannot be cut'):
         patchify(torch.rand(1, 3, 60, 64), 8)

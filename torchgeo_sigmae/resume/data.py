@@ -110,6 +110,21 @@ def batches_begun(trainer: Trainer) -> int:
     return int(trainer.fit_loop.epoch_loop.batch_progress.total.ready)
 
 
+def samples_begun(trainer: Trainer) -> list[int]:
+    """Tell which samples the training batch that has begun holds.
+
+    Args:
+        trainer: The trainer.
+
+    Returns:
+        Their indices in the dataset; none if the data are not resumable.
+    """
+    loader = trainer.train_dataloader
+    if not isinstance(loader, _ResumableLoader):
+        return []
+    return loader.samples_of(max(batches_begun(trainer) - 1, 0))
+
+
 class _ResumableLoader(DataLoader[Any]):
     """A DataLoader that continues where its trainer stands."""
 
@@ -151,6 +166,12 @@ class _ResumableLoader(DataLoader[Any]):
         # At the first batch, not before: Lightning makes the iterator early, before it
         # has restored the progress of the run, and workers would set off at once.
         yield from super().__iter__()
+
+    def samples_of(self, number: int) -> list[int]:
+        """The samples of a batch, counted over all epochs."""
+        epoch, batch = divmod(number, self._placed.batches_per_epoch)
+        first = batch * self._placed.batch_size
+        return self._placed.order(epoch)[first : first + self._placed.batch_size]
 
     # Lightning takes a loader with these two for resumable. Where it stands is known
     # from the trainer's own progress, so that batches that workers fetched ahead do not
@@ -201,11 +222,15 @@ class _PlacedSampler(DistributedSampler[tuple[int, int]]):
         epoch, batch = self.epoch, 0
         if trainer is not None and trainer.state.fn == 'fit':
             epoch, batch = divmod(batches_begun(trainer), self.batches_per_epoch)
+        for index in self.order(epoch)[batch * self.batch_size :]:
+            yield epoch, index
+
+    def order(self, epoch: int) -> list[int]:
+        """The samples of this process in an epoch."""
         with seeded(_ORDER, self.owner.resumable_seed, epoch):
             order = list(self.source)
         mine = order[self.rank :: self.num_replicas][: self.num_samples]
-        for index in mine[batch * self.batch_size :]:
-            yield epoch, int(index)
+        return [int(index) for index in mine]
 
 
 class _SeededSamples(Dataset[Any]):

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from .._compat import TORCHGEO_VERSION, BaseTask
@@ -30,6 +31,7 @@ from ..resume import is_resumable
 from ..transforms import bitemporal
 from .batch import mark_valid_pixels
 from .datamodules import attached_datamodule, normalizes
+from .guard import FiniteGuard, check_scaler
 from .optim import (
     build_optimizer,
     scaled_lr,
@@ -66,6 +68,11 @@ class PretrainingTask(BaseTask):
 
     #: What earlier stages of progressive pretraining were trained on.
     history: Sequence[dict[str, Any]] = ()
+
+    def __init__(self) -> None:
+        """Initialize a new PretrainingTask instance."""
+        super().__init__()
+        self._guard = FiniteGuard()
 
     # ------------------------------------------------------------------------- data
 
@@ -185,6 +192,34 @@ class PretrainingTask(BaseTask):
             'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},
         }
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Note what the batch holds, to name it if it goes wrong.
+
+        Args:
+            batch: The batch.
+            batch_idx: Its place in the epoch.
+        """
+        self._guard.begin(batch, self.trainer)
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Note the loss.
+
+        Args:
+            loss: The loss, scaled where gradients are.
+        """
+        self._guard.add(loss)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Stop before a loss or gradient that is not finite reaches the weights.
+
+        Args:
+            optimizer: The optimiser.
+
+        Raises:
+            RuntimeError: If so; names the step and the files of the batch.
+        """
+        self._guard.check(optimizer, self.trainer)
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Take a step, and free the gradients.
 
@@ -193,8 +228,12 @@ class PretrainingTask(BaseTask):
         Args:
             *args: Passed to Lightning, whose third is the optimiser.
             **kwargs: Passed to Lightning.
+
+        Raises:
+            RuntimeError: If a gradient scaler leaves out every step.
         """
         super().optimizer_step(*args, **kwargs)
+        check_scaler(self.trainer)
         self.zero_grad()
 
     # ---------------------------------------------------------------------- logging

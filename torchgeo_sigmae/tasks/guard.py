@@ -1,0 +1,161 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""No NaN reaches the weights: a training stops before, and names the files."""
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from ..resume.data import samples_begun
+
+__all__ = ('FiniteGuard', 'batch_names')
+
+#: Keys under which datasets name their files.
+_PATHS = ('path', 'filename', 'filepath')
+
+#: A GradScaler starts at 2**16 and halves at every step it leaves out. Below this, it
+#: has left out 32 in a row, and will never find a scale.
+_SMALLEST_SCALE = 2.0**-16
+
+
+class FiniteGuard:
+    """Looks at losses and gradients before every step of the optimiser.
+
+    Everything is looked at at once, for a single transfer from the device per step.
+    """
+
+    def __init__(self) -> None:
+        """Initialize a new FiniteGuard instance."""
+        self._losses: list[Tensor] = []
+        self._batches: list[str] = []
+
+    def begin(self, batch: Any, trainer: Trainer) -> None:
+        """Note which batch comes.
+
+        Args:
+            batch: The batch.
+            trainer: The trainer that deals it.
+        """
+        # What came since the last step of the optimiser belongs to the next.
+        del self._batches[len(self._losses) :]
+        names = batch_names(batch)
+        if not names:
+            indices = samples_begun(trainer)
+            names = (
+                f'samples {", ".join(map(str, indices))} of the dataset, which gives '
+                'no file names'
+                if indices
+                else 'samples that are not known: the dataset gives no file names'
+            )
+        self._batches.append(names)
+
+    def add(self, loss: Tensor) -> None:
+        """Note its loss.
+
+        Args:
+            loss: The loss, scalar.
+        """
+        self._losses.append(loss.detach())
+
+    def check(self, optimizer: Optimizer, trainer: Trainer) -> None:
+        """Stop if a loss or a gradient since the last step is not finite.
+
+        Args:
+            optimizer: The optimiser that is about to step.
+            trainer: The trainer.
+
+        Raises:
+            RuntimeError: If so; names the step and the files of the batches.
+        """
+        losses, batches = self._losses, self._batches
+        self._losses, self._batches = [], []
+        scaler = getattr(trainer.precision_plugin, 'scaler', None)
+        values = list(losses)
+        # A scaler tries scales until gradients fit, and leaves a step out meanwhile.
+        if scaler is None:
+            values.append(_gradient_norm(optimizer))
+        if not values or bool(
+            torch.stack([v.float() for v in values]).isfinite().all()
+        ):
+            return
+        wrong = [
+            names
+            for loss, names in zip(losses, batches, strict=True)
+            if not loss.isfinite()
+        ]
+        what = 'loss' if wrong else 'gradient'
+        raise RuntimeError(
+            f'Step {trainer.global_step}: the {what} is not finite'
+            + f' on process {trainer.global_rank}' * (trainer.world_size > 1)
+            + '. The weights are those before the step. The batch holds '
+            + '; '.join(wrong or batches)
+            + '. Look at these files, and exclude what is damaged; if they are sound, '
+            'the training diverged: pass a smaller lr=, or gradient_clip_val= to the '
+            'Trainer.'
+        )
+
+
+def check_scaler(trainer: Trainer) -> None:
+    """Stop where a gradient scaler leaves every step out.
+
+    Args:
+        trainer: The trainer.
+
+    Raises:
+        RuntimeError: If it has found no scale at which gradients are finite.
+    """
+    scaler = getattr(trainer.precision_plugin, 'scaler', None)
+    if scaler is not None and scaler.get_scale() < _SMALLEST_SCALE:
+        raise RuntimeError(
+            f'Step {trainer.global_step}: no gradient was finite for many steps, '
+            'whatever they were scaled by, so that none was taken. Pass '
+            "precision='bf16-mixed' or '32-true' to the Trainer."
+        )
+
+
+def batch_names(batch: Any) -> str:
+    """Name the files of a batch.
+
+    Args:
+        batch: A batch, in which ``'path'`` or ``'filename'`` may hold a name a sample,
+            and ``'window'`` the first row and column of each, ``(B, 2)``.
+
+    Returns:
+        The files and windows in words; empty if the batch does not tell.
+    """
+    if not isinstance(batch, dict):
+        return ''
+    paths = next((batch[key] for key in _PATHS if key in batch), None)
+    if not isinstance(paths, list | tuple):
+        return ''
+    windows = batch.get('window')
+    places: dict[str, list[str]] = defaultdict(list)
+    for i, path in enumerate(paths):
+        places[str(path)] += (
+            [f'{int(windows[i][0])}, {int(windows[i][1])}']
+            if isinstance(windows, Tensor)
+            else []
+        )
+    return ', '.join(
+        f'{path} (row, column {" and ".join(found)})' if found else path
+        for path, found in places.items()
+    )
+
+
+def _gradient_norm(optimizer: Optimizer) -> Tensor:
+    """The norm of all gradients, whose overflow would fill AdamW's squares with inf."""
+    grads = [
+        parameter.grad
+        for group in optimizer.param_groups
+        for parameter in group['params']
+        if parameter.grad is not None
+    ]
+    # The largest magnitude would take eight times as long on a CPU.
+    norm: Tensor = get_total_norm(grads)
+    return norm
