@@ -3,8 +3,9 @@
 
 """Chips from scenes: random windows for training, side by side for evaluation."""
 
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torchgeo.datasets import NonGeoDataset
 from ..bands import SENTINEL2, SENTINEL2_TEN_BANDS, Sensor, get_sensor
 from ..plotting.canvas import clear_ticks, colours, empty_figure, rgb_channels, stretch
 from .scenes import Scene
+from .skipping import check_on_error
 
 __all__ = ('SceneChips',)
 
@@ -31,7 +33,7 @@ class SceneChips(NonGeoDataset):
     generator. For evaluation, windows side by side that are always the same.
 
     Chips are float32 raw values, NaN where there is no data. A scene smaller than a
-    chip is padded with NaN.
+    chip is padded with NaN. Every sample tells its file and window.
 
     .. versionadded:: 0.1
     """
@@ -45,6 +47,7 @@ class SceneChips(NonGeoDataset):
         length: int | None = None,
         sensor: str | Sensor = SENTINEL2,
         transforms: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        on_error: str = 'raise',
     ) -> None:
         """Initialize a new SceneChips instance.
 
@@ -57,10 +60,16 @@ class SceneChips(NonGeoDataset):
                 by side. Fewer of those side by side are spread evenly.
             sensor: The sensor the band names belong to.
             transforms: A function that takes a sample and returns a changed one.
+            on_error: What happens where a scene cannot be read: ``'raise'``, or
+                ``'skip'`` for a chip of another scene in its place, drawn from the
+                same generator, or of the next scene side by side. The sample then
+                tells what was left out.
 
         Raises:
-            ValueError: If there is no scene, or none to train on is as large as a chip.
+            ValueError: If there is no scene, none to train on is as large as a chip, or
+                *on_error* is unknown.
         """
+        check_on_error(on_error)
         if size < 1:
             raise ValueError(f'size: {size} must be positive.')
         if not scenes:
@@ -79,6 +88,7 @@ class SceneChips(NonGeoDataset):
         self.random = random
         self.sensor = get_sensor(sensor)
         self.transforms = transforms
+        self.on_error = on_error
         # Where the area of each scene ends, all of them laid end to end.
         self._ends = np.cumsum([scene.area for scene in self.scenes])
         rows = [max(scene.height // size, 1) for scene in self.scenes]
@@ -98,16 +108,44 @@ class SceneChips(NonGeoDataset):
             index: Index to return.
 
         Returns:
-            ``{'image': (C, size, size)}``, raw values in float32.
+            ``'image'`` ``(C, size, size)``, raw values in float32; ``'path'``, its
+            file; ``'window'``, its first row and column in the file, ``(2,)``; and with
+            ``on_error='skip'`` also ``'skipped'``, a JSON list of pairs: files that
+            could not be read in its place, and why.
 
         Raises:
             IndexError: If there are fewer chips.
-            OSError: If the scene cannot be read; the message names it.
+            OSError: If the scene cannot be read, or with ``on_error='skip'`` none of
+                them; the message names it.
         """
         if not 0 <= index < self._length:
             raise IndexError(f'index {index} of {self._length} chips')
-        array = self._draw(index) if self.random else self._cell(index)
-        sample: dict[str, Any] = {'image': torch.from_numpy(array)}
+        failed: dict[int, OSError] = {}
+        while True:
+            number, cell = self._choose(index, failed)
+            try:
+                array, place = (
+                    self._draw(number) if cell is None else self._cell(number, cell)
+                )
+                break
+            except OSError as error:
+                if self.on_error == 'raise':
+                    raise
+                failed[number] = error
+                if len(failed) == len(self.scenes):
+                    raise OSError(
+                        f'None of the {len(failed)} scenes can be read. The last: '
+                        f'{error}'
+                    ) from error
+        sample: dict[str, Any] = {
+            'image': torch.from_numpy(array),
+            'path': self.scenes[number].path,
+            'window': torch.tensor(place),
+        }
+        if self.on_error == 'skip':
+            sample['skipped'] = json.dumps(
+                [(self.scenes[i].path, str(error)) for i, error in failed.items()]
+            )
         if self.transforms is not None:
             sample = self.transforms(sample)
         return sample
@@ -120,12 +158,33 @@ class SceneChips(NonGeoDataset):
         """
         return self._length
 
-    def _draw(self, index: int) -> np.ndarray:
-        """A random window; drawn again where it is nearly empty."""
-        place = (index + torch.rand((), dtype=torch.float64).item()) / self._length
-        number = int(np.searchsorted(self._ends, place * self._ends[-1], side='right'))
-        scene = self.scenes[min(number, len(self.scenes) - 1)]
-        best: tuple[float, np.ndarray] | None = None
+    def _choose(self, index: int, failed: Collection[int]) -> tuple[int, int | None]:
+        """A scene that has not failed, and the number of a window side by side."""
+        if self.random:
+            share = (index + torch.rand((), dtype=torch.float64).item()) / self._length
+            ends = self._ends
+            if failed:
+                # Any other place. Not remembered for other samples, which depend on
+                # their own seed alone.
+                share = torch.rand((), dtype=torch.float64).item()
+                area = [s.area * (i not in failed) for i, s in enumerate(self.scenes)]
+                ends = np.cumsum(area)
+            number = int(np.searchsorted(ends, share * ends[-1], side='right'))
+            # Rounded to the very end, the last scene that has room.
+            last = int(np.searchsorted(ends, ends[-1]))
+            return min(number, last), None
+        # Spread evenly where there is room for more.
+        cell = index * int(self._cells[-1]) // self._length
+        number = int(np.searchsorted(self._cells, cell, side='right'))
+        cell -= int(self._cells[number - 1]) if number else 0
+        while number in failed:
+            number = (number + 1) % len(self.scenes)
+        return number, cell
+
+    def _draw(self, number: int) -> tuple[np.ndarray, tuple[int, int]]:
+        """A random window of a scene; drawn again where it is nearly empty."""
+        scene = self.scenes[number]
+        best: tuple[float, np.ndarray, tuple[int, int]] | None = None
         for _ in range(_TRIES):
             row, column = (
                 int(torch.randint(max(side - self.size, 0) + 1, ()))
@@ -135,21 +194,18 @@ class SceneChips(NonGeoDataset):
             room = min(scene.height, self.size) * min(scene.width, self.size)
             share = np.isfinite(array).all(0).sum() / room
             if best is None or share > best[0]:
-                best = share, array
+                best = share, array, (row, column)
             if share >= _MIN_VALID or room == scene.area:
                 break
         assert best is not None
-        return best[1]
+        return best[1:]
 
-    def _cell(self, index: int) -> np.ndarray:
-        """One of the windows side by side."""
-        # Spread evenly where there is room for more.
-        cell = index * int(self._cells[-1]) // self._length
-        number = int(np.searchsorted(self._cells, cell, side='right'))
-        first = int(self._cells[number - 1]) if number else 0
-        row, column = divmod(cell - first, self._columns[number])
+    def _cell(self, number: int, cell: int) -> tuple[np.ndarray, tuple[int, int]]:
+        """One of the windows of a scene that lie side by side."""
+        count = int(self._cells[number] - (self._cells[number - 1] if number else 0))
+        row, column = divmod(cell % count, self._columns[number])
         place = row * self.size, column * self.size
-        return self.scenes[number].read(*place, self.size, self.size)
+        return self.scenes[number].read(*place, self.size, self.size), place
 
     def plot(
         self,

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from ..resume import resumable
 from .chips import SceneChips
 from .scene_statistics import band_statistics, read_statistics
 from .scenes import Scene, find_scenes, group_overlapping
+from .skipping import Skipped
 
 __all__ = ('SceneDataModule',)
 
@@ -66,6 +68,7 @@ class SceneDataModule(NonGeoDataModule):
         scale: tuple[float, float] | None = None,
         in_memory: bool | None = None,
         seed: int = 0,
+        on_error: str = 'raise',
     ) -> None:
         """Initialize a new SceneDataModule instance.
 
@@ -104,6 +107,11 @@ class SceneDataModule(NonGeoDataModule):
                 to decode a window for every chip. None to do so where all scenes
                 together take less than 1 GiB.
             seed: Seed of the split, the order, the windows and the augmentation.
+            on_error: What happens to a scene that cannot be read: ``'raise'`` stops,
+                ``'skip'`` leaves out the scene, or the chip if that happens in
+                training. Another is drawn in its place from the seed of the sample, so
+                that a run still resumes exactly. Every file is warned of once, and
+                counted in :attr:`skipped`.
 
         Raises:
             ValueError: If an argument is out of range, or a band is unknown.
@@ -139,8 +147,14 @@ class SceneDataModule(NonGeoDataModule):
         self.scale = scale
         self.in_memory = in_memory
         self._given = None if mean is None or std is None else (list(mean), list(std))
+        self._skipped = Skipped(on_error)
         self._split: dict[str, list[Scene]] | None = None
         resumable(self, seed)
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Files this process could not read, and how often it left them out."""
+        return dict(self._skipped.counts)
 
     # ----------------------------------------------------------------------- scenes
 
@@ -192,8 +206,9 @@ class SceneDataModule(NonGeoDataModule):
         every = [scene for part in scenes.values() for scene in part]
         chosen = every if split == 'all' else scenes[split]
         return SceneChips(
-            chosen, self.bands, self.size, random, length, sensor=self.sensor
-        )
+            chosen, self.bands, self.size, random, length, sensor=self.sensor,
+            on_error=self._skipped.on_error,
+        )  # fmt: skip
 
     def _scenes(self) -> dict[str, list[Scene]]:
         """The scenes of every split."""
@@ -225,8 +240,14 @@ class SceneDataModule(NonGeoDataModule):
             held: dict[str, list[Scene]] = {name: [] for name in split}
             for name, scenes in split.items():
                 for scene in scenes:
-                    held[name].append(scene.hold())
+                    with self._skipped.trying(scene.path):
+                        held[name].append(scene.hold())
                     bar.update()
+                if scenes and not held[name]:
+                    raise OSError(
+                        f'None of the {len(scenes)} {name} scenes under {self.root} '
+                        'can be read, see the warnings above.'
+                    )
         return held
 
     def _find(self) -> dict[str, list[Scene]]:
@@ -247,6 +268,7 @@ class SceneDataModule(NonGeoDataModule):
                     self.sensor,
                     self.nodata,
                     taken,
+                    self._skipped,
                 )
                 taken += [paths] if isinstance(paths, str) else list(paths)
         if self.val_paths is None and self.val_fraction:
@@ -320,11 +342,28 @@ class SceneDataModule(NonGeoDataModule):
         Returns:
             The batch.
         """
+        # Counted here and not where it happened, which may be in a worker.
+        for text in batch.pop('skipped', ()):
+            for path, why in json.loads(text):
+                self._skipped.add(path, why)
         batch = super().on_after_batch_transfer(batch, dataloader_idx)
         if not math.isnan(self.fill):
             image = batch['image']
             batch['image'] = torch.where(image.isfinite(), image, self.fill)
         return batch
+
+    def teardown(self, stage: str) -> None:
+        """Tell what was skipped.
+
+        Args:
+            stage: Either 'fit', 'validate', 'test', or 'predict'.
+
+        Warns:
+            UserWarning: If there was anything.
+        """
+        super().teardown(stage)
+        if report := self._skipped.report():
+            warnings.warn(report, stacklevel=2)
 
     def _statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of the training scenes, kept beside the run."""
@@ -335,20 +374,31 @@ class SceneDataModule(NonGeoDataModule):
             kept = Path(self.trainer.default_root_dir) / 'scene_statistics.json'
             if kept.exists():
                 known = read_statistics(kept, key, len(self.bands))
-                if known is not None:
-                    return known
+                skips = self._skipped.on_error == 'skip'
+                if known is not None and (skips or not known[2]):
+                    mean, std, left_out = known
+                    self._leave_out(left_out)
+                    for name in left_out:
+                        path = os.path.join(self.root, name)
+                        self._skipped.add(path, f'{path}, as in {kept}.')
+                    return mean, std
                 rank_zero_info(
                     f'{kept} is for other scenes, bands or chips, or damaged: computed '
                     'anew.'
                 )
-        mean, std, pixels = band_statistics(scenes, self.bands, self.size)
+        mean, std, pixels, left_out = band_statistics(
+            scenes, self.bands, self.size, self._skipped
+        )
+        left_out = [os.path.relpath(path, self.root) for path in left_out]
+        self._leave_out(left_out)
         if kept is not None:
             content = {
                 'bands': list(self.bands),
                 'mean': mean,
                 'std': std,
                 'pixels': pixels,
-                'scenes': len(scenes),
+                'scenes': len(scenes) - len(left_out),
+                'left_out': left_out,
                 'fingerprint': key,
             }
             text = json.dumps(content, indent=2) + '\n'
@@ -357,6 +407,15 @@ class SceneDataModule(NonGeoDataModule):
             except OSError as error:
                 rank_zero_warn(f'The statistics could not be kept: {error}')
         return mean, std
+
+    def _leave_out(self, names: Sequence[str]) -> None:
+        """Do not train on scenes without data; a resumed run has the same."""
+        split = self._scenes()
+        split['train'] = [
+            scene
+            for scene in split['train']
+            if os.path.relpath(scene.path, self.root) not in names
+        ]
 
     def _fingerprint(self, scenes: Sequence[Scene]) -> str:
         """What the statistics depend on."""

@@ -4,8 +4,10 @@
 """One's own GeoTIFF scenes: found by name, read by windows, or held in memory."""
 
 import glob
+import logging
 import math
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,13 +17,21 @@ from typing import Any
 
 import numpy as np
 import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 from shapely import STRtree, box
 from tqdm import tqdm
 
-from ..bands import SENTINEL2, SENTINEL2_TEN_BANDS, Sensor, band_indices
+from ..bands import (
+    SENTINEL2,
+    SENTINEL2_TEN_BANDS,
+    Sensor,
+    band_indices,
+    normalize_bands,
+)
+from .skipping import Skipped
 
 __all__ = ('HeldScene', 'Scene', 'find_scenes', 'group_overlapping')
 
@@ -87,7 +97,7 @@ class Scene:
             OSError: If the file cannot be read; the message names it.
             ValueError: If the bands of the file are not known, or lack a wanted one.
         """
-        with opened(path) as file:
+        with opened(path, whole=True) as file:
             names = file_bands or file.descriptions
             if not any(names):
                 raise ValueError(
@@ -107,17 +117,19 @@ class Scene:
                     f'bands: {path} has the bands {list(names)}. {error} Or exclude '
                     'the file.'
                 ) from error
-            footprint = None
-            if file.crs is not None:
-                footprint = transform_bounds(file.crs, 'EPSG:4326', *file.bounds)
             types = {file.dtypes[channel] for channel in channels}
+            if any(kind.startswith('complex') for kind in types):
+                raise ValueError(
+                    f'{path} holds complex numbers, of which the imaginary part would '
+                    'be lost. Write amplitudes, or exclude the file.'
+                )
             return cls(
                 path,
                 file.height,
                 file.width,
                 tuple(channel + 1 for channel in channels),
                 file.nodata if nodata is None else nodata,
-                footprint,
+                _footprint(file),
                 types.pop() if len(types) == 1 and types <= {*_SMALL} else 'float32',
             )
 
@@ -143,7 +155,8 @@ class Scene:
         found = self._cut(row, column, *inside)
         if self.nodata is not None and not math.isnan(self.nodata):
             # 0 is a fair value of one dark band.
-            equal = found == np.float32(self.nodata)
+            with np.errstate(over='ignore'):  # of float64, read as infinity too
+                equal = found == np.float32(self.nodata)
             found[:, equal.all(0) if self.nodata == 0 else equal.any(0)] = np.nan
         array[:, : inside[0], : inside[1]] = found
         return array
@@ -197,19 +210,69 @@ class HeldScene(Scene):
         return window.astype(dtype)
 
 
+class _Complaints(logging.Handler):
+    """Keeps what GDAL says of a damaged header, and reads on without."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.thread = threading.get_ident()
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a complaint, if it is about tags that are lost."""
+        text = record.getMessage()
+        lost = 'tag ignored' in text or 'tag not read' in text or 'corrupt' in text
+        if lost and record.thread == self.thread:
+            self.found.append(text)
+
+
 @contextmanager
-def opened(path: str) -> Iterator[Any]:
-    """Open a raster; errors name the file, and none need have a georeference."""
+def opened(path: str, whole: bool = False) -> Iterator[Any]:
+    """Open a raster; errors name the file, and none need have a georeference.
+
+    Args:
+        path: The file.
+        whole: Whether to refuse a header that has lost tags: of a missing nodata value
+            nobody would hear again.
+
+    Yields:
+        The open file.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    heard = _Complaints()
+    log = logging.getLogger('rasterio')
+    if whole:
+        log.addHandler(heard)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', NotGeoreferencedWarning)
             with rasterio.open(path) as file:
+                if heard.found:
+                    raise RasterioError(heard.found[0])
                 yield file
-    except RasterioError as error:
+    # A header of nonsense asks for any memory, and has names in no encoding.
+    except (RasterioError, CPLE_BaseError, MemoryError, UnicodeError) as error:
         raise OSError(
             f'{path} cannot be read: {error}. It may be damaged or truncated. Replace '
             'it, or exclude it.'
         ) from error
+    finally:
+        log.removeHandler(heard)
+
+
+def _footprint(file: Any) -> tuple[float, float, float, float] | None:
+    """West, south, east, north in degrees; None if the file does not tell."""
+    if file.crs is None:
+        return None
+    try:
+        found = transform_bounds(file.crs, 'EPSG:4326', *file.bounds)
+    # Of a local system, or another planet's, nobody knows where on Earth it is.
+    except (CPLE_BaseError, RasterioError, CRSError):
+        return None
+    west, south, east, north = map(float, found)
+    return (west, south, east, north) if np.isfinite(found).all() else None
 
 
 def find_scenes(
@@ -220,6 +283,7 @@ def find_scenes(
     sensor: str | Sensor = SENTINEL2,
     nodata: float | None = None,
     exclude: str | Sequence[str] = (),
+    on_error: str | Skipped = 'raise',
 ) -> list[Scene]:
     """Find scenes and read their headers.
 
@@ -232,14 +296,19 @@ def find_scenes(
         sensor: The sensor the names belong to.
         nodata: See :meth:`Scene.open`.
         exclude: Patterns of files to leave out.
+        on_error: What happens to a file that cannot be read, or lacks a band:
+            ``'raise'``, or ``'skip'`` to leave it out with a warning.
 
     Returns:
         The scenes, by name.
 
     Raises:
         FileNotFoundError: If there is no such folder, or no file in it matches.
-        OSError: If a file cannot be read.
+        OSError: If a file cannot be read, or with ``on_error='skip'`` none of them.
         ValueError: If the bands of a file are not known, or lack a wanted one.
+
+    Warns:
+        UserWarning: For every file that is left out.
     """
     if not os.path.isdir(root):
         raise FileNotFoundError(f'root: there is no folder {os.fspath(root)!r}.')
@@ -249,10 +318,20 @@ def find_scenes(
             f'paths: no file under {os.fspath(root)!r} matches {_patterns(paths)}'
             + (f' and not {_patterns(exclude)}.' if exclude else '.')
         )
-    return [
-        Scene.open(os.path.join(root, name), bands, file_bands, sensor, nodata)
-        for name in tqdm(found, 'Looking at scenes', disable=None, delay=2)
-    ]
+    skipped = on_error if isinstance(on_error, Skipped) else Skipped(on_error)
+    # What is wrong with all of them is wrong with the arguments.
+    bands = normalize_bands(bands, sensor)
+    scenes = []
+    for name in tqdm(found, 'Looking at scenes', disable=None, delay=2):
+        path = os.path.join(root, name)
+        with skipped.trying(path):
+            scenes.append(Scene.open(path, bands, file_bands, sensor, nodata))
+    if not scenes:
+        raise OSError(
+            f'root: none of the {len(found)} files under {os.fspath(root)!r} can be '
+            'used, see the warnings above.'
+        )
+    return scenes
 
 
 def _match(root: str | Path, patterns: str | Sequence[str]) -> set[str]:

@@ -283,6 +283,11 @@ def open_raster(
     finest = max(scenes, key=lambda scene: scene.area)
     with opened(finest.path) as file:
         transform, crs = file.transform, file.crs
+    if not np.isfinite(transform).all() or transform.is_degenerate:
+        raise ValueError(
+            f'scene: {finest.path} has the geotransform {tuple(transform)[:6]}, which '
+            'shows no ground. Write it again with a sound one.'
+        )
     for scene in scenes:
         with opened(scene.path) as file:
             _check_ground(file, scene, finest, transform, crs)

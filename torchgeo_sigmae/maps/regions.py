@@ -130,7 +130,13 @@ def salient_regions(
         crs=crs and crs.to_wkt(),
     )
     if crs is not None:
-        frame['area_m2'] = _square_metres(frame.geometry)
+        try:
+            frame['area_m2'] = _square_metres(frame.geometry)
+        except RuntimeError as error:
+            raise ValueError(
+                f'{path} has coordinates that its system does not: {error}. Correct '
+                'the georeference of the scene.'
+            ) from error
         frame = frame[frame.area_m2 >= min_area]
     side = max(abs(transform.a), abs(transform.b))
     # A single patch would become a triangle.

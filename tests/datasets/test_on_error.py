@@ -1,0 +1,270 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Files that cannot be read: training stops, or goes on and tells."""
+
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from affine import Affine
+from geotiffs import RGB, write
+from training import task, trainer
+
+from torchgeo_sigmae import SceneDataModule
+from torchgeo_sigmae.datasets import Scene, SceneChips, find_scenes
+from torchgeo_sigmae.maps import open_raster
+from torchgeo_sigmae.transforms import SpectralIndex
+
+#: The bands of these scenes make none of the known ones.
+_INDEX = SpectralIndex('GRVI', '(green - red) / (green + red)', 'a test')
+
+pytestmark = pytest.mark.usefixtures('narrow_models')
+
+
+def scene(path: Path, side: int = 64, value: int | None = None) -> Path:
+    rng = np.random.default_rng(side)
+    array = rng.integers(1000, 3000, (3, side, side)).astype('uint16')
+    if value is not None:
+        array[:] = value
+    return write(
+        path, array, tiled=True, blockxsize=16, blockysize=16, compress='deflate'
+    )
+
+
+def spoil(path: Path, start: float = 0.2, share: float = 0.6) -> None:
+    """Damage pixels, not the header, which is at the front or the end."""
+    data = bytearray(path.read_bytes())
+    first = int(start * len(data))
+    data[first : first + int(share * len(data))] = b'\xff' * int(share * len(data))
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / 'scenes'
+    for name in 'abcd':
+        scene(root / f'{name}.tif')
+    return root
+
+
+def module(root: Path, **kwargs: Any) -> SceneDataModule:
+    return SceneDataModule(
+        root, RGB, 32, 4, **{'val_fraction': 0, 'on_error': 'skip', **kwargs}
+    )
+
+
+def test_unknown_words_are_refused(root: Path) -> None:
+    with pytest.raises(ValueError, match="on_error: 'ignore' is unknown"):
+        module(root, on_error='ignore')
+    with pytest.raises(ValueError, match="on_error: 'ignore' is unknown"):
+        SceneChips(find_scenes(root, bands=RGB), RGB, on_error='ignore')
+
+
+@pytest.mark.parametrize('held', [True, False])
+def test_what_cannot_be_opened_or_held_is_left_out(root: Path, held: bool) -> None:
+    (root / 'b.tif').write_bytes(b'no TIFF')
+    write(root / 'c.tif', np.ones((2, 64, 64), 'uint16'), ('B02', 'B03'))
+    with pytest.raises(OSError, match=r'b\.tif cannot be read'):
+        module(root, on_error='raise', in_memory=held).setup('fit')
+    datamodule = module(root, in_memory=held)
+    with pytest.warns(UserWarning, match='Skipped: ') as caught:
+        datamodule.setup('fit')
+    assert [str(w.message)[:9] for w in caught] == ['Skipped: '] * 2
+    assert datamodule.skipped == {str(root / 'b.tif'): 1, str(root / 'c.tif'): 1}
+    left = {Path(s.path).stem for s in datamodule.train_dataset.scenes}
+    assert left == {'a', 'd'}
+
+
+def test_if_nothing_is_left_it_stops(root: Path) -> None:
+    for path in root.iterdir():
+        path.write_bytes(b'no TIFF')
+    with (
+        pytest.warns(UserWarning, match='Skipped'),
+        pytest.raises(OSError, match=r'root: none of the 4 files under .*scenes'),
+    ):
+        module(root).setup('fit')
+    for name in 'abcd':
+        spoil(scene(root / f'{name}.tif'))
+    with (
+        pytest.warns(UserWarning, match='Skipped'),
+        pytest.raises(OSError, match='None of the 4 train scenes'),
+    ):
+        module(root, in_memory=True).setup('fit')
+    scenes = find_scenes(root, bands=RGB)
+    for random in (True, False):
+        dataset = SceneChips(scenes, RGB, 64, random, on_error='skip')
+        with pytest.raises(OSError, match=r'None of the 4 scenes .*\.tif cannot be'):
+            dataset[0]
+
+
+def test_scenes_without_data_are_left_out_and_kept_out(
+    root: Path, tmp_path: Path
+) -> None:
+    """The statistics, which know it, are kept: a resumed run must not differ."""
+    scene(root / 'b.tif', value=0)
+    seen = []
+    for _ in range(2):
+        datamodule = module(root)
+        datamodule.trainer = trainer(tmp_path / 'run')
+        with pytest.warns(UserWarning, match=r'Skipped: .*b\.tif'):
+            datamodule.setup('fit')
+        seen.append([Path(s.path).stem for s in datamodule.train_dataset.scenes])
+    assert seen == [['a', 'c', 'd']] * 2
+    kept = json.loads((tmp_path / 'run' / 'scene_statistics.json').read_text())
+    assert kept['left_out'] == ['b.tif']
+    assert kept['scenes'] == 3
+    strict = module(root, on_error='raise')
+    strict.trainer = trainer(tmp_path / 'run')
+    with pytest.raises(ValueError, match=r'b\.tif holds no data'):
+        strict.setup('fit')
+    for name in 'acd':
+        scene(root / f'{name}.tif', value=0)
+    with (
+        pytest.warns(UserWarning, match='Skipped'),
+        pytest.raises(OSError, match='None of the 4 training scenes holds data'),
+    ):
+        module(root).setup('fit')
+
+
+def test_another_chip_is_drawn_from_the_same_seed(root: Path) -> None:
+    scenes = find_scenes(root, bands=RGB)
+    whole = SceneChips(scenes, RGB, 32, length=40)
+    spoil(root / 'c.tif', 0.3, 0.5)
+    dataset = SceneChips(scenes, RGB, 32, length=40, on_error='skip')
+
+    def draw(chips: SceneChips, index: int) -> dict[str, Any]:
+        torch.manual_seed(index)
+        return chips[index]
+
+    replaced = 0
+    for index in range(40):
+        first, again = draw(dataset, index), draw(dataset, index)
+        assert first['path'] == again['path']
+        assert torch.equal(first['image'], again['image'])
+        if skipped := json.loads(first['skipped']):
+            replaced += 1
+            ((path, why),) = skipped
+            assert path == str(root / 'c.tif')
+            assert path in why
+            assert first['path'] != path
+            row, column = first['window'].tolist()
+            (own,) = [s for s in scenes if s.path == first['path']]
+            expected = own.read(row, column, 32, 32)
+            np.testing.assert_array_equal(first['image'], expected)
+        elif first['path'] != str(root / 'c.tif'):
+            assert torch.equal(first['image'], draw(whole, index)['image'])
+    assert 0 < replaced <= 11
+
+
+def test_the_next_scene_steps_in_side_by_side(root: Path) -> None:
+    scenes = find_scenes(root, bands=RGB)
+    spoil(root / 'd.tif')
+    dataset = SceneChips(scenes, RGB, 32, False, on_error='skip')
+    paths = [Path(dataset[i]['path']).stem for i in range(16)]
+    assert ''.join(paths[:12]) == 'aaaabbbbcccc'
+    assert 'd' not in paths[12:]
+    assert 'a' in paths[12:]
+    with pytest.raises(OSError, match=r'd\.tif cannot be read'):
+        [SceneChips(scenes, RGB, 32, False)[i] for i in range(16)]
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_chips_skipped_in_training_are_counted(root: Path, workers: int) -> None:
+    """Damaged after the start, read by windows: counted over all workers."""
+
+    def run() -> tuple[dict[str, int], list[str], torch.Tensor]:
+        scene(root / 'c.tif')
+        datamodule = module(
+            root, in_memory=False, num_workers=workers, length=32,
+            mean=[2000] * 3, std=[500] * 3, seed=1,
+        )  # fmt: skip
+        datamodule.setup('fit')
+        spoil(root / 'c.tif')
+        torch.manual_seed(0)
+        made = task(bands=RGB, mean=None, std=None, normalize=None, indices=[_INDEX])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            trainer(root.parent / 'run', max_epochs=1).fit(made, datamodule)
+        text = [str(w.message) for w in caught if 'kipped' in str(w.message)]
+        weights = torch.cat([p.flatten() for p in made.parameters()]).detach()
+        return datamodule.skipped, text, weights
+
+    first, again = run(), run()
+    ((path, count),) = first[0].items()
+    assert path == str(root / 'c.tif')
+    assert 5 <= count <= 8
+    warned, report = first[1]
+    assert warned.startswith(f'Skipped: {path} cannot be read')
+    assert report == (
+        f'Skipped {count} scenes or chips of 1 files that could not be read: '
+        f'{path} ({count}).'
+    )
+    assert again[0] == first[0]
+    assert torch.equal(again[2], first[2])
+
+
+# ----------------------------------------------------------------- what files hold
+
+
+def test_a_header_that_lost_a_tag_is_refused(tmp_path: Path) -> None:
+    """GDAL reads on without it: of a lost nodata value nobody would hear again."""
+    path = write(tmp_path / 'a.tif', np.ones((3, 8, 8), 'uint16'), nodata=7)
+    data = bytearray(path.read_bytes())
+    # Tag 42113 GDAL_NODATA, of type 2, whose count becomes larger than the file.
+    tag = b'\x81\xa4\x02\x00'
+    assert tag in data
+    for at in (found.start() for found in re.finditer(re.escape(tag), bytes(data))):
+        data[at + 4 : at + 8] = b'\xff\xff\xff\x00'
+    path.write_bytes(data)
+    with pytest.raises(OSError, match=r'a\.tif cannot be read: .*tag'):
+        Scene.open(str(path), RGB)
+
+
+def test_complex_numbers_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / 'a.tif', np.ones((3, 8, 8), 'complex64'))
+    with pytest.raises(ValueError, match=r'a\.tif holds complex numbers'):
+        Scene.open(str(path), RGB)
+
+
+def test_nodata_of_float64_overflows_quietly(tmp_path: Path) -> None:
+    """GDAL's usual one; both it and the pixels become infinite."""
+    lowest = float(np.finfo('float64').min)
+    array = np.ones((3, 8, 8))
+    array[:, 2] = lowest
+    path = write(tmp_path / 'a.tif', array, nodata=lowest)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        image = Scene.open(str(path), RGB).read(0, 0, 8, 8)
+    assert np.isnan(image[:, 2]).all()
+    assert (np.delete(image, 2, axis=1) == 1).all()
+
+
+@pytest.mark.parametrize(
+    'crs',
+    [
+        'LOCAL_CS["mine",UNIT["metre",1]]',
+        'IAU_2015:30100',
+    ],
+)
+def test_systems_that_are_nowhere_on_earth(tmp_path: Path, crs: str) -> None:
+    transform = Affine(10.0, 0.0, 5.0, 0.0, -10.0, 5.0)
+    array = np.ones((3, 8, 8), 'uint16')
+    path = write(tmp_path / 'a.tif', array, crs=crs, transform=transform)
+    (found,) = find_scenes(tmp_path, bands=RGB)
+    assert found.footprint is None
+    assert open_raster(path, RGB).height == 8
+
+
+def test_coordinates_that_are_not_finite(tmp_path: Path) -> None:
+    transform = Affine(10.0, 0.0, np.inf, 0.0, -10.0, 5e6)
+    array = np.ones((3, 8, 8), 'uint16')
+    path = write(tmp_path / 'a.tif', array, crs='EPSG:32632', transform=transform)
+    assert Scene.open(str(path), RGB).footprint is None
+    with pytest.raises(ValueError, match=r'a\.tif has the geotransform .*inf'):
+        open_raster(path, RGB)
