@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..resume.log import log_files
 from .canvas import empty_figure
 
 __all__ = ('plot_log', 'read_log')
@@ -63,8 +64,9 @@ def read_log(path: str | os.PathLike[str]) -> Log:
         ValueError: If a file is not such a log, or the folder holds several runs.
     """
     values: dict[str, dict[int, float]] = {}
-    for file in _find_files(Path(path)):
-        _read_file(file, values)
+    files = _find_files(Path(path))
+    for file in files:
+        _read_file(file, values, alone=len(files) == 1)
     log: Log = {}
     for name, points in values.items():
         steps = sorted(step for step, value in points.items() if value == value)
@@ -169,53 +171,67 @@ def _rates(log: Log) -> dict[str, tuple[str, dict[str, Any]]]:
 def _find_files(path: Path) -> list[Path]:
     """Find the metrics of one run, in the order of its restarts."""
     if path.is_file():
-        return [path]
-    if (path / 'metrics.csv').is_file():
-        return [path / 'metrics.csv']
-    files = {
-        file: int(match[1])
-        for file in path.rglob('version_*/metrics.csv')
+        # With what was kept of it, see ResumableCheckpoint.
+        return log_files(path.parent) if path.name == 'metrics.csv' else [path]
+    if files := log_files(path):
+        return files
+    folders = {
+        file.parent: int(match[1])
+        for file in path.rglob('version_*/metrics*.csv')
         if (match := re.fullmatch(r'version_(\d+)', file.parent.name))
     }
-    if not files:
+    if not folders:
         raise FileNotFoundError(
             f'path: no metrics.csv at {path} or in a folder version_* under it. '
             'Train with Trainer(logger=CSVLogger(...)), and pass its root_dir.'
         )
-    runs = sorted({str(file.parent.parent) for file in files})
+    runs = sorted({str(folder.parent) for folder in folders})
     if len(runs) > 1:
         raise ValueError(
             f'path: {path} holds the logs of several runs: {", ".join(runs)}. Pass one.'
         )
-    return sorted(files, key=files.__getitem__)
+    ordered = sorted(folders, key=folders.__getitem__)
+    return [file for folder in ordered for file in log_files(folder)]
 
 
-def _read_file(file: Path, values: dict[str, dict[int, float]]) -> None:
+def _read_file(file: Path, values: dict[str, dict[int, float]], alone: bool) -> None:
     """Add the rows of a file to values by name and step, the latest winning."""
     # A spreadsheet may have put a byte order mark in front; bytes that are no UTF-8
     # are no numbers either, and reported as such.
-    with file.open(encoding='utf-8-sig', errors='replace', newline='') as lines:
-        rows = csv.DictReader(lines)
-        if 'step' not in (rows.fieldnames or ()):
+    with file.open(encoding='utf-8-sig', errors='replace', newline='') as opened:
+        lines = opened.readlines()
+    # Cut off when the process was killed: even a number may be half of one.
+    if lines and not lines[-1].endswith(('\r', '\n')) and (lines[1:] or not alone):
+        del lines[-1]
+    if lines or alone:
+        _read_rows(file, lines, values)
+
+
+def _read_rows(
+    file: Path, lines: list[str], values: dict[str, dict[int, float]]
+) -> None:
+    """Add rows to values."""
+    rows = csv.DictReader(lines)
+    if 'step' not in (rows.fieldnames or ()):
+        raise ValueError(
+            f'path: {file} has no column named step, only '
+            f"{list(rows.fieldnames or ())}. Pass a metrics.csv of Lightning's "
+            'CSVLogger.'
+        )
+    for row in rows:
+        if row['step'] is None:
+            continue  # cut off when the process was killed
+        try:
+            step = float(row.pop('step'))
+            if not step.is_integer():
+                raise ValueError(f'step {step} is no whole number')
+            if None in row:
+                raise ValueError('more values than there are columns')
+            for name, text in row.items():
+                if text:
+                    values.setdefault(name, {})[int(step)] = float(text)
+        except ValueError as error:
             raise ValueError(
-                f'path: {file} has no column named step, only '
-                f"{list(rows.fieldnames or ())}. Pass a metrics.csv of Lightning's "
-                'CSVLogger.'
-            )
-        for row in rows:
-            if row['step'] is None:
-                continue  # cut off when the process was killed
-            try:
-                step = float(row.pop('step'))
-                if not step.is_integer():
-                    raise ValueError(f'step {step} is no whole number')
-                if None in row:
-                    raise ValueError('more values than there are columns')
-                for name, text in row.items():
-                    if text:
-                        values.setdefault(name, {})[int(step)] = float(text)
-            except ValueError as error:
-                raise ValueError(
-                    f'path: {file}, line {rows.line_num}: {error}. Remove that line, '
-                    "or pass a metrics.csv of Lightning's CSVLogger."
-                ) from error
+                f'path: {file}, line {rows.line_num}: {error}. Remove that line, '
+                "or pass a metrics.csv of Lightning's CSVLogger."
+            ) from error

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from ..models.checkpoint import load_plain
+from .log import keep_log
 
 __all__ = ('ResumableCheckpoint', 'newest_checkpoint')
 
@@ -27,7 +28,8 @@ class ResumableCheckpoint(Callback):
     moment continues from them bit by bit as if uninterrupted (on CPU). A file is
     written under another name first and renamed when it is complete, so that a crash
     leaves no half checkpoint under the final name. What the loggers hold is written
-    before it, so that the log has no gap either.
+    before it, and a copy of the files of ``CSVLogger`` kept, so that the log has no gap
+    either: :func:`~torchgeo_sigmae.plotting.read_log` puts them together.
 
     To keep the best model, use Lightning's ``ModelCheckpoint`` beside it.
     """
@@ -67,6 +69,7 @@ class ResumableCheckpoint(Callback):
         self._written_step = 0
         self._place: str | None = None
         self._order: dict[str, Any] | None = None
+        self._logs: dict[int, int | None] = {}
 
     def folder(self, trainer: Trainer) -> Path:
         """Tell where the checkpoints are.
@@ -87,6 +90,7 @@ class ResumableCheckpoint(Callback):
             pl_module: The task.
             stage: Either 'fit', 'validate', 'test', or 'predict'.
         """
+        self._logs = {}
         if stage == 'fit' and trainer.is_global_zero:
             for half in self.folder(trainer).glob('*.part'):
                 _remove(half)
@@ -206,8 +210,11 @@ class ResumableCheckpoint(Callback):
 
     def _save(self, trainer: Trainer, place: str | None = None) -> None:
         """Write what was logged, then the checkpoint; remove the oldest."""
-        for logger in trainer.loggers:
+        for which, logger in enumerate(trainer.loggers):
             logger.save()
+            if trainer.is_global_zero:
+                known = self._logs.get(which)
+                self._logs[which] = keep_log(logger, known)
         folder = self.folder(trainer)
         path = folder / f'step={trainer.global_step:09}.ckpt'
         part = path.with_suffix('.part')

@@ -1,0 +1,69 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Logs that a kill cannot take back."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from lightning.pytorch.loggers import CSVLogger, Logger
+
+__all__ = ('keep_log', 'log_files')
+
+_KEPT = re.compile(r'metrics\.kept-(\d+)\.csv')
+
+
+def keep_log(logger: Logger, number: int | None = None) -> int | None:
+    """Copy what a logger has written, for a kill while it writes again.
+
+    Lightning's ``CSVLogger`` empties its file and writes it anew whenever a metric of a
+    new name comes up, and removes it where a run is started again in the same folder.
+
+    Args:
+        logger: A logger; nothing is done unless it writes such a file.
+        number: What the call before this one returned, to replace that copy.
+
+    Returns:
+        Number of the copy; None if there is none.
+    """
+    if not isinstance(logger, CSVLogger):
+        return None
+    written = Path(logger.log_dir) / 'metrics.csv'
+    if not written.is_file():
+        return number
+    if number is None:
+        number = 1 + max(_kept(written.parent), default=-1)
+    part = written.with_name('metrics.part')
+    with open(written, 'rb') as source, open(part, 'wb') as target:
+        shutil.copyfileobj(source, target)
+        target.flush()
+        os.fsync(target.fileno())
+    os.replace(part, written.with_name(f'metrics.kept-{number}.csv'))
+    return number
+
+
+def log_files(folder: Path) -> list[Path]:
+    """Find all that is left of the log in a folder.
+
+    Args:
+        folder: ``log_dir`` of a ``CSVLogger``.
+
+    Returns:
+        The copies of :func:`keep_log`, oldest first, then the file itself; what is in
+        several of them was logged once.
+    """
+    kept = _kept(folder)
+    files = [kept[number] for number in sorted(kept)]
+    written = folder / 'metrics.csv'
+    return [*files, written] if written.is_file() else files
+
+
+def _kept(folder: Path) -> dict[int, Path]:
+    """The copies in a folder by number."""
+    return {
+        int(match[1]): path
+        for path in folder.glob('metrics.kept-*.csv')
+        if (match := _KEPT.fullmatch(path.name))
+    }
