@@ -1,9 +1,13 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Two gloo processes, as ``torchrun`` and Lightning's ``ddp`` start them."""
+"""Two gloo processes, as ``torchrun`` and Lightning's ``ddp`` start them.
+
+All families, four processes, kills and more: ``python -m soak.processes``.
+"""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +16,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
+from soak.processes import dies, every_task, masks, refuses_unused, sharded
 from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2DataModule
 
 SCRIPT = """
@@ -161,3 +166,27 @@ def test_two_processes_are_one_with_twice_the_batch(
     # Masks change from step to step and from sample to sample.
     masks = {tuple(row) for told in alone for row in told[1]}
     assert len(masks) == 4 * 16
+
+
+def test_masks_hang_on_the_sample(synthetic_root: Path, tmp_path: Path) -> None:
+    """Also those of augmented chips, unless guided by what was augmented."""
+    assert masks(synthetic_root, tmp_path, (1, 2), 3)[1] == []
+
+
+def test_no_parameter_is_left_out(synthetic_root: Path, tmp_path: Path) -> None:
+    jobs = {
+        's2mae': {'model': 's2mae_vit_tiny_patch8', 'masking': 'spatial'},
+        'satmae': {'model': 'satmae_vit_tiny_patch8', 'masking': 'channel'},
+    }
+    assert every_task(synthetic_root, tmp_path / 'all', jobs)[1] == []
+    assert refuses_unused(synthetic_root, tmp_path / 'unused') == []
+
+
+def test_a_killed_process_ends_the_other(synthetic_root: Path, tmp_path: Path) -> None:
+    found, failures = dies(synthetic_root, tmp_path / 'dies', signal.SIGKILL, 1)
+    assert failures == []
+    assert 'status 1' in found['rank 1 killed']
+
+
+def test_fsdp(synthetic_root: Path, tmp_path: Path) -> None:
+    assert sharded(synthetic_root, tmp_path)[1] == []
