@@ -12,16 +12,18 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 METADATA := setup.cfg pyproject.toml torchgeo_sigmae/_version.py
 DEMO_ARGS ?=
 SOAK_ARGS ?=
+VERSIONS_ARGS ?=
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak weights-check lint types docs clean
+.PHONY: help demo test soak versions weights-check lint types docs clean
 
 help:
 	@echo 'make demo   pretrain on the embedded default, with pictures at the end'
 	@echo '           (make demo DATA=folder: on your own GeoTIFF scenes)'
 	@echo 'make test   the whole test suite'
 	@echo 'make soak   kills, fuzzing, memory, coverage, mutants: under an hour (docs/reliability)'
+	@echo 'make versions   the tests on every Python, TorchGeo and kornia: before a release, hours'
 	@echo 'make weights-check   recompute the figures of the model card (needs the real data)'
 	@echo 'make lint   ruff      make types   mypy      make docs   the documentation'
 	@echo 'PYTHON=...  the interpreter to use (now $(PYTHON), Python $(VERSION))'
@@ -51,6 +53,9 @@ test: $(VENV)/tests.stamp
 
 soak: $(VENV)/tests.stamp
 	PYTHONPATH=examples:tests $(BIN)/python -m soak $(SOAK_ARGS)
+
+versions: $(VENV)/tests.stamp
+	$(BIN)/python -m soak.versions $(VERSIONS_ARGS)
 
 weights-check: $(VENV)/tests.stamp
 	PYTHONPATH=examples $(BIN)/python -m benchmarks.weights_check
