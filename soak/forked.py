@@ -11,6 +11,7 @@ every mutant. This process imports what the tests import except the package itse
 that every child imports the package anew, one module of it with a mistake.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -19,6 +20,8 @@ import resource
 import signal
 import sys
 import time
+import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -47,7 +50,7 @@ def run_tests(tests: Sequence[str]) -> int:
     Returns:
         The status of pytest.
     """
-    try:
+    with suppress(ImportError):
         from hypothesis import Phase, settings
 
         settings.register_profile(
@@ -55,10 +58,13 @@ def run_tests(tests: Sequence[str]) -> int:
             phases=(Phase.explicit, Phase.generate),
         )  # fmt: skip
         settings.load_profile('mutants')
-    except ImportError:
-        pass
-    quick = ['-x', '-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', '-p', 'no:cov']
-    quick += ['-k', f'not {DESELECT}', '--tb=line']
+    # Without what takes longer than the tests: most of all the collecting of garbage,
+    # which looks at all of torch.
+    gc.disable()
+    os.environ['PYTEST_DISABLE_PLUGIN_AUTOLOAD'] = '1'
+    off = ('cacheprovider', 'unraisableexception', 'threadexception', 'junitxml')
+    quick = ['-x', '-q', '--tb=line', '-k', f'not {DESELECT}']
+    quick += [part for name in off for part in ('-p', f'no:{name}')]
     return int(pytest.main([*quick, *tests]))
 
 
@@ -86,8 +92,11 @@ def in_child(task: Callable[[], int], cpu: float, log: Path) -> tuple[int, float
             os.dup2(handle, 1)
             os.dup2(handle, 2)
             status = task()
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(status)
     _, status, usage = os.wait4(pid, 0)
     # Whatever the tests started.
@@ -148,9 +157,12 @@ def main(job: dict[str, Any]) -> None:
     """
     end = time.monotonic() + 60 * (job['minutes'] or 1e9)
     results, package = Path(job['results']), Path(job['package']).resolve()
-    preload(
-        sorted({test for tests in job['modules'].values() for test in tests}), results
-    )
+    every = {test for tests in job['modules'].values() for test in tests}
+    preload(sorted(every), results)
+    # Children copy no memory for the sake of counting references in it.
+    gc.freeze()
+    # Threads of libraries wait; no child needs them.
+    warnings.filterwarnings('ignore', '.*multi-threaded', DeprecationWarning)
     waiting, limits = [], {}
     for module, tests in job['modules'].items():
         status, seconds = in_child(

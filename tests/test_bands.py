@@ -1,6 +1,9 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import dataclasses
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +16,10 @@ from torchgeo_sigmae.bands import (
     OSCD_BANDS,
     SENTINEL2,
     SENTINEL2_BANDS,
+    SENTINEL2_L2A_BANDS,
     SENTINEL2_TEN_BANDS,
+    Band,
+    Sensor,
     band_indices,
     get_sensor,
     normalize_bands,
@@ -110,3 +116,91 @@ def test_errors_name_argument_value_and_remedy(call, message: str) -> None:
 def test_a_string_is_not_a_sequence_of_bands() -> None:
     with pytest.raises(TypeError, match=r"bands: .*got the string 'B04'"):
         normalize_bands('B04')
+
+
+#: As published, in nm: ESA's table for Sentinel-2A; Barsi et al. (2014) for OLI, the
+#: middle of USGS's ranges for TIRS.
+PUBLISHED = {
+    'sentinel2': {
+        'B01': ('coastal', 442.7), 'B02': ('blue', 492.4), 'B03': ('green', 559.8),
+        'B04': ('red', 664.6), 'B05': ('rededge1', 704.1), 'B06': ('rededge2', 740.5),
+        'B07': ('rededge3', 782.8), 'B08': ('nir', 832.8), 'B8A': ('nir08', 864.7),
+        'B09': ('nir09', 945.1), 'B10': ('cirrus', 1373.5), 'B11': ('swir1', 1613.7),
+        'B12': ('swir2', 2202.4),
+    },
+    'landsat8': {
+        'B1': ('coastal', 442.96), 'B2': ('blue', 482.04), 'B3': ('green', 561.41),
+        'B4': ('red', 654.59), 'B5': ('nir', 864.67), 'B6': ('swir1', 1608.86),
+        'B7': ('swir2', 2200.73), 'B8': ('pan', 589.5), 'B9': ('cirrus', 1373.43),
+        'B10': ('lwir11', (10600 + 11190) / 2), 'B11': ('lwir12', (11500 + 12510) / 2),
+    },
+}  # fmt: skip
+
+ALIASES = {
+    'sentinel2': {
+        'aerosol': 'B01', 'rededge': 'B05', 'rededge071': 'B05', 'rededge075': 'B06',
+        'rededge078': 'B07', 'narrow_nir': 'B8A', 'water_vapour': 'B09',
+        'swir16': 'B11', 'swir22': 'B12',
+    },
+    'landsat8': {
+        'aerosol': 'B1', 'nir08': 'B5', 'swir16': 'B6', 'swir22': 'B7',
+        'panchromatic': 'B8',
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('sensor', list(PUBLISHED))
+def test_bands_are_as_published(sensor: str) -> None:
+    known = get_sensor(sensor)
+    assert known.name == sensor
+    found = {band.name: (band.common, band.wavelength) for band in known.bands}
+    assert found == {
+        name: (common, math.floor(wave + 0.5))
+        for name, (common, wave) in PUBLISHED[sensor].items()
+    }
+    assert {name: known.band(name).name for name in known.aliases} == ALIASES[sensor]
+
+
+def test_sensors_have_several_names() -> None:
+    for name in ('sentinel2', 'sentinel-2', 'Sentinel-2'):
+        assert get_sensor(name) is SENTINEL2
+    for name in ('landsat8', 'landsat-8', 'landsat9', 'Landsat-9'):
+        assert get_sensor(name) is LANDSAT8
+    own = Sensor('own', (Band('X', 'x', 500.0),), {})
+    assert get_sensor(own) is own
+    assert normalize_bands(['x'], own) == ('X',)
+
+
+def test_names_a_sensor_does_not_know_stay_as_they_are() -> None:
+    assert SENTINEL2.spell(['b4', 'VV', 'nir']) == ('B04', 'VV', 'B08')
+    assert SENTINEL2.find('VV') is None
+
+
+def test_advice_names_all_there_is() -> None:
+    names = ', '.join(PUBLISHED['landsat8'])
+    commons = [common for common, _ in PUBLISHED['landsat8'].values()]
+    commons += list(ALIASES['landsat8'])
+    for wrong, hint in (('REED', "Did you mean 'red'? "), ('SR_B12', ''), ('??', '')):
+        with pytest.raises(ValueError, match='is not a band of landsat8') as caught:
+            LANDSAT8.band(wrong)
+        advice = f'Use one of {names}, or a common name: {", ".join(commons)}.'
+        assert str(caught.value).endswith(advice)
+        if hint or wrong == '??':
+            assert str(caught.value).endswith(f'landsat8. {hint}{advice}')
+    with pytest.raises(ValueError, match=r"Did you mean 'B8A'\?"):
+        SENTINEL2.band('b8aa')
+
+
+def test_tables_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        SENTINEL2.name = 'x'
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        SENTINEL2.bands[0].wavelength = 1.0
+
+
+def test_band_orders() -> None:
+    assert tuple(PUBLISHED['sentinel2']) == SENTINEL2_BANDS
+    assert set(SENTINEL2_BANDS) - set(SENTINEL2_L2A_BANDS) == {'B10'}
+    assert set(SENTINEL2_BANDS) - set(SENTINEL2_TEN_BANDS) == {'B01', 'B09', 'B10'}
+    for order in (SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS, EUROSAT_BANDS[:-1]):
+        assert list(order) == [band for band in SENTINEL2_BANDS if band in order]

@@ -1,6 +1,8 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given
@@ -160,3 +162,53 @@ def test_guidance_of_whole_columns_hides_the_salient() -> None:
         ratios.append(metric.compute().item())
     assert ratios[0] == pytest.approx(1, abs=0.15)
     assert ratios[1] > 2
+
+
+def test_nothing_is_extrapolated() -> None:
+    for shape in SCHEDULES:
+        assert schedule(-1, 2.0, 5.0, shape) == schedule(0, 2.0, 5.0, shape)
+        assert schedule(3, 2.0, 5.0, shape) == 5.0
+    assert schedule(0.25, 0, 1) == 0.25
+
+
+def test_defaults_are_those_of_the_paper_in_our_reading() -> None:
+    assert Curriculum() == Curriculum('saliency', 0.9, (0.0, 1.0), 'linear', 1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Curriculum().groups = 2
+    with pytest.raises(ValueError, match=r'mask_ratio: 1.2 is not in'):
+        Curriculum(mask_ratio=(1.2, 0.5))
+    with pytest.raises(ValueError, match='saliency_start, saliency_end'):
+        Curriculum(beta=(float('inf'), 0.0))
+
+
+def test_without_guidance_all_else_stays() -> None:
+    one = Curriculum('saliency_spatial', 0.5, (0.0, 2.0), 'cosine', 3)
+    assert one.unguided() == Curriculum('spatial', 0.5, (0.0, 2.0), 'cosine', 3)
+    assert one.unguided(shape='linear').shape == 'linear'
+    assert Curriculum('group', groups=2).unguided() == Curriculum('group', groups=2)
+    assert Curriculum().unguided().masking == 'random'
+
+
+def visibility(*kept: int) -> VisibilityRatio:
+    """Of eleven tokens, whose ranks are exact tenths."""
+    metric = VisibilityRatio()
+    metric.update(torch.arange(11.0)[None], torch.tensor([kept]))
+    return metric
+
+
+def test_a_tenth_is_a_tenth() -> None:
+    metric = visibility(0, 1, 9, 10)
+    assert (metric.least, metric.most) == (1, 1)
+    metric.update(torch.arange(11.0)[None], torch.tensor([[0, 5]]))
+    assert metric.compute() == 2
+    # Half a token in place of none.
+    assert visibility(0, 5).compute() == 2
+    assert visibility(5, 10).compute() == 0.5
+    assert visibility(5, 6).compute() == 1
+
+
+def test_visibility_of_invalid_tokens_counts_neither_way() -> None:
+    metric = VisibilityRatio()
+    valid = torch.tensor([[False, True, True, True]])
+    metric.update(torch.tensor([[0.0, 1.0, 2.0, 3.0]]), torch.tensor([[0, 1]]), valid)
+    assert (metric.least, metric.most) == (1, 0)

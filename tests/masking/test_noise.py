@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from scipy.stats import chi2, kstest
 
 from torchgeo_sigmae.masking import SampleNoise, saliency_mask
-from torchgeo_sigmae.masking.noise import gumbel_noise, uniform_noise
+from torchgeo_sigmae.masking.noise import (
+    _splitmix64,
+    gumbel_noise,
+    hashed_noise,
+    uniform_noise,
+)
 
 
 def draw(
@@ -107,3 +112,69 @@ def test_gradients_and_the_global_generator_are_left_alone() -> None:
     before = torch.get_rng_state()
     assert not draw(1, torch.arange(3)).requires_grad
     assert torch.equal(torch.get_rng_state(), before)
+
+
+MASK = 2**64 - 1
+
+
+def splitmix64(state: int) -> int:
+    """The published algorithm, on unsigned Python integers."""
+    z = (state + 0x9E3779B97F4A7C15) & MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
+    return z ^ (z >> 31)
+
+
+def bits(counter: int) -> int:
+    """The counter-th number of the published generator that was seeded with 0."""
+    return splitmix64(counter * 0x9E3779B97F4A7C15 & MASK)
+
+
+def signed(value: int) -> int:
+    return value - 2**64 if value >= 2**63 else value
+
+
+def test_bits_are_those_of_the_published_generator() -> None:
+    # The first numbers of its seed 0, as given with its reference implementations.
+    first = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+    assert [bits(i) for i in range(3)] == first
+    counters = [0, 1, 2, 7, 2**40 + 3, 2**62, -1, -(2**63)]
+    found = _splitmix64(torch.tensor(counters)).tolist()
+    assert found == [signed(bits(counter & MASK)) for counter in counters]
+
+
+@pytest.mark.parametrize('dtype', [torch.int32, torch.int64])
+def test_noise_of_a_release_is_that_of_the_last(dtype: torch.dtype) -> None:
+    """A run that is resumed after an update masks as before."""
+    index = torch.tensor([0, 5, 70_000], dtype=dtype)
+    fixed = [
+        [(bits((i << 20) + n) >> 40) / 2**24 for n in range(4)] for i in index.tolist()
+    ]
+    assert hashed_noise(index, 4).tolist() == fixed
+    noise = SampleNoise(2**61 + 1, index)
+    for turn in range(3):
+        expected = []
+        for i in index.tolist():
+            row = bits(bits(bits(2**61 + 1) ^ i) + turn & MASK)
+            tokens = [bits(row + n & MASK) >> 41 for n in range(4)]
+            expected.append([(token + 0.5) / 2**23 for token in tokens])
+        assert noise.draw(torch.zeros(3, 4)).tolist() == expected
+
+
+def test_gumbel_noise_is_that_of_uniform_noise() -> None:
+    like = torch.zeros(3, 5)
+    uniform = SampleNoise(4, torch.arange(3)).draw(like).double()
+    found = gumbel_noise(like, SampleNoise(4, torch.arange(3)))
+    torch.testing.assert_close(found.double(), -(-uniform.log()).log())
+
+
+@pytest.mark.parametrize('make', [uniform_noise, gumbel_noise])
+def test_the_global_generator_is_used_without_another(make: object) -> None:
+    like = torch.zeros(2, 3)
+    torch.manual_seed(5)
+    first = make(like, None)  # type: ignore[operator]
+    torch.manual_seed(5)
+    assert torch.equal(make(like, None), first)  # type: ignore[operator]
+    known = torch.Generator().manual_seed(5)
+    assert torch.equal(make(like, known), first)  # type: ignore[operator]
+    assert not torch.equal(make(like, known), first)  # type: ignore[operator]

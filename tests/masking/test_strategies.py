@@ -23,6 +23,9 @@ from torchgeo_sigmae.masking import (
     saliency_ranks,
     select_predicted,
 )
+from torchgeo_sigmae.masking.noise import hashed_noise
+from torchgeo_sigmae.masking.spectral import in_columns, mask_channels, mask_groups
+from torchgeo_sigmae.masking.strategies import mask_highest
 
 STRATEGIES = {
     'random': random_mask,
@@ -406,3 +409,100 @@ def test_noise_is_drawn_where_the_generator_is() -> None:
         channel_mask(score, 0.5, 3, generator())
     devices = {torch.device(call.kwargs['device']).type for call in rand.mock_calls}
     assert devices == {'cpu'}
+
+
+# ------------------------------------------------------------------------ small numbers
+
+
+def test_defaults() -> None:
+    score = torch.rand(20, 30, generator=generator())
+    found = saliency_mask(score, 0.5, generator(1)).keep
+    assert torch.equal(found, saliency_mask(score, 0.5, generator(1), beta=1.0).keep)
+    masked = torch.arange(8).expand(2, -1)
+    index, counts = select_predicted(masked)
+    assert torch.equal(index, masked)
+    assert counts.all()
+    plain = column_mask(score, 0.5, 3, generator(1)).keep
+    assert torch.equal(plain, column_mask(score, 0.5, 3, generator(1), None, 0.0).keep)
+
+
+@pytest.mark.parametrize('ratio', [-0.1, 1.01, 1.5])
+def test_predict_ratio_outside_is_refused(ratio: float) -> None:
+    with pytest.raises(ValueError, match=rf'predict_ratio: {ratio} is not in'):
+        select_predicted(torch.zeros(1, 4, dtype=torch.long), ratio=ratio)
+
+
+def test_ranks_with_few_valid_tokens() -> None:
+    score = torch.tensor([[3.0, 2.0, 1.0]])
+    one = torch.tensor([[False, True, False]])
+    assert saliency_ranks(score, valid=one)[0, 1] == 0
+    none = saliency_ranks(score, valid=torch.zeros_like(one))
+    assert none.isfinite().all()
+    assert ((none >= 0) & (none <= 1)).all()
+    assert saliency_ranks(score).tolist() == [[1.0, 0.5, 0.0]]
+
+
+def test_the_most_salient_valid_tokens_are_predicted() -> None:
+    masked = torch.tensor([[0, 2, 3, 5, 6, 7]])
+    valid = torch.tensor([[True, True, True, False, True, True, True, False]])
+    saliency = torch.tensor([[0.1, 1.0, 0.8, 1.0, 1.0, 0.4, 0.6, 1.0]])
+    index, counts = select_predicted(masked, valid, 0.5, generator(), saliency)
+    # Of six slots half; of four valid tokens half count.
+    assert index.tolist() == [[2, 6, 5]]
+    assert counts.tolist() == [[True, True, False]]
+    # More slots than valid tokens: no invalid one counts.
+    few = torch.tensor([[False, True, False, True, False, False, True, False]])
+    index, counts = select_predicted(masked, few, 0.9, generator(), saliency)
+    assert index[0, :2].tolist() == [3, 6]
+    assert counts.tolist() == [[True, True, False, False, False]]
+
+
+def test_a_small_share_is_one_token() -> None:
+    masked = torch.arange(6).expand(50, -1)
+    index, counts = select_predicted(masked, None, 0.01, generator())
+    assert index.shape == (50, 1)
+    assert counts.all()
+    assert len(index.unique()) == 6
+
+
+def test_groups_are_hidden_in_the_order_of_their_chance() -> None:
+    chance = torch.tensor([[0.5, 0.9, 0.1]])
+    noise = torch.rand(1, 12, generator=generator())
+    for ratio, groups in ((1 / 3, [1]), (2 / 3, [0, 1])):
+        found = hidden(mask_channels(noise, chance, ratio, None), 3)
+        assert found.all(dim=2)[0].nonzero().flatten().tolist() == groups
+        assert found.sum() == 4 * len(groups)
+
+
+def test_every_group_has_its_own_noise() -> None:
+    noise = torch.tensor([[0.9, 0.1, 0.5, 0.2, 0.3, 0.8]])
+    found = hidden(mask_groups(noise, 0.5, 2, None), 2)
+    assert found.int().tolist() == [[[1, 0, 1], [0, 1, 1]]]
+    valid = torch.tensor([[True, False, True, False, True, True]])
+    found = hidden(mask_groups(noise, 0.34, 2, valid), 2)
+    assert found.int().tolist() == [[[0, 1, 0], [1, 0, 0]]]
+
+
+def test_highest_keys_are_masked_in_order() -> None:
+    keys = torch.tensor([[0.3, 0.9, 0.1, 0.7]])
+    mask = mask_highest(keys, 0.5, None)
+    assert mask.masked.tolist() == [[1, 3]]
+    assert mask.keep.tolist() == [[0, 2]]
+    invalid = torch.tensor([[True, True, False, True]])
+    assert mask_highest(keys, 0.5, invalid).masked.tolist() == [[2, 1]]
+
+
+@pytest.mark.parametrize('masking', ['random', 'spatial', 'group', 'channel'])
+def test_fixed_masks_are_made_of_the_noise_of_a_place(masking: str) -> None:
+    place = torch.tensor([3, 40])
+    noise = hashed_noise(place, 15)
+    tokens, chance = noise[:, :12], noise[:, 12:]
+    expected = {
+        'random': mask_highest(tokens, 0.5, None),
+        'spatial': in_columns(mask_highest(tokens[:, :4], 0.5, None), 3),
+        'group': mask_groups(tokens, 0.5, 3, None),
+        'channel': mask_channels(tokens, chance, 0.5, None),
+    }
+    found = fixed_mask(place, 12, 0.5, None, masking, 3)
+    for one, other in zip(found, expected[masking], strict=True):
+        assert torch.equal(one, other)

@@ -20,6 +20,7 @@ from torchgeo_sigmae.models import (
     register,
     register_weights,
 )
+from torchgeo_sigmae.models.pyramid import PYRAMIDS
 from torchgeo_sigmae.models.registration import build_model
 from torchgeo_sigmae.models.registry import NAMES
 
@@ -175,3 +176,97 @@ def test_the_import_survives_without_any_table() -> None:
         cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr
+
+
+WIDTHS = {
+    'tiny': (192, 12, 3), 'small': (384, 12, 6), 'base': (768, 12, 12),
+    'large': (1024, 24, 16),
+}  # fmt: skip
+
+
+def test_names_and_what_is_behind_them() -> None:
+    families = {
+        'sigmae_vit_{}_patch8': ('SIGMAEViT', 8),
+        'sigmae_vit_{}_patch16': ('SIGMAEViT', 16),
+        's2mae_vit_{}_patch8': ('S2MAEViT', 8),
+        's2mae_vit_{}_patch16': ('S2MAEViT', 16),
+        'satmae_vit_{}_patch8': ('SatMAEViT', 8),
+    }
+    expected = {}
+    for pattern, (encoder, patch_size) in families.items():
+        for variant, (width, depth, heads) in WIDTHS.items():
+            expected[pattern.format(variant)] = encoder, {
+                'patch_size': patch_size, 'img_size': {8: 96, 16: 224}[patch_size],
+                'in_chans': 10, 'global_pool': 'avg', 'fc_norm': False,
+                'dynamic_img_size': True, 'embed_dim': width, 'depth': depth,
+                'num_heads': heads,
+            }  # fmt: skip
+    found = {
+        name: (known.encoder.__name__, known.arguments())
+        for name, known in NAMES.items()
+    }
+    assert found == expected
+
+
+@pytest.mark.parametrize('name', [TINY, 'satmae_vit_tiny_patch8'])
+def test_timms_configuration_fits_the_model(name: str) -> None:
+    config = timm.get_pretrained_cfg(name)
+    model = timm.create_model(name)
+    assert config.input_size == (10, 96, 96)
+    assert model.patch_embed.img_size == (96, 96)
+    assert model.num_classes == config.num_classes == 1000
+    assert (config.mean, config.std) == ((0.0,) * 10, (1.0,) * 10)
+    assert model.get_submodule(config.first_conv) is model.patch_embed.proj
+    assert model.get_submodule(config.classifier) is model.head
+    assert (config.crop_pct, config.interpolation) == (1.0, 'bicubic')
+    assert (config.url, config.license, config.pool_size) == ('', 'mit', None)
+    assert not config.has_weights
+    assert (
+        timm.get_pretrained_cfg('sigmae_vit_base_patch16').input_size[1:] == (224,) * 2
+    )
+
+
+def test_builders_are_functions_of_their_name() -> None:
+    builder = timm.models.model_entrypoint('s2mae_vit_large_patch16')
+    assert builder.__name__ == builder.__qualname__ == 's2mae_vit_large_patch16'
+    assert builder.__doc__ == 'S2MAEViT, large, patches of 16 pixels, 10 bands.'
+    model = timm.create_model(TINY, features_only=True)
+    maps = model(torch.rand(1, 10, 96, 96))
+    assert [tuple(one.shape) for one in maps] == [(1, 192, 12, 12)] * 3
+    with pytest.raises(RuntimeError, match='No pretrained weights'):
+        timm.create_model(TINY, pretrained=True)
+
+
+def test_weights_bring_their_band_count(weights: type[WeightsEnum]) -> None:
+    model = build_model(TINY, weights.TEN, num_classes=3, img_size=64)
+    assert model.patch_embed.proj.in_channels == 4
+    assert build_model(TINY).patch_embed.proj.in_channels == 10
+    with pytest.raises(ValueError, match="made for 'sigmae_vit_tiny_patch8', not for"):
+        build_model('sigmae_vit_base_patch8', weights.TEN)
+    with pytest.raises(ValueError, match='Pass in_channels=4'):
+        build_model(TINY, weights.TEN, in_chans=10)
+
+
+def test_weights_that_lack_a_tensor_are_refused(
+    weights: type[WeightsEnum], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = weights.TEN.get_state_dict()
+    asked = []
+
+    def lacking(member, **kwargs):
+        asked.append(kwargs)
+        return {key: value for key, value in state.items() if key != 'norm.weight'}
+
+    monkeypatch.setattr(weights, 'get_state_dict', lacking)
+    message = r"missing \['norm.weight'\], unexpected \[\]"
+    with pytest.raises(ValueError, match=message):
+        build_model(TINY, weights.TEN, img_size=64)
+    assert asked == [{'progress': True, 'check_hash': True, 'weights_only': True}]
+
+
+def test_smps_entries_are_the_pyramids() -> None:
+    for name in NAMES:
+        entry = smp.encoders.encoders[name]
+        assert entry['params'] == {'model': name}
+        assert entry['pretrained_settings'] == {}
+        assert entry['encoder'] is PYRAMIDS[NAMES[name].encoder]

@@ -20,6 +20,7 @@ from torchgeo_sigmae.transforms import (
     spectral_indices,
     valid_pixels,
 )
+from torchgeo_sigmae.transforms.saliency import join_statistics
 
 BANDS = ('B03', 'B04', 'B08', 'B11')
 
@@ -271,3 +272,118 @@ def test_sizes_that_do_not_divide_are_refused() -> None:
         patch_saliency(torch.rand(4, 30, 32), BANDS, 8)
     with pytest.raises(TypeError, match=r'torch\.uint8'):
         patch_saliency(torch.ones(4, 32, 32, dtype=torch.uint8), BANDS, 8)
+
+
+def test_no_mask_is_a_mask_of_ones() -> None:
+    layers = torch.rand(2, 3, 16, 24) * 2 - 1
+    plain = patch_statistics(layers, 8)
+    masked = patch_statistics(layers, 8, torch.ones(2, 16, 24, dtype=torch.bool))
+    for one, other in zip(plain, masked, strict=True):
+        assert one.shape == (2, 2, 3)
+        torch.testing.assert_close(one, other)
+    with pytest.raises(ValueError, match='cannot be cut into patches'):
+        patch_statistics(layers, 7)
+
+
+def test_masks_may_be_numbers() -> None:
+    """As kornia hands them on."""
+    image, valid = chip('striped')
+    found = patch_saliency(image, BANDS, 8, valid=valid.float())
+    assert torch.equal(found, patch_saliency(image, BANDS, 8, valid=valid))
+
+
+def test_no_gradient_passes() -> None:
+    image = (torch.rand(4, 16, 16) + 0.1).requires_grad_()
+    assert not patch_saliency(image, BANDS, 8).requires_grad
+
+
+def test_product_is_that_of_both_scaled_maps() -> None:
+    image, _ = chip('random')
+    r, h = (patch_saliency(image, BANDS, 8, alpha=alpha) for alpha in (1.0, 0.0))
+    found = patch_saliency(image, BANDS, 8, combine='product')
+    torch.testing.assert_close(found, r * h)
+    # The mean of both unless told otherwise.
+    torch.testing.assert_close(patch_saliency(image, BANDS, 8), (r + h) / 2)
+    same = PatchSaliency(BANDS)({'image': image})['saliency']
+    torch.testing.assert_close(same, (r + h) / 2)
+
+
+def test_a_part_is_scaled_by_the_limits_of_the_whole() -> None:
+    richness, heterogeneity = torch.rand(6, 8), torch.rand(6, 8) * 3
+    patches = torch.rand(6, 8) > 0.2
+    limits = tuple(
+        (x[patches].min().item(), x[patches].max().item())
+        for x in (richness, heterogeneity)
+    )
+    for combine in ('minmax', 'product'):
+        whole = join_statistics(richness, heterogeneity, patches, 0.3, combine)
+        part = join_statistics(
+            richness[:3], heterogeneity[:3], patches[:3], 0.3, combine, limits
+        )
+        torch.testing.assert_close(part, whole[:3])
+
+
+def test_one_patch_alone_is_not_salient() -> None:
+    image, _ = chip('random')
+    valid = torch.zeros(32, 32, dtype=torch.bool)
+    valid[:8, :8] = True
+    for combine in ('minmax', 'rank', 'product'):
+        assert (
+            patch_saliency(image, BANDS, 8, combine=combine, valid=valid) == 0
+        ).all()
+
+
+def test_reflectance_is_scaled_and_shifted() -> None:
+    image, _ = chip('random')
+    bands = ('B02', 'B04', 'B08', 'B11')
+    known = {'indices': ('EVI',), 'nodata': None}
+    expected = patch_saliency(image, bands, 8, indices=('EVI',))
+    found = PatchSaliency(bands, **known).saliency(image)
+    torch.testing.assert_close(found, expected)
+    shifted = PatchSaliency(bands, **known, scale=1e-4, offset=-0.1)
+    torch.testing.assert_close(
+        shifted.saliency(image * 1e4 + 1000), expected, rtol=1e-3, atol=1e-4
+    )
+    only = PatchSaliency(bands, **known, offset=-0.1)
+    torch.testing.assert_close(
+        only.saliency(image + 0.1), expected, rtol=1e-3, atol=1e-4
+    )
+
+
+def test_nodata_is_left_out_as_it_is_named() -> None:
+    image, _ = chip('random')
+    image[:, :8, :8] = -1
+    transform = PatchSaliency(BANDS, nodata=-1)
+    valid = torch.ones(32, 32, dtype=torch.bool)
+    valid[:8, :8] = False
+    expected = patch_saliency(image, BANDS, 8, valid=valid)
+    assert torch.equal(transform.saliency(image), expected)
+    # A mask that is given is taken.
+    assert torch.equal(transform.saliency(image, valid), expected)
+    kept = PatchSaliency(BANDS, nodata=None).saliency(image)
+    assert not torch.equal(kept, expected)
+
+
+@pytest.mark.parametrize(
+    ('size', 'instead'),
+    [((5, 32), '8 x 32'), ((32, 0), '32 x 8'), ((0, 8), '8 x 8'), ((17, 9), '16 x 8')],
+)
+def test_a_size_that_fits_is_named(size: tuple[int, int], instead: str) -> None:
+    with pytest.raises(ValueError, match=f'for example {instead}'):
+        patch_saliency(torch.rand(4, *size), BANDS, 8)
+
+
+def test_settings_are_told() -> None:
+    transform = PatchSaliency(BANDS, 4, ('NDVI',), 0.25)
+    assert repr(transform) == (
+        "PatchSaliency(indices=['NDVI'], patch_size=4, alpha=0.25)"
+    )
+    assert transform.bands == BANDS
+    assert transform.sensor.name == 'sentinel2'
+
+
+def test_another_sensor_has_other_bands() -> None:
+    image, _ = chip('random')
+    bands = ('B3', 'B4', 'B5', 'B6')
+    found = PatchSaliency(bands, sensor='landsat8')({'image': image})['saliency']
+    torch.testing.assert_close(found, patch_saliency(image, BANDS, 8))
