@@ -25,7 +25,7 @@ help:
 	@echo 'make soak   kills, fuzzing, memory, coverage, mutants: under an hour (docs/reliability)'
 	@echo 'make versions   the tests on every Python, TorchGeo and kornia: before a release, hours'
 	@echo 'make weights-check   recompute the figures of the model card (needs the real data)'
-	@echo 'make lint   ruff      make types   mypy      make docs   the documentation'
+	@echo 'make lint   ruff, interrogate   make types   mypy      make docs   the documentation'
 	@echo 'PYTHON=...  the interpreter to use (now $(PYTHON), Python $(VERSION))'
 
 $(VENV)/python:
@@ -62,6 +62,7 @@ weights-check: $(VENV)/tests.stamp
 
 lint: $(VENV)/style.stamp
 	$(BIN)/ruff check .
+	$(BIN)/interrogate torchgeo_sigmae
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/style.stamp

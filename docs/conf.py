@@ -3,7 +3,16 @@
 
 """Sphinx configuration."""
 
-from torchgeo_sigmae._version import __version__
+import os
+import sys
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+sys.path[:0] = [str(_HERE), str(_HERE / 'extensions')]
+
+from inventories import INVENTORIES, UNDOCUMENTED, write_inventories  # noqa: E402
+
+from torchgeo_sigmae._version import __version__  # noqa: E402
 
 project = 'torchgeo-sigmae'
 author = 'torchgeo-sigmae contributors'
@@ -12,7 +21,9 @@ release = version = __version__
 
 extensions = [
     'myst_parser',
+    'references',
     'sphinx.ext.autodoc',
+    'sphinx.ext.intersphinx',
     'sphinx.ext.mathjax',
     'sphinx.ext.napoleon',
     'sphinx.ext.viewcode',
@@ -22,6 +33,17 @@ html_theme = 'pydata_sphinx_theme'
 html_title = f'torchgeo-sigmae {version}'
 html_show_sourcelink = False
 
+# A reference that leads nowhere is a warning, and warnings are errors.
+nitpicky = True
+nitpick_ignore = UNDOCUMENTED
+if os.environ.get('SIGMAE_DOCS_ONLINE') == '1':
+    intersphinx_mapping = {
+        name: (address, None) for name, (address, _) in INVENTORIES.items()
+    }
+else:
+    intersphinx_mapping = write_inventories(_HERE / '_build' / 'inventories')
+
+autoclass_content = 'both'
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'description'
 autodoc_typehints_description_target = 'documented'
@@ -30,5 +52,3 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 myst_enable_extensions = ['dollarmath']
 myst_heading_anchors = 3
-# Names of these packages end in private modules that Sphinx cannot point to.
-suppress_warnings = ['ref.python']

@@ -161,7 +161,7 @@ SENTINEL2 = Sensor(
     },
 )
 
-#: Landsat-8 and Landsat-9. Centre wavelengths in nm: OLI from Barsi et al. (2014,
+#: Landsat-8 and Landsat-9. Centre wavelengths in nm, of OLI from Barsi et al. (2014,
 #: doi:10.3390/rs61010232), TIRS the middle of the ranges in the USGS band designations.
 LANDSAT8 = Sensor(
     'landsat8',
@@ -199,7 +199,7 @@ _SENSORS = {
 #: All thirteen Sentinel-2 bands in wavelength order (Level-1C).
 SENTINEL2_BANDS: tuple[str, ...] = tuple(band.name for band in SENTINEL2.bands)
 
-#: The twelve bands of a Level-2A product: no B10.
+#: The twelve bands of a Level-2A product, which has no B10.
 SENTINEL2_L2A_BANDS: tuple[str, ...] = tuple(b for b in SENTINEL2_BANDS if b != 'B10')
 
 #: The ten bands at 10 m and 20 m, what SIGMAE and SatMAE-style models are trained on.
@@ -207,7 +207,7 @@ SENTINEL2_TEN_BANDS: tuple[str, ...] = tuple(
     b for b in SENTINEL2_BANDS if b not in {'B01', 'B09', 'B10'}
 )
 
-#: Band order of :class:`torchgeo.datasets.EuroSAT`: B8A stands last.
+#: Band order of :class:`torchgeo.datasets.EuroSAT`, where B8A stands last.
 EUROSAT_BANDS: tuple[str, ...] = (*(b for b in SENTINEL2_BANDS if b != 'B8A'), 'B8A')
 
 #: Band order of :class:`torchgeo.datasets.OSCD`.
@@ -251,7 +251,7 @@ def normalize_bands(
         sensor: The sensor they belong to.
 
     Returns:
-        Canonical names, in the same order: ``('b4', 'B8a', 'swir1')`` gives
+        Canonical names in the same order. ``('b4', 'B8a', 'swir1')`` gives
         ``('B04', 'B8A', 'B11')`` on Sentinel-2.
 
     Raises:

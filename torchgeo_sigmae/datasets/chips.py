@@ -216,7 +216,7 @@ class SceneChips(NonGeoDataset):
         """Plot a sample from the dataset.
 
         Args:
-            sample: A sample returned by :meth:`__getitem__`.
+            sample: A sample of this dataset.
             show_titles: Whether to show a title above the image.
             suptitle: Optional string to use as a suptitle.
 

@@ -65,7 +65,7 @@ _SIZE = 64
 class SyntheticSentinel2(NonGeoDataset):
     """Synthetic Sentinel-2 Level-2A chips with water, fields, towns and snow.
 
-    Made from published reflectance of six materials (:data:`MATERIALS`) with spatial
+    Made from published reflectance of six materials (:data:`.MATERIALS`) with spatial
     structure, sub-pixel mixing, shading and noise, and written as real GeoTIFFs of
     digital numbers (reflectance x 10000, 12 bands, 10 m, UTM 32N, nodata 0). The same
     split and index give the same chip everywhere, up to rounding. It replaces a
@@ -156,7 +156,7 @@ class SyntheticSentinel2(NonGeoDataset):
         """Plot a sample from the dataset.
 
         Args:
-            sample: A sample returned by :meth:`__getitem__`.
+            sample: A sample of this dataset.
             show_titles: Whether to show a title above the image.
             suptitle: Optional string to use as a suptitle.
 

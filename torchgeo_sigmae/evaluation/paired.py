@@ -45,7 +45,7 @@ def correct(
         features: ``(N, D)``; for ``'attentive'`` tokens ``(N, T, D)``.
         labels: Class of every sample, ``(N,)``.
         splits: What to learn from and to be tested on.
-        probe: One of :data:`PROBES`.
+        probe: One of :data:`.PROBES`.
 
     Returns:
         ``(N,)`` shares in [0, 1], NaN of samples that are never tested. Over folds that
@@ -72,7 +72,7 @@ def decisions(
         features: ``(N, D)``.
         labels: Class of every sample, ``(N,)``.
         split: What to learn from and to be tested on.
-        probe: One of :data:`PROBES` whose classifier ranks: linear or ridge.
+        probe: One of :data:`.PROBES` whose classifier ranks: linear or ridge.
 
     Returns:
         One value a tested sample, in the order of ``split.test``; what scikit-learn's

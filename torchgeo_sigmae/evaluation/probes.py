@@ -219,8 +219,8 @@ def score(
         features: ``(N, D)``; for ``'attentive'`` tokens ``(N, T, D)``.
         labels: Class of every sample, ``(N,)``.
         splits: What to learn from and to be tested on.
-        probe: One of :data:`PROBES`. How strongly logistic regression is regularised is
-            chosen on three folds of what it learns from; with less than three samples
+        probe: One of :data:`.PROBES`. How strongly logistic regression is
+            regularised is chosen on three folds of what it learns from; with less than three samples
             of a class, it is not chosen (C = 1). Nor do more neighbours vote than a
             class has samples.
         metric: Name of a scorer of scikit-learn, for example ``'accuracy'``,
@@ -259,7 +259,7 @@ def fitted(
         features: ``(N, D)``; for ``'attentive'`` tokens ``(N, T, D)``.
         labels: Class of every sample, ``(N,)``.
         splits: What to learn from.
-        probe: One of :data:`PROBES`.
+        probe: One of :data:`.PROBES`.
 
     Yields:
         Every split, and the classifier.

@@ -81,8 +81,8 @@ def salient_regions(
         layer: The layer to take.
 
     Returns:
-        Regions of patches that share a side, largest first, in the system of the map:
-        polygons with the columns ``area_m2`` (before they were simplified; NaN where
+        Regions of patches that share a side, largest first, in the system of the map,
+        as polygons with the columns ``area_m2`` (before they were simplified; NaN where
         the map has no system), ``patches`` (their number), ``mean`` and ``max``
         (saliency).
 

@@ -80,8 +80,8 @@ class Curriculum:
     ratio, move from a start to an end value.
 
     Attributes:
-        masking: One of :data:`MASKINGS`: ``'saliency'`` (SSDTM), ``'random'`` (MAE), or
-            for tokens with a spectral axis ``'spatial'``, ``'saliency_spatial'``,
+        masking: One of :data:`.MASKINGS`: ``'saliency'`` (SSDTM), ``'random'`` (MAE),
+            or for tokens with a spectral axis ``'spatial'``, ``'saliency_spatial'``,
             ``'group'``, ``'channel'``.
         mask_ratio: Share of masked tokens in (0, 1), or a (start, end) pair.
         beta: Strength of the guidance, a (start, end) pair; 0 is random masking.

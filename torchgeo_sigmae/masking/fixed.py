@@ -31,7 +31,7 @@ def fixed_mask(
         ratio: Mask ratio in (0, 1).
         valid: Tokens that hold data, boolean ``(B, G * N)``; None if all do.
         masking: ``'random'``, or ``'spatial'``, ``'group'``, ``'channel'`` as in
-            :func:`column_mask`, :func:`group_mask` and :func:`channel_mask`.
+            :func:`.column_mask`, :func:`.group_mask` and :func:`.channel_mask`.
         groups: Tokens at every place, G.
 
     Returns:

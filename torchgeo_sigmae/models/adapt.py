@@ -182,8 +182,8 @@ def adapt_state(
         state_dict: Tensors under plain timm keys, of any of our encoders.
         source: Canonical names of their bands, and the sensor.
         target: Those wanted.
-        method: As in :func:`adapt_bands`.
-        dates: As in :func:`adapt_bands`.
+        method: As in :func:`.adapt_bands`.
+        dates: As in :func:`.adapt_bands`.
 
     Returns:
         The tensors, and what was done.

@@ -113,7 +113,7 @@ def write_encoder(
     decoder: Mapping[str, Tensor] | None = None,
     half: bool = False,
 ) -> None:
-    """Write what :func:`read_encoder` reads.
+    """Write what :func:`.read_encoder` reads.
 
     Args:
         checkpoint: The tensors, and what is known about them.

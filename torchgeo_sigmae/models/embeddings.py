@@ -95,6 +95,17 @@ class GroupEmbed(SpectralEmbed):
     def __init__(
         self, *args: Any, groups: Sequence[Sequence[int]] | None = None, **kwargs: Any
     ) -> None:
+        """Initialize.
+
+        Args:
+            *args: Passed to timm's ``PatchEmbed``.
+            groups: Channels of every group; default: SatMAE's of ten bands, of other
+                numbers four neighbours each.
+            **kwargs: Passed to timm's ``PatchEmbed``.
+
+        Raises:
+            ValueError: If the groups do not hold every channel once.
+        """
         super().__init__(*args, **kwargs)
         self.share(self.proj.in_channels, groups)
 

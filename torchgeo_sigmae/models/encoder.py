@@ -5,7 +5,7 @@
 
 What is exported, probed and fine-tuned is a plain timm model with plain timm keys. Only
 pretraining treats it differently: it embeds and encodes the visible tokens alone, see
-:mod:`~torchgeo_sigmae.models.visible`.
+:func:`.encode_visible`.
 """
 
 import difflib

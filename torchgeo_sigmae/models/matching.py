@@ -23,6 +23,7 @@ __all__ = (
 #: of Landsat-8 but the panchromatic one with Sentinel-2's (at most 2 %).
 TOLERANCE = 0.04
 
+#: How bands without a counterpart of the same name are dealt with.
 METHODS = ('auto', 'name', 'zero')
 
 
@@ -137,7 +138,7 @@ def match_bands(
         source_sensor: Their sensor.
         target: Canonical names of the bands they are to see.
         target_sensor: Their sensor.
-        method: One of :data:`METHODS`.
+        method: One of :data:`.METHODS`.
         dates: Number of dates, for the report.
 
     Returns:

@@ -127,7 +127,7 @@ class SpectralViT(SIGMAEViT):
 
         Args:
             in_channels: Number of bands.
-            pretrained: Ignored, see :meth:`SIGMAEViT.set_in_channels`.
+            pretrained: Ignored, see :meth:`.SIGMAEViT.set_in_channels`.
         """
         if in_channels != self.layout.channels:
             self.patch_embed.set_bands(in_channels)

@@ -60,8 +60,8 @@ def plot_indices(
             are not finite; None if no value marks missing pixels.
 
     Returns:
-        A figure: natural colours, then one map an index, four panels a row. A colour
-        bar spans the index's ``value_range`` and is centred on 0 where the range lies
+        A figure with natural colours, then one map an index, four panels a row. A
+        colour bar spans the index's ``value_range`` and is centred on 0 where the range lies
         on both sides of it; for an index without limits it spans the 2nd to the 98th
         percentile. The title tells the smallest and largest value found.
 
@@ -126,7 +126,7 @@ def plot_saliency(
         nodata: As in :func:`plot_indices`.
 
     Returns:
-        A figure: natural colours, saliency over a pale grey image, and the
+        A figure with natural colours, saliency over a pale grey image, and the
         statistics given, each from 0 to the largest value found.
 
     Raises:
@@ -186,8 +186,8 @@ def plot_mask(
         nodata: As in :func:`plot_indices`.
 
     Returns:
-        A figure: natural colours, then one panel a mask with hidden pixels in grey and
-        their share written below, four panels a row.
+        A figure with natural colours, then one panel a mask with hidden pixels in grey
+        and their share written below, four panels a row.
 
     Raises:
         TypeError: If *image* holds integers, or a mask is not boolean.

@@ -45,7 +45,7 @@ def plot_mask_ratios(
         max_images: Number of images to draw at most.
 
     Returns:
-        A figure, two rows an image: what was visible, and the reconstruction. Colours
+        A figure, two rows an image (what was visible, and the reconstruction). Colours
         are stretched from the 2nd to the 98th percentile of the image.
     """
     first = next(iter(predictions.values()))

@@ -238,7 +238,7 @@ def checkpoints(folder: str | Path) -> list[Path]:
     """List the checkpoints of a run.
 
     Args:
-        folder: ``dirpath`` of :class:`ResumableCheckpoint`.
+        folder: ``dirpath`` of :class:`.ResumableCheckpoint`.
 
     Returns:
         The files, newest first.
@@ -251,7 +251,7 @@ def newest_checkpoint(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
     """Find the newest sound checkpoint of a run.
 
     Args:
-        folder: ``dirpath`` of :class:`ResumableCheckpoint`.
+        folder: ``dirpath`` of :class:`.ResumableCheckpoint`.
 
     Returns:
         The file and its content, or None if there is none.

@@ -69,7 +69,7 @@ def resumable(datamodule: _DataModule, seed: int = 0) -> _DataModule:
 
 
 def is_resumable(datamodule: object) -> bool:
-    """Tell whether :func:`resumable` was called on a datamodule.
+    """Tell whether :func:`.resumable` was called on a datamodule.
 
     Args:
         datamodule: Anything.

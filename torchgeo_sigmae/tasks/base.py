@@ -78,7 +78,7 @@ class PretrainingTask(BaseTask):
 
     @property
     def statistics(self) -> BatchStatistics:
-        """What batches hold: from the arguments, the datamodule or the checkpoint.
+        """What batches hold, from the arguments, the datamodule or the checkpoint.
 
         Raises:
             ValueError: If that is not known yet.

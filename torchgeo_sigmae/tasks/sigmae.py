@@ -475,7 +475,7 @@ class SIGMAETask(PretrainingTask):
             prediction: What :meth:`predict_step` returns.
 
         Returns:
-            A figure, one row an image: colours, saliency, mask, reconstruction.
+            A figure with colours, saliency, mask and reconstruction, a row an image.
         """
         return plot_reconstruction(
             prediction['image'].cpu(),

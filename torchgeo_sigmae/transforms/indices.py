@@ -36,7 +36,7 @@ class SpectralIndex:
 
     Attributes:
         name: Acronym, for example ``'NDVI'``.
-        formula: Arithmetic over common band names (:attr:`Sensor.bands`), for example
+        formula: Arithmetic over common band names (:class:`.Band`), for example
             ``'(nir - red) / (nir + red)'``, for reflectance in [0, 1].
         reference: Where it was published.
         value_range: Smallest and largest value; results are clamped to it.
