@@ -1,0 +1,329 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Every snippet and every command of README and docs does what the page says.
+
+- Python blocks run, those of a page one after the other, on generated data in the
+  places the pages name. Training is cut to one step of four samples, and
+  encoders are tiny.
+- ``torchgeo-sigmae`` commands run, but for ``fit``, whose task, datamodule and trainer
+  are made from the configuration (it trains in test_main.py and test_examples.py), and
+  ``demo``, which runs in test_main.py and is parsed here.
+- Benchmarks and scripts, which take minutes to hours, parse the arguments; of long
+  trials and make, the name is looked up; of pip, the extras.
+- Configurations name classes that exist and arguments they take.
+
+Anything else fails, so a new kind of snippet needs a line here.
+"""
+
+import importlib
+import inspect
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from configparser import ConfigParser
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch
+import numpy as np
+import pytest
+import rasterio
+import torch
+import yaml
+from geotiffs import write
+from lightning.pytorch import Trainer
+from rasterio.transform import from_origin
+from snippets import ROOT, SILENT, Block, blocks, commands, pages, parse
+from torchgeo.datasets import EuroSAT
+from training import trainer
+
+from torchgeo_sigmae import ResumableCheckpoint, SceneDataModule, SIGMAETask
+from torchgeo_sigmae.__main__ import main
+from torchgeo_sigmae.bands import (
+    EUROSAT_BANDS,
+    SENTINEL2_BANDS,
+    SENTINEL2_TEN_BANDS,
+)
+from torchgeo_sigmae.cli import run_cli
+
+#: What the pages say the reader has, beside files.
+GIVEN: dict[str, Callable[[], dict[str, Any]]] = {
+    'docs/probing.md': lambda: {
+        'samples': [
+            {
+                'image': torch.rand(10, 64, 64) * 4000,
+                'mask': torch.arange(64).expand(64, -1) // 32,
+            }
+            for _ in range(8)
+        ]
+    },
+    'docs/quickstart.md': lambda: {'MEAN': 1000.0, 'STD': 500.0},
+    'docs/reconstruction.md': lambda: {'datamodule': scenes()},
+    'docs/resume.md': lambda: {'task': tiny('sigmae'), 'datamodule': scenes()},
+}
+#: Those of EuroSAT.
+CLASSES = (
+    'AnnualCrop', 'Forest', 'HerbaceousVegetation', 'Highway', 'Industrial', 'Pasture',
+    'PermanentCrop', 'Residential', 'River', 'SeaLake',
+)  # fmt: skip
+#: What stands for a name of the reader's own.
+KNOWN = {
+    'CHECKPOINT': 'run.ckpt',
+    'ENCODER': 'encoder.pth',
+    'OUTPUT.png': 'output.png',
+    'PATH': 'data/scenes',
+    'RUN.ckpt': 'run.ckpt',
+    'SCENE.tif': 'scene.tif',
+    'checkpoint.ckpt': 'run.ckpt',
+    'folder': 'data/scenes',
+    'scenes': 'data/scenes',
+}
+
+
+def scenes(**arguments: Any) -> SceneDataModule:
+    return SceneDataModule(
+        'data/scenes', **{'size': 64, 'batch_size': 4, 'length': 4, **arguments}
+    )
+
+
+def tiny(family: str) -> SIGMAETask:
+    return SIGMAETask(f'{family}_vit_tiny_patch8', size=64)
+
+
+class ShortTrainer(Trainer):
+    """One step on the CPU, whatever is asked for."""
+
+    def __init__(self, **arguments: Any) -> None:
+        cut = {
+            'max_epochs': 1,
+            'limit_train_batches': 1,
+            'limit_val_batches': 1,
+            'num_sanity_val_steps': 0,
+            'accelerator': 'cpu',
+            'devices': 1,
+            'num_nodes': 1,
+            'strategy': 'auto',
+            'logger': False,
+            'enable_progress_bar': False,
+            'enable_model_summary': False,
+        }
+        super().__init__(**{**arguments, **cut})
+
+
+def product(folder: Path, image: np.ndarray, suffix: str) -> None:
+    """One file a band, as in a Sentinel-2 product."""
+    folder.mkdir(parents=True)
+    for band, values in zip(SENTINEL2_BANDS, image, strict=True):
+        with rasterio.open(
+            folder / f'T32TQM_20220301T101010_{band}{suffix}.tif', 'w', count=1,
+            height=len(values), width=values.shape[1], dtype='uint16', crs='EPSG:32632',
+            transform=from_origin(611_000, 5_180_500, 10, 10),
+        ) as file:  # fmt: skip
+            file.write(values, 1)
+
+
+def eurosat(root: Path, scene: Callable[[int, int], np.ndarray]) -> None:
+    """Ten classes as TorchGeo's EuroSAT finds them, six chips each."""
+    order = [SENTINEL2_BANDS.index(band) for band in EUROSAT_BANDS]
+    for split, count in (('train', 4), ('val', 1), ('test', 1)):
+        names = [f'{c}_{split}{i}' for c in CLASSES for i in range(count)]
+        for index, name in enumerate(names):
+            path = root / EuroSAT.base_dir / name.split('_')[0] / f'{name}.tif'
+            write(path, scene(index, 64)[order], None)
+        lines = ''.join(f'{name}.jpg\n' for name in names)
+        (root / f'eurosat-{split}.txt').write_text(lines)
+
+
+@pytest.fixture(scope='module')
+def template(
+    scene: Callable[[int, int], np.ndarray], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The files the pages speak of."""
+    root = tmp_path_factory.mktemp('reader')
+    eurosat(root / 'data' / 'eurosat', scene)
+    ten = [SENTINEL2_BANDS.index(band) for band in SENTINEL2_TEN_BANDS]
+    for index, name in enumerate(('nora', 'ravaen', 'dsen2_49JGM', 'a', 'b', 'c')):
+        path = root / 'data' / 'scenes' / f'{name}.tif'
+        write(path, scene(index, 96)[ten], SENTINEL2_TEN_BANDS, east=4e5 + 1e4 * index)
+        landsat = [f'B{number}' for number in range(1, 8)]
+        write(root / 'data' / 'landsat' / f'{name}.tif', scene(index, 96)[:7], landsat)
+    shutil.copytree(root / 'data' / 'scenes', root / 'data' / 'bigearthnet')
+    shutil.copytree(root / 'data' / 'scenes', root / 'data' / 'barkbeetle')
+    product(root / 'scene.SAFE' / 'IMG_DATA' / 'R10m', scene(1, 96), '_10m')
+    product(root / 'data' / 'tile', scene(1, 96), '')
+    path = write(root / 'scene.tif', scene(1, 96)[ten], SENTINEL2_TEN_BANDS)
+    with rasterio.open(path, 'r+') as file:
+        file.crs = 'EPSG:32632'
+        file.transform = from_origin(610_500, 5_180_500, 10, 10)
+    for name in ('examples', 'torchgeo_sigmae', 'benchmarks'):
+        (root / name).symlink_to(ROOT / name)
+    return root
+
+
+@pytest.fixture(scope='module')
+def trained(template: Path) -> Path:
+    """A run of one step of every kind of encoder the pages load."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(template)
+        for family in ('sigmae', 's2mae'):
+            one = tiny(family)
+            run = trainer(
+                template / 'outputs' / family,
+                max_steps=1,
+                limit_val_batches=0,
+                callbacks=[ResumableCheckpoint()],
+            )
+            run.fit(one, scenes())
+            run.save_checkpoint(template / f'{family}.ckpt')
+            one.export(template / f'{family}.pth')
+        (template / 'outputs' / 's2mae').rename(template / 'outputs' / 'stage1')
+        (template / 'run.ckpt').symlink_to('sigmae.ckpt')
+        (template / 'last.ckpt').symlink_to('sigmae.ckpt')
+    return template
+
+
+@pytest.fixture
+def reader(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own with these files, and short training."""
+    for path in trained.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / 'outputs').unlink()
+    (tmp_path / 'outputs').mkdir()
+    (tmp_path / 'outputs' / 'stage1').symlink_to(trained / 'outputs' / 'stage1')
+    (tmp_path / 'encoder.pth').symlink_to(trained / 'sigmae.pth')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lightning.pytorch, 'Trainer', ShortTrainer)
+    return tmp_path
+
+
+def of(*languages: str) -> list[str]:
+    """Pages with a block in one of these languages."""
+    return [p for p in pages() if any(b.language in languages for b in blocks(p))]
+
+
+def test_no_block_is_passed_over() -> None:
+    known = {'bash', 'console', 'python', 'yaml', *SILENT}
+    found = [block for page in pages() for block in blocks(page)]
+    assert {block.language for block in found} <= known
+    # Blocks without a language would be text to this test, whatever they hold.
+    for page in pages():
+        assert not re.search(r'(?:^|\n\n)```\n(?!\n)', (ROOT / page).read_text()), page
+    assert len(found) > 100
+
+
+@pytest.mark.parametrize('page', of('python'))
+def test_python(page: str, reader: Path) -> None:
+    if page == 'docs/models.md':
+        (reader / 'encoder.pth').unlink()
+        (reader / 'encoder.pth').symlink_to(reader / 's2mae.pth')
+    namespace: dict[str, Any] = GIVEN.get(page, dict)()
+    for block in blocks(page):
+        if block.language != 'python':
+            continue
+        code = re.sub(r'batch_size=\d+', 'batch_size=4', block.text)
+        code = code.replace('vit_small', 'vit_tiny')
+        with warnings.catch_warnings():
+            # TorchGeo's older names, which the pages use where they work everywhere.
+            warnings.simplefilter('ignore')
+            exec(
+                compile('\n' * (block.line - 1) + code, ROOT / page, 'exec'), namespace
+            )
+
+
+@pytest.mark.parametrize('page', of('bash', 'console'))
+def test_commands(page: str, reader: Path) -> None:
+    for block in blocks(page):
+        if block.language in {'bash', 'console'}:
+            for command in commands(block, reader, KNOWN):
+                carry_out(block, command)
+
+
+def carry_out(block: Block, command: list[str]) -> None:
+    program, *rest = command
+    match program:
+        case 'torchgeo-sigmae':
+            ours(block, rest)
+        case 'python' if rest[:1] == ['-m'] and rest[1].startswith('soak.'):
+            trials = (ROOT / 'soak' / '__main__.py').read_text()
+            assert f"'{rest[1][5:]}':" in trials, f'{block}: no trial {rest[1]}'
+        case 'python':
+            parse(command)
+        case 'make':
+            made = subprocess.run(
+                ['make', '--dry-run', f'PYTHON={sys.executable}', *rest],
+                cwd=ROOT, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert made.returncode == 0, f'{block}: {made.stderr}'
+        case 'pip':
+            extras_exist(block, rest)
+        case 'pytest':
+            assert all((ROOT / path).exists() for path in rest), block
+        case _:
+            pytest.fail(f'{block}: {program} is not known to this test')
+
+
+def ours(block: Block, arguments: list[str]) -> None:
+    """Run our command line; make, but do not train, what is to be fitted."""
+    assert arguments, block
+    name, *rest = arguments
+    if name == 'fit':
+        made = run_cli([*rest, '--trainer.accelerator=cpu'], run=False)
+        assert made.model is not None
+        assert made.datamodule is not None
+    elif name == 'demo':
+        parse(['python', '-m', 'torchgeo_sigmae', *arguments])
+    elif rest or name == '--version':
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            main(arguments)
+    else:
+        # Named in a sentence: it exists.
+        with pytest.raises(SystemExit) as exit_:
+            main([name, '--help'])
+        assert exit_.value.code == 0
+
+
+def extras_exist(block: Block, arguments: list[str]) -> None:
+    config = ConfigParser()
+    config.read(ROOT / 'setup.cfg')
+    assert arguments[0] == 'install', block
+    for extra in re.findall(r'\[(.*?)\]', ' '.join(arguments)):
+        for name in extra.split(','):
+            assert name in config['options.extras_require'], f'{block}: no {name}'
+
+
+@pytest.mark.parametrize('page', of('yaml'))
+def test_configurations(page: str) -> None:
+    for block in blocks(page):
+        if block.language == 'yaml':
+            check_classes(block, yaml.safe_load(block.text))
+
+
+def check_classes(block: Block, node: Any) -> None:
+    """Every class of a configuration exists and takes the arguments."""
+    for value in node.values() if isinstance(node, dict) else node:
+        if isinstance(value, dict | list):
+            check_classes(block, value)
+    if isinstance(node, dict) and 'class_path' in node:
+        module, _, name = node['class_path'].rpartition('.')
+        known = inspect.signature(getattr(importlib.import_module(module), name))
+        taken = set(known.parameters)
+        if 'args' not in taken:
+            assert set(node.get('init_args', {})) <= taken, block
+
+
+def test_a_wrong_argument_is_found() -> None:
+    with pytest.raises(AssertionError, match='refuses this'):
+        parse(['python', '-m', 'benchmarks.scaling', '--no-such-argument'])
+    block = Block('page', 1, 'yaml', '')
+    wrong = {'class_path': 'torchgeo_sigmae.FineTuning', 'init_args': {'no_such': 1}}
+    with pytest.raises(AssertionError):
+        check_classes(block, {'trainer': {'callbacks': [wrong]}})
+    with pytest.raises(AssertionError):
+        carry_out(block, ['make', 'no-such-target'])
+    with pytest.raises(AssertionError):
+        carry_out(block, ['pip', 'install', '.[no-such-extra]'])
