@@ -18,7 +18,7 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).parents[1]
 
 #: Languages of blocks that are text to a reader, or Sphinx's own.
-SILENT = ('bibtex', 'text', '{include}', '{toctree}')
+SILENT = ('bibtex', 'text', '{csv-table}', '{include}', '{toctree}')
 _PROGRAMS = re.compile(
     r'([A-Z_]+=\S* )*(export|make|pip|pytest|python|torchgeo-sigmae) \S'
 )

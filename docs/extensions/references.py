@@ -18,6 +18,7 @@ from inventories import ALIASES
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.ext.autodoc.typehints import record_typehints
 from sphinx.util import logging
 
 import torchgeo_sigmae
@@ -30,6 +31,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     # Before intersphinx, which then looks for the new target.
     app.connect('missing-reference', _redirect, priority=100)
     app.connect('env-check-consistency', _check_complete)
+    # After autodoc itself.
+    app.connect('autodoc-process-signature', _take_types_of_init, priority=900)
     return {'parallel_read_safe': True, 'parallel_write_safe': True}
 
 
@@ -52,6 +55,17 @@ def _redirect(
                 env, node['refdoc'], app.builder, node['reftype'], name, node, content
             )
     return None
+
+
+def _take_types_of_init(
+    app: Sphinx, kind: str, name: str, value: Any, *rest: Any
+) -> None:
+    """Give parameters of a class their types.
+
+    autodoc takes those of attributes of the same name, where a class annotates them.
+    """
+    if inspect.isclass(value) and inspect.isfunction(value.__init__):
+        record_typehints(app, kind, name, value.__init__, *rest)
 
 
 def _identity(name: str) -> Any:

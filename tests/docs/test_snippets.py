@@ -133,7 +133,7 @@ def eurosat(root: Path, scene: Callable[[int, int], np.ndarray]) -> None:
         names = [f'{c}_{split}{i}' for c in CLASSES for i in range(count)]
         for index, name in enumerate(names):
             path = root / EuroSAT.base_dir / name.split('_')[0] / f'{name}.tif'
-            write(path, scene(index, 64)[order], None)
+            write(path, scene(index % 32, 64)[order], None)
         lines = ''.join(f'{name}.jpg\n' for name in names)
         (root / f'eurosat-{split}.txt').write_text(lines)
 
