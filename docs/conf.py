@@ -32,8 +32,8 @@ exclude_patterns = ['_build']
 html_theme = 'pydata_sphinx_theme'
 html_title = f'torchgeo-sigmae {version}'
 html_show_sourcelink = False
-# All sections at the left of every page; the theme's own navigation at the top would name
-# a few pages and hide the others in a menu.
+# All sections at the left of every page: the theme's own navigation at the top names
+# a few pages and hides the others in a menu.
 html_sidebars = {'**': ['globaltoc.html']}
 html_theme_options = {'navbar_center': []}
 
