@@ -16,12 +16,13 @@
 Anything else fails, so a new kind of snippet needs a line here.
 """
 
-import importlib
+import importlib.util
 import inspect
 import re
 import shutil
 import subprocess
 import sys
+import types
 import warnings
 from collections.abc import Callable
 from configparser import ConfigParser
@@ -41,7 +42,12 @@ from snippets import ROOT, SILENT, Block, blocks, commands, pages, parse
 from torchgeo.datasets import EuroSAT
 from training import trainer
 
-from torchgeo_sigmae import ResumableCheckpoint, SceneDataModule, SIGMAETask
+from torchgeo_sigmae import (
+    ResumableCheckpoint,
+    SceneDataModule,
+    SIGMAETask,
+    _compat,
+)
 from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.bands import (
     EUROSAT_BANDS,
@@ -197,6 +203,11 @@ def reader(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     (tmp_path / 'encoder.pth').symlink_to(trained / 'sigmae.pth')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(lightning.pytorch, 'Trainer', ShortTrainer)
+    if importlib.util.find_spec('torchgeo.tasks') is None:
+        # As the pages say: before TorchGeo 0.10 these are in torchgeo.trainers.
+        older = types.ModuleType('torchgeo.tasks')
+        vars(older).update(vars(_compat))
+        monkeypatch.setitem(sys.modules, 'torchgeo.tasks', older)
     return tmp_path
 
 
