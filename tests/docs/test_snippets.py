@@ -8,7 +8,7 @@
   encoders are tiny.
 - ``torchgeo-sigmae`` commands run, but for ``fit``, whose task, datamodule and trainer
   are made from the configuration (it trains in test_main.py and test_examples.py), and
-  ``demo``, which runs in test_main.py and is parsed here.
+  ``demo``, which runs in test_main.py and is parsed here, as are probes with folds.
 - Benchmarks and scripts, which take minutes to hours, parse the arguments; of long
   trials and make, the name is looked up; of pip, the extras.
 - Configurations name classes that exist and arguments they take.
@@ -96,8 +96,8 @@ def scenes(**arguments: Any) -> SceneDataModule:
     )
 
 
-def tiny(family: str) -> SIGMAETask:
-    return SIGMAETask(f'{family}_vit_tiny_patch8', size=64)
+def tiny(family: str, **arguments: Any) -> SIGMAETask:
+    return SIGMAETask(f'{family}_vit_tiny_patch8', size=64, **arguments)
 
 
 class ShortTrainer(Trainer):
@@ -175,10 +175,15 @@ def trained(template: Path) -> Path:
     """A run of one step of every kind of encoder the pages load."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(template)
-        for family in ('sigmae', 's2mae'):
-            one = tiny(family)
+        small = {'decoder_dim': 128, 'decoder_depth': 2, 'decoder_num_heads': 4}
+        for folder, family, arguments in (
+            ('run', 'sigmae', {}),
+            ('pretrain_s2mae', 's2mae', small),
+            ('stage1', 's2mae', {}),
+        ):
+            one = tiny(family, **arguments)
             run = trainer(
-                template / 'outputs' / family,
+                template / 'outputs' / folder,
                 max_steps=1,
                 limit_val_batches=0,
                 callbacks=[ResumableCheckpoint()],
@@ -186,7 +191,6 @@ def trained(template: Path) -> Path:
             run.fit(one, scenes())
             run.save_checkpoint(template / f'{family}.ckpt')
             one.export(template / f'{family}.pth')
-        (template / 'outputs' / 's2mae').rename(template / 'outputs' / 'stage1')
         (template / 'run.ckpt').symlink_to('sigmae.ckpt')
         (template / 'last.ckpt').symlink_to('sigmae.ckpt')
     return template
@@ -199,7 +203,8 @@ def reader(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / 'outputs').unlink()
     (tmp_path / 'outputs').mkdir()
-    (tmp_path / 'outputs' / 'stage1').symlink_to(trained / 'outputs' / 'stage1')
+    for name in ('pretrain_s2mae', 'stage1'):
+        (tmp_path / 'outputs' / name).symlink_to(trained / 'outputs' / name)
     (tmp_path / 'encoder.pth').symlink_to(trained / 'sigmae.pth')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(lightning.pytorch, 'Trainer', ShortTrainer)
@@ -261,6 +266,9 @@ def carry_out(block: Block, command: list[str]) -> None:
         case 'python' if rest[:1] == ['-m'] and rest[1].startswith('soak.'):
             trials = (ROOT / 'soak' / '__main__.py').read_text()
             assert f"'{rest[1][5:]}':" in trials, f'{block}: no trial {rest[1]}'
+        case 'python' if rest[:1] == ['-m'] and len(rest) == 2:
+            # Named in a sentence, where what it needs may be left out.
+            assert importlib.util.find_spec(rest[1]) is not None, block
         case 'python':
             parse(command)
         case 'make':
@@ -285,7 +293,7 @@ def ours(block: Block, arguments: list[str]) -> None:
         made = run_cli([*rest, '--trainer.accelerator=cpu'], run=False)
         assert made.model is not None
         assert made.datamodule is not None
-    elif name == 'demo':
+    elif name == 'demo' or '--folds' in rest:
         parse(['python', '-m', 'torchgeo_sigmae', *arguments])
     elif rest or name == '--version':
         with warnings.catch_warnings():
