@@ -1,20 +1,66 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""The example configurations, from the command line."""
+"""The example configurations, from the command line; that every example has a test."""
 
+import ast
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
+from geotiffs import write
 
 from torchgeo_sigmae.__main__ import main
-from torchgeo_sigmae.bands import SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS
+from torchgeo_sigmae.bands import (
+    OSCD_BANDS,
+    SENTINEL2_L2A_BANDS,
+    SENTINEL2_TEN_BANDS,
+)
 from torchgeo_sigmae.models import read_encoder
 from torchgeo_sigmae.plotting import read_log
 
 EXAMPLES = Path(__file__).parents[1] / 'examples'
+
+#: The tests that run each file; a new file needs a new line, and a test.
+TESTED = {
+    'test_barkbeetle.test_finetuning_from_the_example_config': (
+        'barkbeetle.py',
+        'change_barkbeetle.yaml',
+        'extract_barkbeetle.yaml',
+        'segment_barkbeetle.yaml',
+    ),
+    'test_main.test_finetuning_from_the_example_config': ('classify_eurosat.yaml',),
+    'test_main.test_pretraining_from_the_example_config': (
+        'pretrain_eurosat.yaml',
+        'reconstruct_eurosat.py',
+    ),
+    'test_own_geotiffs.test_a_newcomer_gets_a_classifier_and_can_use_it': (
+        'classify_own_geotiffs.py',
+    ),
+    'test_examples.test_pretraining_from_the_example_config': (
+        'pretrain_oscd.yaml',
+        'pretrain_ssl4eo.yaml',
+    ),
+    'test_examples.test_pretraining_on_real_data_from_the_example_config': (
+        'pretrain_barkbeetle.yaml',
+        'pretrain_bigearthnet.yaml',
+        'pretrain_satmae.yaml',
+        'pretrain_scenes.yaml',
+    ),
+    'test_examples.test_progressive_pretraining_from_the_example_configs': (
+        'pretrain_s2mae.yaml',
+        'pretrain_s2mae_stage2.yaml',
+    ),
+    'test_examples.test_the_stages_of_the_packaged_weights': (
+        'pretrain_pool.yaml',
+        'pretrain_pool_guided.yaml',
+    ),
+}
+
 FAST = [
     '--trainer.max_epochs=1',
     # The command line reads 1 as 1.0, all of them.
@@ -174,3 +220,68 @@ def test_progressive_pretraining_from_the_example_configs(
     monkeypatch.setattr('torchgeo_sigmae.cli.rank_zero_info', said.append)
     main(commands['pretrain_s2mae_stage2'])
     assert 'resume/step=000000001.ckpt (step 1)' in said[0]
+
+
+def test_the_stages_of_the_packaged_weights(
+    scene: Callable[[int, int], np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # One step of eight chips a stage, of generated files under the real ones' names.
+    for index, name in enumerate(('one', 'nora', 'ravaen', 'dsen2_49JGM')):
+        path = tmp_path / 'data' / 'scenes' / f'{name}.tif'
+        write(path, scene(index, 72), OSCD_BANDS)
+    for year in (2019, 2020):
+        path = tmp_path / 'data' / 'barkbeetle' / '102' / f'{year}.tif'
+        write(path, scene(year - 2010, 72), OSCD_BANDS)
+    found = {}
+    for name in ('pretrain_pool', 'pretrain_pool_guided'):
+        main(
+            [
+                'fit',
+                f'--config={EXAMPLES / f"{name}.yaml"}',
+                '--data.init_args.length=8',
+                '--data.init_args.batch_size=8',
+                *FAST,
+            ]
+        )
+        (path,) = (tmp_path / 'outputs' / name / 'resume').glob('*.ckpt')
+        found[name] = read_encoder(path).hyper_parameters
+    assert [hparams['masking'] for hparams in found.values()] == ['random', 'saliency']
+    first, second = (hparams['trained_on'] for hparams in found.values())
+    assert (len(second), second[:1]) == (2, first)
+
+
+def test_every_example_has_a_test() -> None:
+    # Those of comparison/ are guarded by test_comparison.py.
+    files = [path.name for path in EXAMPLES.iterdir() if path.is_file()]
+    assert sorted(files) == sorted(name for names in TESTED.values() for name in names)
+    for test in TESTED:
+        module, name = test.split('.')
+        source = (Path(__file__).parent / f'{module}.py').read_text()
+        assert f'def {name}(' in source, test
+
+
+@pytest.mark.parametrize(
+    'path',
+    sorted((*EXAMPLES.rglob('*.yaml'), *EXAMPLES.rglob('*.py'))),
+    ids=lambda path: path.name,
+)
+def test_every_example_opens_with_what_it_does_needs_and_takes(path: Path) -> None:
+    text = path.read_text()
+    if path.suffix == '.py':
+        header = ast.get_docstring(ast.parse(text)) or ''
+    else:
+        lines = text.split('\n')
+        end = next(i for i, line in enumerate(lines) if not line.startswith('#'))
+        header = '\n'.join(line.removeprefix('#').strip() for line in lines[:end])
+        assert isinstance(yaml.safe_load(text), dict)
+    found = re.fullmatch(r'(.+?)\bNeeds: (.+?)\bTakes:\s(.+)', header, re.S)
+    assert found, 'What it does. Needs: what. Takes: how long.'
+    does, needs, takes = found.groups()
+    assert len(does.split()) >= 4
+    assert needs.strip()
+    assert re.match(
+        r'.*(second|minute|hour|day|nothing|see \w+\.yaml|never run)', takes, re.S
+    )
