@@ -20,7 +20,8 @@ copyright = '2026, torchgeo-sigmae contributors'
 release = version = __version__
 
 extensions = [
-    'myst_parser',
+    # Markdown pages and the notebooks of tutorials/.
+    'myst_nb',
     'references',
     'sphinx.ext.autodoc',
     'sphinx.ext.intersphinx',
@@ -56,3 +57,5 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 myst_enable_extensions = ['dollarmath']
 myst_heading_anchors = 3
+# Shown as they were run, by docs/tutorials/execute.py.
+nb_execution_mode = 'off'
