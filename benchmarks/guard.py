@@ -26,7 +26,6 @@ from torchgeo_sigmae import SIGMAETask
 
 from .measure import quiet, where
 
-
 #: On a CPU, processor time: what else the machine does takes none of it.
 _clock = time.perf_counter if torch.cuda.is_available() else time.process_time
 

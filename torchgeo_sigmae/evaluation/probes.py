@@ -220,9 +220,9 @@ def score(
         labels: Class of every sample, ``(N,)``.
         splits: What to learn from and to be tested on.
         probe: One of :data:`.PROBES`. How strongly logistic regression is
-            regularised is chosen on three folds of what it learns from; with less than three samples
-            of a class, it is not chosen (C = 1). Nor do more neighbours vote than a
-            class has samples.
+            regularised is chosen on three folds of what it learns from; with less than
+            three samples of a class, it is not chosen (C = 1). Nor do more neighbours
+            vote than a class has samples.
         metric: Name of a scorer of scikit-learn, for example ``'accuracy'``,
             ``'balanced_accuracy'``, or of two classes ``'average_precision'``.
 

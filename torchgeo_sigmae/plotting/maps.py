@@ -61,9 +61,9 @@ def plot_indices(
 
     Returns:
         A figure with natural colours, then one map an index, four panels a row. A
-        colour bar spans the index's ``value_range`` and is centred on 0 where the range lies
-        on both sides of it; for an index without limits it spans the 2nd to the 98th
-        percentile. The title tells the smallest and largest value found.
+        colour bar spans the index's ``value_range`` and is centred on 0 where the range
+        lies on both sides of it; for an index without limits it spans the 2nd to the
+        98th percentile. The title tells the smallest and largest value found.
 
     Raises:
         TypeError: If *image* holds integers.
