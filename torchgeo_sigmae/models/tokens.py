@@ -104,6 +104,8 @@ def normalize_patches(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalise every patch by its own mean and variance, as MAE's ``norm_pix_loss``.
 
+    In float32 at least: squares of half precision overflow.
+
     Args:
         patches: ``(B, N, L)``.
         valid: Which entries count, boolean ``(B, N, L)``; None if all do.
@@ -113,6 +115,7 @@ def normalize_patches(
         The normalised patches ``(B, N, L)``, and the mean and standard deviation
         ``(B, N, 1)`` that undo it.
     """
+    patches = _precise(patches)
     if valid is None:
         mean = patches.mean(dim=-1, keepdim=True)
         var = patches.var(dim=-1, keepdim=True)
@@ -126,7 +129,7 @@ def normalize_patches(
 
 
 def masked_mse(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Mean squared error over the entries that count, in float32.
+    """Mean squared error over the entries that count, in float32 at least.
 
     Args:
         prediction: Any shape.
@@ -136,6 +139,12 @@ def masked_mse(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     Returns:
         The scalar error; 0, with zero gradients, where nothing counts.
     """
+    prediction = _precise(prediction)
     # Errors are left out, not multiplied by 0: what does not count may be NaN.
-    error = torch.where(valid, prediction.float() - target.float(), 0)
+    error = torch.where(valid, prediction - target.to(prediction.dtype), 0)
     return error.square().sum() / valid.sum().clamp(min=1)
+
+
+def _precise(values: Tensor) -> Tensor:
+    """Bring half precision to single precision; leave double precision alone."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

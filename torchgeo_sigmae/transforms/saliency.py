@@ -291,7 +291,11 @@ class PatchSaliency(nn.Module):
 
         Returns:
             Saliency ``(..., H / patch_size, W / patch_size)`` in [0, 1].
+
+        Raises:
+            TypeError: If *image* holds integers.
         """
+        require_float(image, 'image')
         if valid is None:
             valid = valid_pixels(image, self.nodata)
         if (self.scale, self.offset) != (1.0, 0.0):
