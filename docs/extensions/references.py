@@ -28,6 +28,7 @@ _LOGGER = logging.getLogger(__name__)
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
+    app.setup_extension('sphinx.ext.autodoc')
     # Before intersphinx, which then looks for the new target.
     app.connect('missing-reference', _redirect, priority=100)
     app.connect('env-check-consistency', _check_complete)
