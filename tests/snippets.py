@@ -125,7 +125,8 @@ def parse(command: list[str]) -> None:
             if module:
                 runpy.run_module(name, run_name='__main__')
             else:
-                runpy.run_path(str(ROOT / name), run_name='__main__')
+                script = Path(name) if Path(name).exists() else ROOT / name
+                runpy.run_path(str(script), run_name='__main__')
         except _ParsedError:
             return
         except SystemExit as exit_:

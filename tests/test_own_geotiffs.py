@@ -18,6 +18,7 @@ from geotiffs import write
 from torchgeo.datasets import NonGeoClassificationDataset
 
 from torchgeo_sigmae.bands import SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS
+from torchgeo_sigmae.example_files import copy_examples
 from torchgeo_sigmae.models import read_encoder
 
 ROOT = Path(__file__).parents[1]
@@ -66,14 +67,14 @@ def test_a_newcomer_gets_a_classifier_and_can_use_it(
 ) -> None:
     # As a shell would, from another folder, with the page's own command.
     root = chips(tmp_path / 'my_data', SENTINEL2_L2A_BANDS[::-1])
-    (command,) = re.findall(
-        r'^python (examples/classify.* my_data .*)$', PAGE.read_text(), re.M
-    )
+    (command,) = re.findall(r'^python (classify.* my_data .*)$', PAGE.read_text(), re.M)
+    assert f'python {command}\n' in (ROOT / 'README.md').read_text()
+    copy_examples(['classify_own_geotiffs.py'], tmp_path)
     environment = {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
     said = subprocess.run(
         [
             sys.executable,
-            *command.replace('examples', str(SCRIPT.parent)).split(),
+            *command.split(),
             '--epochs=5',
             '--batch-size=6',
         ],
