@@ -465,6 +465,16 @@ def test_a_small_share_is_one_token() -> None:
     assert len(index.unique()) == 6
 
 
+def test_of_few_valid_tokens_one_is_predicted() -> None:
+    masked = torch.arange(20)[None]
+    valid = torch.zeros(1, 20, dtype=torch.bool)
+    valid[0, [4, 9, 17]] = True
+    index, counts = select_predicted(masked, valid, 0.1, generator())
+    assert index.shape == (1, 2)
+    assert counts.tolist() == [[True, False]]
+    assert index[0, 0] in (4, 9, 17)
+
+
 def test_groups_are_hidden_in_the_order_of_their_chance() -> None:
     chance = torch.tensor([[0.5, 0.9, 0.1]])
     noise = torch.rand(1, 12, generator=generator())
