@@ -35,7 +35,7 @@ from . import runs
 from .children import join, start, start_group
 from .trial import conclude, trial_parser
 
-__all__ = ('AIMS', 'differences', 'launch', 'survive')
+__all__ = ('AIMS', 'EPOCHS', 'differences', 'launch', 'survive')
 
 CONFIG = Path(__file__).parents[1] / 'tests' / 'conf' / 'resume.yaml'
 

@@ -3,11 +3,11 @@
 
 """Is the memory of a long run flat, and the number of its open files?
 
-    python -m soak.memory [--steps 2000] [--side-by-side 2] [--output FOLDER]
+    python -m soak.memory [--steps 2000] [--only RUN ...] [--output FOLDER]
 
 Trains a small model on synthetic chips and on windows of GeoTIFF scenes, each without
 workers and with two, with validation, a log and checkpoints, and looks every few steps
-at the resident memory of the process and its workers (shared pages counted once) and at
+at the resident memory of the process, with what its workers have of their own, and at
 their open files. The slope is that of Theil and Sen over the time after a warm-up: the
 median over all pairs of moments, which no single peak can move.
 """
@@ -69,9 +69,10 @@ class Watch(Callback):
             *args: What else Lightning tells.
         """
         if trainer.global_step % self.every == 0:
-            family = [os.getpid(), *workers()]
-            memory = sum(map(resident, family))
-            self.rows.append((trainer.global_step, memory, sum(map(files, family))))
+            me, others = os.getpid(), workers()
+            memory = resident(me) + sum(resident(other, own=True) for other in others)
+            count = sum(map(files, [me, *others]))
+            self.rows.append((trainer.global_step, memory, count))
 
 
 def workers() -> list[int]:
@@ -84,20 +85,24 @@ def workers() -> list[int]:
     return [int(child) for task in tasks for child in task.read_text().split()]
 
 
-def resident(process: int) -> float:
-    """Measure the resident memory of a process, its part of what is shared.
+def resident(process: int, own: bool = False) -> float:
+    """Measure the memory of a process.
 
     Args:
         process: Its id.
+        own: Whether to leave out what it shares with others, as workers do with the
+            process they were forked from.
 
     Returns:
         MB; 0 if it is gone.
     """
+    wanted = ('Private_Clean:', 'Private_Dirty:') if own else ('Rss:',)
     try:
         lines = Path(f'/proc/{process}/smaps_rollup').read_text().splitlines()
     except OSError:
         return 0.0
-    return sum(int(line.split()[1]) for line in lines if line.startswith('Pss:')) / 1e3
+    found = sum(int(line.split()[1]) for line in lines if line.startswith(wanted))
+    return found * 1024 / 1e6
 
 
 def files(process: int) -> int:
@@ -129,11 +134,11 @@ def train(root: Path, name: str, steps: int) -> None:
     data: Any
     if kind == 'synthetic':
         data = SyntheticSentinel2DataModule(
-            batch_size=4, num_workers=count, root=str(root / 'synthetic')
+            batch_size=2, num_workers=count, root=str(root / 'synthetic')
         )
     else:
         data = SceneDataModule(
-            root / 'scenes', size=32, batch_size=4, num_workers=count, length=400,
+            root / 'scenes', size=32, batch_size=2, num_workers=count, length=200,
             val_length=16, in_memory=False,
         )  # fmt: skip
     task = SIGMAETask(
@@ -264,7 +269,7 @@ def main(arguments: Any) -> Mapping[str, Any]:
     """
     with tempfile.TemporaryDirectory() as folder:
         figures, failures = measure(
-            Path(folder), arguments.steps, list(RUNS), arguments.side_by_side
+            Path(folder), arguments.steps, arguments.only, arguments.side_by_side
         )
     figures = {f'{name}, {arguments.steps} steps': f for name, f in figures.items()}
     return {'figures': figures, 'failures': failures}
@@ -273,6 +278,7 @@ def main(arguments: Any) -> Mapping[str, Any]:
 if __name__ == '__main__':
     parser = trial_parser(__doc__)
     parser.add_argument('--steps', type=int, default=2000)
+    parser.add_argument('--only', nargs='+', choices=list(RUNS), default=list(RUNS))
     parser.add_argument('--side-by-side', type=int, default=1)
     chosen = parser.parse_args()
     if not Path('/proc/self/smaps_rollup').exists():

@@ -46,6 +46,7 @@ def test_what_is_measured(tmp_path: Path) -> None:
     before = resident(os.getpid())
     held = np.ones(8_000_000)
     assert resident(os.getpid()) - before == pytest.approx(held.nbytes / 1e6, abs=10)
+    assert 0 < resident(os.getpid(), own=True) < resident(os.getpid())
     count = files(os.getpid())
     with open(tmp_path / 'file', 'w'):
         assert files(os.getpid()) == count + 1

@@ -170,7 +170,7 @@ def test_two_processes_are_one_with_twice_the_batch(
 
 def test_masks_hang_on_the_sample(synthetic_root: Path, tmp_path: Path) -> None:
     """Also those of augmented chips, unless guided by what was augmented."""
-    assert masks(synthetic_root, tmp_path, (1, 2), 3)[1] == []
+    assert masks(synthetic_root, tmp_path, (1, 2), 2)[1] == []
 
 
 def test_no_parameter_is_left_out(synthetic_root: Path, tmp_path: Path) -> None:
