@@ -3,7 +3,7 @@
 
 """Over 10,000 odd and broken chips and GeoTIFFs: right, or an error with a name.
 
-    python -m soak.imagery [--output FOLDER] [--seed N]
+    python -m soak.imagery [--output FOLDER] [--seed N] [--only PART ...]
 
 Every part runs in a process of its own, which says what it is about to try: a crash or
 a hang has a name, too. Failures are printed as recipes that make the input again.
@@ -314,11 +314,14 @@ def _part(name: str, count: int, seed: int, folder: str) -> None:
 
 def main() -> None:
     """Try all of them."""
-    arguments = trial_parser(__doc__).parse_args()
+    parser = trial_parser(__doc__)
+    parser.add_argument('--only', nargs='+', choices=list(COUNTS), default=list(COUNTS))
+    arguments = parser.parse_args()
     figures: dict[str, str] = {}
     failures: list[str] = []
     total = 0
-    for name, count in COUNTS.items():
+    for name in arguments.only:
+        count = COUNTS[name]
         with tempfile.TemporaryDirectory() as folder:
             process = multiprocessing.get_context('spawn').Process(
                 target=_part, args=(name, count, arguments.seed, folder)

@@ -22,9 +22,11 @@ BANDS = ('B02', 'B03', 'B04', 'B08', 'B11')
 FLAWS: dict[str, Any] = {
     'sound': lambda rng, image: None,
     'zeros': lambda rng, image: image.fill(0),
-    'constant': lambda rng, image: image.fill(rng.integers(1, 5000)),
+    'constant': lambda rng, image: image.fill(
+        rng.integers(1, min(5000, int(_largest(image))))
+    ),
     'almost constant': lambda rng, image: np.add(
-        1000, image % 2, out=image, casting='unsafe'
+        min(1000, _largest(image) - 1), image % 2, out=image, casting='unsafe'
     ),
     'stripe': lambda rng, image: image[:, :, _span(rng, image.shape[2])].fill(0),
     'rows': lambda rng, image: image[:, _span(rng, image.shape[1])].fill(0),

@@ -65,4 +65,6 @@ def test_a_truncated_file_is_no_whole_one(tmp_path: Path) -> None:
     scene = images.Scene(20, 20, 'uint16', 'sound', 0.0, 'utm', 0, 'ordered', 1)
     for seed in range(8):
         recipe = scene, images.Damage('truncated', seed)
-        assert imagery.check_bytes(recipe, tmp_path) == 'truncated: refused by name'
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        assert imagery.check_bytes(recipe, folder) == 'truncated: refused by name'
