@@ -349,7 +349,7 @@ def train(family: str, steps: int = 3) -> dict[str, Tensor]:
 
 
 def slowest_refusal() -> tuple[float, str]:
-    """Measure what it takes to refuse a hostile formula.
+    """Measure the time of the processor that it takes to refuse a hostile formula.
 
     Returns:
         The most, in milliseconds, the best of three; and the trick.
@@ -358,12 +358,12 @@ def slowest_refusal() -> tuple[float, str]:
     for trick, text in HOSTILE:
         times = []
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.process_time()
             try:
                 Formula(text)
                 raise AssertionError(f'{text!r} was taken')
             except ValueError:
-                times.append(time.perf_counter() - start)
+                times.append(time.process_time() - start)
         most = max(most, (1000 * min(times), trick))
     return most
 

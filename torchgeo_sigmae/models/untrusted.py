@@ -237,7 +237,9 @@ def _check_tensors(known: Mapping[str, Any], state_dict: Mapping[str, Any]) -> N
         groups.ndim != 1
         or groups.is_floating_point()
         or not 0 < len(groups) <= _LARGEST['in_channels']
-        or not 0 <= int(groups.min()) <= int(groups.max()) < len(groups)
+        or not (
+            groups.is_meta or 0 <= int(groups.min()) <= int(groups.max()) < len(groups)
+        )
     ):
         raise ValueError(f'{_GROUPS} does not number the groups of bands')
     if kernel is None:
