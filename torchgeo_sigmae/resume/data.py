@@ -110,11 +110,12 @@ def batches_begun(trainer: Trainer) -> int:
     return int(trainer.fit_loop.epoch_loop.batch_progress.total.ready)
 
 
-def samples_begun(trainer: Trainer) -> list[int]:
-    """Tell which samples the training batch that has begun holds.
+def samples_of(trainer: Trainer, batch: int) -> list[int]:
+    """Tell which samples a training batch holds.
 
     Args:
         trainer: The trainer.
+        batch: Its number, counted over all epochs.
 
     Returns:
         Their indices in the dataset; none if the data are not resumable.
@@ -122,7 +123,7 @@ def samples_begun(trainer: Trainer) -> list[int]:
     loader = trainer.train_dataloader
     if not isinstance(loader, _ResumableLoader):
         return []
-    return loader.samples_of(max(batches_begun(trainer) - 1, 0))
+    return loader.samples_of(max(batch, 0))
 
 
 class _ResumableLoader(DataLoader[Any]):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from ..resume.data import samples_begun
+from ..resume.data import batches_begun, samples_of
 
 __all__ = ('FiniteGuard', 'batch_names')
 
@@ -33,7 +33,8 @@ class FiniteGuard:
     def __init__(self) -> None:
         """Initialize a new FiniteGuard instance."""
         self._losses: list[Tensor] = []
-        self._batches: list[str] = []
+        # What tells their names, and their numbers.
+        self._batches: list[tuple[dict[str, Any], int]] = []
 
     def begin(self, batch: Any, trainer: Trainer) -> None:
         """Note which batch comes.
@@ -44,16 +45,10 @@ class FiniteGuard:
         """
         # What came since the last step of the optimiser belongs to the next.
         del self._batches[len(self._losses) :]
-        names = batch_names(batch)
-        if not names:
-            indices = samples_begun(trainer)
-            names = (
-                f'samples {", ".join(map(str, indices))} of the dataset, which gives '
-                'no file names'
-                if indices
-                else 'samples that are not known: the dataset gives no file names'
-            )
-        self._batches.append(names)
+        # Put into words only if it goes wrong: windows may be on a device.
+        known = batch if isinstance(batch, dict) else {}
+        kept = {key: known[key] for key in (*_PATHS, 'window') if key in known}
+        self._batches.append((kept, batches_begun(trainer) - 1))
 
     def add(self, loss: Tensor) -> None:
         """Note its loss.
@@ -85,8 +80,8 @@ class FiniteGuard:
         ):
             return
         wrong = [
-            names
-            for loss, names in zip(losses, batches, strict=True)
+            batch
+            for loss, batch in zip(losses, batches, strict=True)
             if not loss.isfinite()
         ]
         what = 'loss' if wrong else 'gradient'
@@ -94,7 +89,7 @@ class FiniteGuard:
             f'Step {trainer.global_step}: the {what} is not finite'
             + f' on process {trainer.global_rank}' * (trainer.world_size > 1)
             + '. The weights are those before the step. The batch holds '
-            + '; '.join(wrong or batches)
+            + '; '.join(_in_words(trainer, *batch) for batch in wrong or batches)
             + '. Look at these files, and exclude what is damaged; if they are sound, '
             'the training diverged: pass a smaller lr=, or gradient_clip_val= to the '
             'Trainer.'
@@ -117,6 +112,16 @@ def check_scaler(trainer: Trainer) -> None:
             'whatever they were scaled by, so that none was taken. Pass '
             "precision='bf16-mixed' or '32-true' to the Trainer."
         )
+
+
+def _in_words(trainer: Trainer, batch: dict[str, Any], number: int) -> str:
+    """Say which samples a batch holds, as well as it is known."""
+    if names := batch_names(batch):
+        return names
+    if indices := samples_of(trainer, number):
+        which = ', '.join(map(str, indices))
+        return f'samples {which} of the dataset, which gives no file names'
+    return 'samples that are not known: the dataset gives no file names'
 
 
 def batch_names(batch: Any) -> str:
