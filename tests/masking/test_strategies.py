@@ -436,6 +436,8 @@ def test_ranks_with_few_valid_tokens() -> None:
     score = torch.tensor([[3.0, 2.0, 1.0]])
     one = torch.tensor([[False, True, False]])
     assert saliency_ranks(score, valid=one)[0, 1] == 0
+    two = saliency_ranks(score, valid=~one)
+    assert two[0, [2, 0]].tolist() == [0, 1]
     none = saliency_ranks(score, valid=torch.zeros_like(one))
     assert none.isfinite().all()
     assert ((none >= 0) & (none <= 1)).all()

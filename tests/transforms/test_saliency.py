@@ -387,3 +387,24 @@ def test_another_sensor_has_other_bands() -> None:
     bands = ('B3', 'B4', 'B5', 'B6')
     found = PatchSaliency(bands, sensor='landsat8')({'image': image})['saliency']
     torch.testing.assert_close(found, patch_saliency(image, BANDS, 8))
+
+
+def test_a_single_valid_pixel_speaks_for_its_patch() -> None:
+    layers = torch.full((1, 8, 8), 0.5)
+    valid = torch.zeros(8, 8, dtype=torch.bool)
+    valid[3, 4] = True
+    richness, heterogeneity = patch_statistics(layers, 8, valid)
+    assert (richness.item(), heterogeneity.item()) == (0.5, 0.0)
+
+
+def test_images_of_a_batch_are_ranked_apart() -> None:
+    flat, _ = chip('constant')
+    mixed, _ = chip('random')
+    both = patch_saliency(torch.stack([flat, mixed]), BANDS, 8, combine='rank')
+    assert (both[0] == 0).all()
+    torch.testing.assert_close(both[1], patch_saliency(mixed, BANDS, 8, combine='rank'))
+
+
+def test_integers_are_refused_by_name() -> None:
+    with pytest.raises(TypeError, match=r'^image: '):
+        patch_saliency(torch.ones(4, 8, 8, dtype=torch.int16), BANDS, 8)
