@@ -46,6 +46,7 @@ INVENTORIES: dict[str, tuple[str, dict[str, str]]] = {
             'class lightning.pytorch.core.LightningModule': (
                 'common/lightning_module.html#$'
             ),
+            'class lightning.pytorch.loggers.logger.Logger': 'api/$.html#$',
             'class lightning.pytorch.trainer.trainer.Trainer': 'api/$.html#$',
         },
     ),
