@@ -67,6 +67,14 @@ def test_area_where_the_system_is_in_degrees(
     assert found.area_m2[0] == pytest.approx(9 * 111.2 * 74.6, rel=0.01)
 
 
+def test_places_off_the_earth_are_named(tmp_path: Path, values: np.ndarray) -> None:
+    stack = values[None].astype('float32')
+    place = {'crs': 'EPSG:4326', 'transform': from_origin(170, 300, 10, 10)}
+    path = write(tmp_path / 'far.tif', stack, ['saliency'], np.nan, **place)
+    with pytest.raises(ValueError, match=r'far\.tif has coordinates that its system'):
+        salient_regions(path)
+
+
 def test_min_area(tmp_path: Path, values: np.ndarray) -> None:
     path = saliency_of(tmp_path / 'm.tif', values)
     assert salient_regions(path, 0.87, min_area=10_000).patches.tolist() == [9, 2]
