@@ -4,6 +4,7 @@
 """Code blocks and commands of our Markdown pages, found as a renderer finds them."""
 
 import argparse
+import logging
 import re
 import runpy
 import subprocess
@@ -114,7 +115,10 @@ def parse(command: list[str]) -> None:
         own(self, args, namespace)
         raise _ParsedError
 
+    # Benchmarks quieten Lightning for their process, which here is that of all tests.
+    lightning = logging.getLogger('lightning.pytorch')
     with (
+        mock.patch.object(lightning, 'level', lightning.level),
         mock.patch.object(argparse.ArgumentParser, 'parse_args', parse_args),
         mock.patch.object(
             argparse.ArgumentParser, 'parse_known_args', parse_known_args

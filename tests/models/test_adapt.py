@@ -302,7 +302,8 @@ def test_equal_dates_give_the_activations_of_one(
 def test_report(source: Path, target: Path, caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger('lightning.pytorch.utilities.rank_zero')
     logger.addHandler(caplog.handler)
-    with caplog.at_level(logging.INFO):
+    # By name: benchmarks that ran in this process before may have quietened it.
+    with caplog.at_level(logging.INFO, logger=logger.name):
         report = adapt_bands(source, ('b8', 'b4', 'b10'), target, dates=2)
     logger.removeHandler(caplog.handler)
     lines = [
