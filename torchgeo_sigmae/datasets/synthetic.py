@@ -234,7 +234,7 @@ def _write_chip(path: Path, split: str, index: int) -> None:
     east = 500_000 + 640 * column
     north = 5_400_000 + 10_000 * (1 + list(_SPLITS).index(split)) - 640 * row
     with (
-        atomic_path(path, 'root') as part,
+        atomic_path(path, 'root', durable=False) as part,
         rasterio.open(
             part,
             'w',
