@@ -117,8 +117,8 @@ def parse(command: list[str]) -> None:
 
     # Benchmarks quieten Lightning for their process, which here is that of all tests.
     lightning = logging.getLogger('lightning.pytorch')
+    level = lightning.level
     with (
-        mock.patch.object(lightning, 'level', lightning.level),
         mock.patch.object(argparse.ArgumentParser, 'parse_args', parse_args),
         mock.patch.object(
             argparse.ArgumentParser, 'parse_known_args', parse_known_args
@@ -137,4 +137,6 @@ def parse(command: list[str]) -> None:
             raise AssertionError(
                 f'{" ".join(command)}: the program refuses this'
             ) from exit_
+        finally:
+            lightning.setLevel(level)
     raise AssertionError(f'{" ".join(command)}: the program parses no arguments')
