@@ -40,7 +40,7 @@ __all__ = ('AIMS', 'EPOCHS', 'differences', 'launch', 'survive')
 CONFIG = Path(__file__).parents[1] / 'tests' / 'conf' / 'resume.yaml'
 
 #: What kills are aimed at; ``'anywhere'`` is a moment drawn from the whole run.
-AIMS = (*runs.PLACES, 'checkpoint', 'log', 'anywhere')
+AIMS = (*runs.PLACES[:-1], 'checkpoint', 'log', 'anywhere')
 
 #: Seconds a run may take, started once, beside others.
 PATIENCE = 900
@@ -131,8 +131,9 @@ def survive(
         process, *others = launch(root, path, workers, options, writes, size)
         if aim != 'log':
             _wait_for(aim, path, process, chance)
-            if process.exitcode is None:
-                os.kill(process.pid, how)
+            if process.exitcode is not None:
+                raise RuntimeError(f'ended before it came to {aim}')
+            os.kill(process.pid, how)
         process.join(PATIENCE)
         status = process.exitcode
         if status is None or (how is signal.SIGKILL and status != -how):
@@ -140,6 +141,8 @@ def survive(
                 f'status {status} after {landed.total()} of {len(aims)} kills'
             )
         place = where(path, aim)
+        if status == 0 and place == 'end':
+            raise RuntimeError(f'{how.name} aimed at {aim}: the run went on to its end')
         landed[place] += 1
         print(f'{how.name} aimed at {aim} landed at {place} ({status})', flush=True)
         for group in (process, *others):
@@ -293,7 +296,7 @@ def main(arguments: Any, root: Path) -> tuple[dict[str, str], list[str]]:
         ('2 workers', 2, plan(arguments.kills, chance), signal.SIGKILL),
         ('no workers', 0, plan(arguments.kills // 3, chance), signal.SIGKILL),
         ('no workers', 0, ['training', 'validation'], signal.SIGTERM),
-        ('no workers', 0, ['training', 'checkpoint'], signal.SIGINT),
+        ('no workers', 0, ['training', 'validation'], signal.SIGINT),
     ):
         path = root / f'{how.name}-{workers}'
         try:

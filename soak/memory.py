@@ -8,8 +8,9 @@
 Trains a small model on synthetic chips and on windows of GeoTIFF scenes, each without
 workers and with two, with validation, a log and checkpoints, and looks every few steps
 at the resident memory of the process, with what its workers have of their own, and at
-their open files. The slope is that of Theil and Sen over the time after a warm-up: the
-median over all pairs of moments, which no single peak can move.
+their open files. The slope is that of Theil and Sen over the time after a warm-up, the
+median over all pairs of moments, of the least of every 200 steps: workers grow, and
+start anew every epoch.
 """
 
 import json
@@ -196,6 +197,27 @@ def slope(steps: np.ndarray, values: np.ndarray) -> float:
     )
 
 
+def floor(
+    steps: np.ndarray, values: np.ndarray, width: int = 200
+) -> tuple[np.ndarray, np.ndarray]:
+    """Take the least of every few moments: workers grow, and start anew every epoch.
+
+    Args:
+        steps: ``(N,)``, increasing.
+        values: ``(N,)``.
+        width: Steps from which one value is taken, two epochs.
+
+    Returns:
+        Steps and values, fewer.
+    """
+    part = steps // width
+    lowest = [
+        np.flatnonzero(part == number)[values[part == number].argmin()]
+        for number in np.unique(part)
+    ]
+    return steps[lowest], values[lowest]
+
+
 def judge(name: str, rows: Sequence[Sequence[float]]) -> tuple[str, list[str]]:
     """Tell whether a run was flat.
 
@@ -208,7 +230,7 @@ def judge(name: str, rows: Sequence[Sequence[float]]) -> tuple[str, list[str]]:
     """
     steps, memory, opened = np.array(rows, float).T
     late = steps >= WARM_UP * steps[-1]
-    growth = slope(steps[late], memory[late])
+    growth = slope(*floor(steps[late], memory[late]))
     half = steps[late] < np.median(steps[late])
     before, after = (int(opened[late][part].max()) for part in (half, ~half))
     found = (
@@ -268,9 +290,16 @@ def main(arguments: Any) -> Mapping[str, Any]:
         What :func:`conclude` wants.
     """
     with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
         figures, failures = measure(
-            Path(folder), arguments.steps, arguments.only, arguments.side_by_side
+            root, arguments.steps, arguments.only, arguments.side_by_side
         )
+        # To look at where it is not flat.
+        rows = {
+            p.parent.name: json.loads(p.read_text()) for p in root.glob('*/rows.json')
+        }
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / 'memory-rows.json').write_text(json.dumps(rows))
     figures = {f'{name}, {arguments.steps} steps': f for name, f in figures.items()}
     return {'figures': figures, 'failures': failures}
 

@@ -20,7 +20,7 @@ from torchgeo_sigmae.__main__ import main
 __all__ = ('PLACES', 'HashedTask', 'Tell', 'die_in_log', 'fit', 'told')
 
 #: Places of a run, in the order it comes to them.
-PLACES = ('start', 'training', 'validation', 'epoch end')
+PLACES = ('start', 'training', 'validation', 'epoch end', 'end')
 
 #: Where it is, and how often it came to each place.
 _RECORD = struct.Struct(f'<{1 + len(PLACES)}q')
@@ -125,6 +125,14 @@ class Tell(Callback):
             *args: What Lightning tells.
         """
         self._enter('epoch end')
+
+    def on_train_end(self, *args: Any) -> None:
+        """The training is done; not called where it is interrupted.
+
+        Args:
+            *args: What Lightning tells.
+        """
+        self._enter('end')
 
 
 def told(path: Path) -> tuple[str, dict[str, int]]:
