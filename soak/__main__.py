@@ -21,8 +21,8 @@ from pathlib import Path
 
 #: Minutes after which a trial is stopped, the longest first. Two run at a time.
 TRIALS = {
-    'coverage': 35, 'mutants': 30, 'kills': 20, 'imagery': 12, 'memory': 8,
-    'processes': 6, 'numerics': 5,
+    'coverage': 35, 'mutants': 24, 'kills': 20, 'memory': 13, 'imagery': 12,
+    'processes': 8, 'numerics': 6,
 }  # fmt: skip
 
 
