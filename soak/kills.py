@@ -171,7 +171,7 @@ def _wait_for(aim: str, path: Path, process: Any, chance: random.Random) -> None
                 return
         elif aim == 'anywhere':
             if place != 'start' and counts['epoch end'] >= epochs:
-                time.sleep(chance.uniform(0, 1))
+                time.sleep(chance.uniform(0, 0.5))
                 return
         elif place == aim and counts[aim] >= often:
             time.sleep(chance.uniform(0, 0.02))
