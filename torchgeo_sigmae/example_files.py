@@ -7,8 +7,11 @@
 that the installed package has them, too.
 """
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+
+from ._files import atomic_path
 
 __all__ = ('copy_examples', 'list_examples')
 
@@ -21,11 +24,8 @@ def list_examples() -> dict[str, str]:
     Returns:
         The first sentence of every one, by its path within the examples.
     """
-    files = sorted(
-        path
-        for path in _FOLDER.rglob('*')
-        if path.suffix in {'.py', '.yaml'}
-    )  # fmt: skip
+    found = _FOLDER.rglob('*')
+    files = sorted(path for path in found if path.suffix in {'.py', '.yaml'})
     return {
         path.relative_to(_FOLDER).as_posix(): _first_sentence(path) for path in files
     }
@@ -43,6 +43,7 @@ def copy_examples(names: Sequence[str], folder: str | Path = '.') -> list[Path]:
 
     Raises:
         FileExistsError: If one is there already. Then none is copied.
+        OSError: If one cannot be written; the message names it.
         ValueError: If there is no example of a name.
     """
     known, sources = list_examples(), {}
@@ -55,9 +56,9 @@ def copy_examples(names: Sequence[str], folder: str | Path = '.') -> list[Path]:
         if target.exists():
             raise FileExistsError(f'{target} exists already. Remove it, or choose '
                                   'another folder.')  # fmt: skip
-    Path(folder).mkdir(parents=True, exist_ok=True)
     for target, source in sources.items():
-        target.write_bytes(source.read_bytes())
+        with atomic_path(target) as part:
+            shutil.copyfile(source, part)
     return list(sources)
 
 
