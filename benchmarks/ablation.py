@@ -72,6 +72,8 @@ DEFAULT: dict[str, Any] = {
 #: How many times likelier the least salient tenth is visible than the most salient.
 GUIDED = {'masking': 'saliency', 'likelier': 4}
 
+NINETY = {'mask_ratio': 0.9}
+
 SELF = {'decoder': 'self'}
 
 LARGE = {'decoder_dim': 512, 'decoder_depth': 8, 'decoder_num_heads': 16}
@@ -99,7 +101,12 @@ AXES: dict[str, dict[str, dict[str, Any]]] = {
         'product': {**GUIDED, 'combine': 'product'},
         'minmax, without NDWI': {**GUIDED, 'indices': ('NDVI', 'NDBI')},
     },
-    'mask_ratio': {'0.75': {}, '0.6': {'mask_ratio': 0.6}, '0.9': {'mask_ratio': 0.9}},
+    'mask_ratio': {'0.75': {}, '0.6': {'mask_ratio': 0.6}, '0.9': NINETY},
+    'masking_ninety': {
+        'random': NINETY,
+        '4 times': {**NINETY, **GUIDED},
+        '16 times': {**NINETY, **GUIDED, 'likelier': 16},
+    },
     'predict_ratio': {
         '0.5': {},
         '1': {'predict_ratio': 1.0},
