@@ -7,8 +7,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ('atomic_path', 'require_writable', 'write_text')
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ('atomic_path', 'require_writable', 'write_figure', 'write_text')
 
 
 @contextmanager
@@ -74,6 +78,20 @@ def write_text(path: str | Path, text: str, argument: str = 'output') -> None:
     """
     with atomic_path(path, argument) as part:
         part.write_text(text, encoding='utf-8')
+
+
+def write_figure(path: str | Path, figure: 'Figure') -> None:
+    """Write a picture whole or not at all.
+
+    Args:
+        path: The file to be, its suffix the format; missing folders are made.
+        figure: What is drawn, at 120 dots per inch.
+
+    Raises:
+        OSError: If it cannot be written; the message names *path*.
+    """
+    with atomic_path(path) as part:
+        figure.savefig(part, dpi=120)
 
 
 def require_writable(path: str | Path, argument: str = 'output') -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchgeo.datamodules import NonGeoDataModule
 
 from ._compat import TORCHGEO_VERSION
-from ._files import atomic_path
+from ._files import write_figure
 from .datasets import SceneDataModule, SyntheticSentinel2DataModule
 from .plotting import plot_indices, plot_log, plot_mask, plot_saliency
 from .tasks import SIGMAETask
@@ -127,8 +127,7 @@ def _draw(task: SIGMAETask, datamodule: NonGeoDataModule, output: Path) -> Path:
     image: Tensor = torch.stack([chips[i]['image'] for i in places])
     prediction = task.reconstruct(image)
     picture = output / 'reconstruction.png'
-    with atomic_path(picture) as part:
-        task.plot(prediction).savefig(part, dpi=120)
+    write_figure(picture, task.plot(prediction))
 
     # One chip, the one with the most to see: its indices, what they make of its
     # patches, and what is hidden at the start and at the end of the curriculum.
@@ -158,7 +157,6 @@ def _draw(task: SIGMAETask, datamodule: NonGeoDataModule, output: Path) -> Path:
         'curves.png': plot_log(output / 'log'),
     }
     for name, figure in figures.items():
-        with atomic_path(output / name) as part:
-            figure.savefig(part, dpi=120)
+        write_figure(output / name, figure)
     print(f'More pictures in {output}: {", ".join(figures)}.')
     return picture

@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
-from ._files import atomic_path, require_writable, write_text
+from ._files import require_writable, write_figure, write_text
 from .datasets import SceneChips, find_scenes
 from .plotting import plot_mask_ratios
 from .tasks import SIGMAETask
@@ -171,8 +171,7 @@ def run_report(arguments: argparse.Namespace) -> str:
         with _masked(task, ratio):
             predictions[ratio] = task.reconstruct(images)
     figure = plot_mask_ratios(predictions, task.bands, task.sensor, oracle)
-    with atomic_path(output / 'report.png') as part:
-        figure.savefig(part, dpi=110)
+    write_figure(output / 'report.png', figure)
     return table
 
 

@@ -5,6 +5,7 @@
 
 import csv
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -112,6 +113,23 @@ def test_a_start_in_the_same_folder_loses_nothing(tmp_path: Path) -> None:
     assert read_log(tmp_path)['train_loss'][1].tolist() == [0.5, 0.25, 7, 6]
     found = sorted(path.name for path in Path(again.log_dir).glob('*.*'))
     assert found == ['metrics.csv', 'metrics.kept-0.csv', 'metrics.kept-1.csv']
+
+
+def test_what_a_killed_copy_left_behind_is_removed(tmp_path: Path) -> None:
+    logger = logged(tmp_path)
+
+    def copy() -> None:
+        shutil.copyfile = lambda source, target: (
+            Path(target).touch(), os.kill(os.getpid(), signal.SIGKILL),
+        )  # fmt: skip
+        keep_log(logger)
+
+    killed(copy)
+    found = {path.name for path in Path(logger.log_dir).iterdir()}
+    assert len(found) == 2, 'the log and half a copy'
+    keep_log(logger)
+    found = {path.name for path in Path(logger.log_dir).iterdir()}
+    assert found == {'metrics.csv', 'metrics.kept-0.csv'}
 
 
 def test_nothing_to_keep(tmp_path: Path) -> None:

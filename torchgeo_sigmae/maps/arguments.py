@@ -12,7 +12,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 
-from .._files import atomic_path
+from .._files import write_figure
 from ..bands import (
     EUROSAT_BANDS,
     OSCD_BANDS,
@@ -151,8 +151,7 @@ def save(figure: Figure, target: Path) -> Path:
         Its file.
     """
     path = target.with_suffix('.png')
-    with atomic_path(path) as part:
-        figure.savefig(part, dpi=110)
+    write_figure(path, figure)
     return path
 
 

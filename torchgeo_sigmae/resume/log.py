@@ -3,12 +3,13 @@
 
 """Logs that a kill cannot take back."""
 
-import os
 import re
 import shutil
 from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger, Logger
+
+from .._files import atomic_path
 
 __all__ = ('keep_log', 'log_files')
 
@@ -27,6 +28,9 @@ def keep_log(logger: Logger, number: int | None = None) -> int | None:
 
     Returns:
         Number of the copy; None if there is none.
+
+    Raises:
+        OSError: If it cannot be written.
     """
     if not isinstance(logger, CSVLogger):
         return None
@@ -35,12 +39,11 @@ def keep_log(logger: Logger, number: int | None = None) -> int | None:
         return number
     if number is None:
         number = 1 + max(_kept(written.parent), default=-1)
-    part = written.with_name('metrics.part')
-    with open(written, 'rb') as source, open(part, 'wb') as target:
-        shutil.copyfileobj(source, target)
-        target.flush()
-        os.fsync(target.fileno())
-    os.replace(part, written.with_name(f'metrics.kept-{number}.csv'))
+        # A run that was killed in the midst of a copy left it under this name.
+        for unfinished in written.parent.glob('.metrics.kept-*.part.csv'):
+            unfinished.unlink()
+    with atomic_path(written.with_name(f'metrics.kept-{number}.csv'), 'logger') as part:
+        shutil.copyfile(written, part)
     return number
 
 
