@@ -127,13 +127,13 @@ def survive(
     """
     landed: Counter[str] = Counter()
     for aim in aims:
-        writes = chance.randint(1, 4) if aim == 'log' else 0
+        writes, asked = chance.randint(1, 4) if aim == 'log' else 0, 1
         process, *others = launch(root, path, workers, options, writes, size)
         if aim != 'log':
             _wait_for(aim, path, process, chance)
             if process.exitcode is not None:
                 raise RuntimeError(f'ended before it came to {aim}')
-            os.kill(process.pid, how)
+            asked = _send(how, process)
         process.join(PATIENCE)
         status = process.exitcode
         if status is None or (how is signal.SIGKILL and status != -how):
@@ -143,6 +143,8 @@ def survive(
         place = where(path, aim)
         if status == 0 and place == 'end':
             raise RuntimeError(f'{how.name} aimed at {aim}: the run went on to its end')
+        if asked > 1:
+            place += f', asked {asked} times'
         landed[place] += 1
         print(f'{how.name} aimed at {aim} landed at {place} ({status})', flush=True)
         for group in (process, *others):
@@ -177,6 +179,18 @@ def _wait_for(aim: str, path: Path, process: Any, chance: random.Random) -> None
             time.sleep(chance.uniform(0, 0.02))
             return
         time.sleep(0.001)
+
+
+def _send(how: signal.Signals, process: Any) -> int:
+    """Send a signal; SIGINT again until it is heeded, for Python may drop one."""
+    asked = 0
+    while process.exitcode is None:
+        os.kill(process.pid, how)
+        asked += 1
+        if how is not signal.SIGINT:
+            break
+        process.join(3)
+    return asked
 
 
 def where(path: Path, aim: str) -> str:
@@ -296,7 +310,7 @@ def main(arguments: Any, root: Path) -> tuple[dict[str, str], list[str]]:
         ('2 workers', 2, plan(arguments.kills, chance), signal.SIGKILL),
         ('no workers', 0, plan(arguments.kills // 3, chance), signal.SIGKILL),
         ('no workers', 0, ['training', 'validation'], signal.SIGTERM),
-        ('no workers', 0, ['training', 'validation'], signal.SIGINT),
+        ('no workers', 0, ['training', 'validation', 'checkpoint'], signal.SIGINT),
     ):
         path = root / f'{how.name}-{workers}'
         try:
