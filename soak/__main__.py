@@ -21,8 +21,8 @@ from pathlib import Path
 
 #: Minutes after which a trial is stopped, the longest first. Two run at a time.
 TRIALS = {
-    'coverage': 35, 'mutants': 24, 'kills': 20, 'memory': 13, 'imagery': 12,
-    'processes': 8, 'numerics': 6,
+    'coverage': 40, 'mutants': 23, 'kills': 15, 'memory': 15, 'imagery': 8,
+    'processes': 8, 'numerics': 3,
 }  # fmt: skip
 
 

@@ -130,7 +130,9 @@ def _changes(node: ast.AST, modules: set[str]) -> Iterator[ast.AST]:
             yield _with(node, test=ast.UnaryOp(ast.Not(), node.test))
         case ast.comprehension(ifs=[*tests]) if tests:
             yield _with(node, ifs=[])
-        case ast.Return(value=value) if value is not None:
+        case ast.Return(value=ast.Constant(value=None)):
+            pass
+        case ast.Return(value=ast.AST()):
             yield ast.Return(ast.Constant(None))
         case ast.Raise() | ast.Expr(value=ast.Call()):
             yield ast.Pass()

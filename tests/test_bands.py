@@ -45,6 +45,7 @@ from torchgeo_sigmae.bands import (
         ('swir22', 'B12'),
         ('rededge', 'B05'),
         ('nir08', 'B8A'),
+        (' red ', 'B04'),
     ],
 )
 def test_sentinel2_spellings(spelling: str, name: str) -> None:

@@ -477,6 +477,13 @@ def test_of_few_valid_tokens_one_is_predicted() -> None:
     assert index[0, 0] in (4, 9, 17)
 
 
+def test_the_share_of_valid_tokens_is_rounded() -> None:
+    masked = torch.arange(10)[None]
+    valid = (torch.arange(10) < 3)[None]
+    _, counts = select_predicted(masked, valid, 0.4, generator())
+    assert counts.tolist() == [[True, False, False, False]]
+
+
 def test_groups_are_hidden_in_the_order_of_their_chance() -> None:
     chance = torch.tensor([[0.5, 0.9, 0.1]])
     noise = torch.rand(1, 12, generator=generator())

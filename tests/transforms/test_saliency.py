@@ -20,7 +20,7 @@ from torchgeo_sigmae.transforms import (
     spectral_indices,
     valid_pixels,
 )
-from torchgeo_sigmae.transforms.saliency import join_statistics
+from torchgeo_sigmae.transforms.saliency import FLAT_RANGE, join_statistics
 
 BANDS = ('B03', 'B04', 'B08', 'B11')
 
@@ -395,6 +395,32 @@ def test_a_single_valid_pixel_speaks_for_its_patch() -> None:
     valid[3, 4] = True
     richness, heterogeneity = patch_statistics(layers, 8, valid)
     assert (richness.item(), heterogeneity.item()) == (0.5, 0.0)
+    both = torch.cat([valid, torch.zeros_like(valid)], dim=1)
+    assert patch_validity(both, 8).tolist() == [[True, False]]
+
+
+def test_two_valid_patches_are_first_and_last() -> None:
+    values = torch.tensor([[0.1, 0.7, 0.3]])
+    patches = torch.tensor([[True, False, True]])
+    found = join_statistics(values, values, patches, combine='rank')
+    assert found.tolist() == [[0.0, 0.0, 1.0]]
+
+
+def test_a_range_is_flat_below_its_limit_only() -> None:
+    patches = torch.ones(1, 2, dtype=torch.bool)
+    for spread, most in ((FLAT_RANGE, 1.0), (FLAT_RANGE * 0.999, 0.0)):
+        values = torch.tensor([[0.0, spread]])
+        assert join_statistics(values, values, patches).tolist() == [[0.0, most]]
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_statistics_of_half_precision_are_computed_in_full(dtype: torch.dtype) -> None:
+    layers = torch.rand(3, 8, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for found, expected in zip(
+        patch_statistics(layers, 8), patch_statistics(layers.float(), 8), strict=True
+    ):
+        assert found.dtype == torch.float32
+        assert torch.equal(found, expected)
 
 
 def test_images_of_a_batch_are_ranked_apart() -> None:
@@ -408,3 +434,5 @@ def test_images_of_a_batch_are_ranked_apart() -> None:
 def test_integers_are_refused_by_name() -> None:
     with pytest.raises(TypeError, match=r'^image: '):
         patch_saliency(torch.ones(4, 8, 8, dtype=torch.int16), BANDS, 8)
+    with pytest.raises(TypeError, match=r'^image: '):
+        PatchSaliency(BANDS).saliency(torch.ones(4, 8, 8, dtype=torch.int16))
