@@ -21,7 +21,7 @@ from pathlib import Path
 
 #: Minutes after which a trial is stopped, the longest first. Two run at a time.
 TRIALS = {
-    'coverage': 40, 'mutants': 23, 'kills': 15, 'memory': 15, 'imagery': 8,
+    'coverage': 50, 'mutants': 18, 'kills': 13, 'memory': 16, 'imagery': 8,
     'processes': 8, 'numerics': 3,
 }  # fmt: skip
 

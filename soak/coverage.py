@@ -25,8 +25,9 @@ ROOT = Path(__file__).parents[1]
 
 #: Tests of benchmarks, examples, documentation and packages, and of killed runs.
 LEFT_OUT = (
-    'tests/docs', 'tests/resume/test_kill.py', 'tests/test_benchmarks.py',
-    'tests/test_examples.py', 'tests/test_release.py', 'tests/test_wheel.py',
+    'tests/docs', 'tests/resume/test_kill.py', 'tests/test_barkbeetle.py',
+    'tests/test_benchmarks.py', 'tests/test_comparison.py', 'tests/test_examples.py',
+    'tests/test_own_geotiffs.py', 'tests/test_release.py', 'tests/test_wheel.py',
 )  # fmt: skip
 
 #: Per cent that have to run.

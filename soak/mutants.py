@@ -3,7 +3,7 @@
 
 """How many small mistakes in bands, saliency, masking and registration tests notice.
 
-    python -m soak.mutants [--minutes 20 | --all] [--only MODULE ...]
+    python -m soak.mutants [--minutes 15 | --all] [--only MODULE ...]
 
 Mutants (``soak/mutate.py``) are taken in an order that the seed decides, until the
 minutes are used up; ``--all`` tests every one. Every module is tested by the files that
@@ -138,7 +138,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == '__main__':
     parser = trial_parser(__doc__)
-    parser.add_argument('--minutes', type=float, default=20, help='after these, judge')
+    parser.add_argument('--minutes', type=float, default=15, help='after these, judge')
     parser.add_argument('--all', action='store_true', help='every mutant, however long')
     parser.add_argument(
         '--only', nargs='+', choices=list(MODULES), default=list(MODULES)

@@ -192,6 +192,8 @@ def fit(arguments: list[str]) -> None:
         arguments: What stands behind its name.
     """
     torch.set_num_threads(1)
+    # What a shell starts in the background ignores it, and so do its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if writes := os.environ.get('SOAK_DIE_IN_LOG'):
         die_in_log(int(writes))
     main(arguments)
