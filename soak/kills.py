@@ -127,7 +127,8 @@ def survive(
     """
     landed: Counter[str] = Counter()
     for aim in aims:
-        writes, asked = chance.randint(1, 4) if aim == 'log' else 0, 1
+        writes = chance.randint(1, 4) if aim == 'log' else 0
+        asked = 0
         process, *others = launch(root, path, workers, options, writes, size)
         if aim != 'log':
             _wait_for(aim, path, process, chance)
