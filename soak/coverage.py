@@ -8,7 +8,7 @@
 Processes that tests start are counted, too: training runs, commands, workers of data
 loaders (``[tool.coverage.run]`` in pyproject.toml). A process that is killed leaves
 nothing behind. One process of pytest, since two trials run side by side; tests of what
-is not the package are left out, which halves the time, unless ``--all`` is given.
+is not the package, the slowest of all, are left out unless ``--all`` is given.
 """
 
 import argparse
