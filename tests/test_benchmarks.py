@@ -7,8 +7,6 @@ import argparse
 import hashlib
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,14 +15,13 @@ import pytest
 import torch
 from geotiffs import write
 from lightning.pytorch import Trainer
+from programs import run
 from torchgeo.datamodules import EuroSATDataModule
 
 from benchmarks import finetune, weights_check, weights_release
 from torchgeo_sigmae import SIGMAETask
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.models import read_encoder
-
-ROOT = Path(__file__).parents[1]
 
 #: What is no share of the time of a loop.
 NOT_PARTS = ('source', 'workers', 'images_per_second')
@@ -38,16 +35,6 @@ def encoder(tmp_path: Path) -> Path:
     )  # fmt: skip
     task.export(tmp_path / 'encoder.pth')
     return tmp_path / 'encoder.pth'
-
-
-def run(*arguments: object) -> str:
-    command = [sys.executable, '-m', *map(str, arguments)]
-    # Several threads on so little only get into each other's way.
-    env = {'PYTHONPATH': f'{ROOT}:{ROOT / "examples"}', 'OMP_NUM_THREADS': '1'}
-    return subprocess.run(
-        command, cwd=ROOT, env={**env, 'PATH': '/usr/bin:/bin'}, check=True,
-        capture_output=True, text=True, timeout=300,
-    ).stdout  # fmt: skip
 
 
 def test_adapt_bands(encoder: Path, eurosat_root: Path) -> None:
@@ -91,9 +78,9 @@ def test_weights_check(
 def test_weights_release(tmp_path: Path) -> None:
     task = SIGMAETask('sigmae_vit_tiny_patch8', size=32, mean=1000.0, std=500.0)
     task.history = [{'root': str(tmp_path / 'data'), 'steps': 1}]
-    run = Trainer(accelerator='cpu', logger=False, default_root_dir=tmp_path)
-    run.strategy.connect(task)
-    run.save_checkpoint(tmp_path / 'x.ckpt')
+    trainer = Trainer(accelerator='cpu', logger=False, default_root_dir=tmp_path)
+    trainer.strategy.connect(task)
+    trainer.save_checkpoint(tmp_path / 'x.ckpt')
     arguments = argparse.Namespace(
         checkpoint=tmp_path / 'x.ckpt', name='here', folder=tmp_path
     )

@@ -1,17 +1,14 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Training runs of tests: without noise, and in processes that can be killed."""
+"""Training runs of tests: small, and without noise."""
 
-import multiprocessing
-import os
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
 
 from torchgeo_sigmae import SIGMAETask
-from torchgeo_sigmae.__main__ import main
 
 
 def trainer(path: Path, **kwargs: Any) -> Trainer:
@@ -43,14 +40,3 @@ def task(family: str = 'sigmae', **arguments: Any) -> SIGMAETask:
             **arguments,
         }
     )
-
-
-def fit(arguments: list[str]) -> None:
-    """Run the command line as a shell would, in a process group of its own.
-
-    Workers are forked, as they are by default on Linux up to Python 3.13: those of a
-    fork server, which this process came from, would outlive a kill.
-    """
-    os.setpgrp()
-    multiprocessing.set_start_method('fork', force=True)
-    main(arguments)

@@ -87,6 +87,18 @@ def test_visibility_ignores_invalid_tokens() -> None:
     assert metric.most == 1
 
 
+def test_what_processes_count_is_added_up() -> None:
+    score = torch.rand(8, 64)
+    keep = saliency_mask(score, 0.5, beta=4.0).keep
+    whole, *parts = (VisibilityRatio() for _ in range(3))
+    whole.update(score, keep)
+    for metric, half in zip(parts, (slice(5), slice(5, 8)), strict=True):
+        metric.update(score[half], keep[half])
+    parts[0].merge_state(parts[1])
+    assert parts[0].least == whole.least
+    assert parts[0].most == whole.most
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [

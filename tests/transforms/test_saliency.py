@@ -201,6 +201,25 @@ def test_transform_on_samples_and_batches() -> None:
     assert 'NDVI' in repr(transform)
 
 
+@pytest.mark.parametrize('combine', ['minmax', 'rank', 'product'])
+def test_an_image_does_not_depend_on_its_batch(combine: str) -> None:
+    images = torch.stack([chip(kind)[0] for kind in KINDS])
+    together = patch_saliency(images, BANDS, 8, combine=combine)
+    for image, found in zip(images, together, strict=True):
+        alone = patch_saliency(image, BANDS, 8, combine=combine)
+        torch.testing.assert_close(found, alone)
+
+
+def test_zeros_are_values_to_the_function_and_nodata_to_the_transform() -> None:
+    image, valid = chip('striped')
+    assert not valid.all()
+    every = patch_saliency(image, BANDS, 8, valid=torch.ones_like(valid))
+    some = patch_saliency(image, BANDS, 8, valid=valid)
+    assert not torch.equal(every, some)
+    assert torch.equal(patch_saliency(image, BANDS, 8), every)
+    assert torch.equal(PatchSaliency(BANDS).saliency(image), some)
+
+
 def test_takes_any_index_and_the_scale_it_needs() -> None:
     image, _ = chip('random')
     bands = ('B02', 'B04', 'B08', 'B11')
@@ -265,6 +284,13 @@ def test_richness_favours_vegetation_and_water(eurosat_root) -> None:
 def test_bad_settings_fail_at_once(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PatchSaliency(**{'bands': BANDS, **change})
+
+
+def test_the_function_refuses_them_too() -> None:
+    image, _ = chip('random')
+    for change, message in (({'alpha': -0.1}, 'alpha'), ({'combine': 'sum'}, 'sum')):
+        with pytest.raises(ValueError, match=message):
+            patch_saliency(image, BANDS, 8, **change)
 
 
 def test_sizes_that_do_not_divide_are_refused() -> None:
