@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Two gloo processes, as ``torchrun`` and Lightning's ``ddp`` start them.
+"""Two gloo processes, as Lightning's ``ddp`` and ``torchrun`` start them.
 
 All families, four processes, kills and more: ``python -m soak.processes``.
 """
@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import twice
 from lightning.pytorch import Trainer
 
+from soak.children import join, start_group
 from soak.processes import dies, every_task, masks, refuses_unused, sharded
 from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2DataModule
 
@@ -88,65 +90,13 @@ def test_ddp_on_two_processes(synthetic_root: Path, tmp_path: Path) -> None:
     assert abs(records[0]['initial_lr'] - 1.5e-4 * 32 / 256) < 1e-12
 
 
-TWICE = """
-import json, sys
-import torch
-from lightning.pytorch import Trainer, seed_everything
-from torch import nn
-from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2DataModule, resumable
-
-root, out, devices = sys.argv[1:]
-devices = int(devices)
-torch.set_num_threads(1)
-
-class Told(SIGMAETask):
-    told = []
-
-    def _draw(self, batch):
-        drawn = super()._draw(batch)
-        # What a sample is, and what is hidden of it.
-        names = drawn[0].image.double().sum((1, 2, 3)).tolist()
-        self.told.append([names, drawn[1].tolist(), drawn[2].tolist()])
-        return drawn
-
-    def training_step(self, *args):
-        loss = super().training_step(*args)
-        self.told[-1].append(loss.item())
-        return loss
-
-seed_everything(0, verbose=False)
-task = Told(
-    model='sigmae_vit_tiny_patch8', size=64, decoder_dim=32, decoder_depth=1, lr=1e-3,
-    decoder_num_heads=2, predict_ratio=0.5, transform=nn.Identity(), saliency_start=1.0,
-)
-datamodule = SyntheticSentinel2DataModule(root=root, batch_size=16 // devices)
-# Augmentation is drawn for a batch.
-datamodule.train_aug = datamodule.aug
-Trainer(
-    accelerator='cpu', strategy='ddp', devices=devices, max_steps=4, logger=False,
-    enable_checkpointing=False, enable_progress_bar=False, limit_val_batches=0,
-    enable_model_summary=False, default_root_dir=out,
-).fit(task, resumable(datamodule))
-weights = torch.cat([p.detach().flatten() for p in task.parameters()])
-torch.save((task.told, weights), f'{out}/{devices}-{task.global_rank}.pt')
-"""
-
-
 def test_two_processes_are_one_with_twice_the_batch(
     synthetic_root: Path, tmp_path: Path
 ) -> None:
     """The same masks for every sample, and the same loss."""
-    script = tmp_path / 'train.py'
-    script.write_text(TWICE)
-    for devices in (1, 2):
-        run = subprocess.run(
-            [sys.executable, script, synthetic_root, tmp_path, str(devices)],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert run.returncode == 0, run.stderr[-3000:]
+    for size in (1, 2):
+        group = start_group(size, twice.fit, synthetic_root, tmp_path)
+        assert join(group, 300) == [0] * size
     alone, weights = torch.load(tmp_path / '1-0.pt')
     both = [torch.load(tmp_path / f'2-{rank}.pt') for rank in (0, 1)]
     assert len(alone) == 4
