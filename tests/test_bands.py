@@ -177,6 +177,12 @@ def test_names_a_sensor_does_not_know_stay_as_they_are() -> None:
     assert SENTINEL2.find('VV') is None
 
 
+def test_names_of_other_kinds_are_spelled_freely_too() -> None:
+    sensor = Sensor('radar', (Band('VV', 'copolarised', 5.5e7),), {})
+    for name in ('VV', ' vv ', 'Copolarised'):
+        assert sensor.band(name).name == 'VV'
+
+
 def test_advice_names_all_there_is() -> None:
     names = ', '.join(PUBLISHED['landsat8'])
     commons = [common for common, _ in PUBLISHED['landsat8'].values()]

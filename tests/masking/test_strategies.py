@@ -421,6 +421,7 @@ def test_defaults() -> None:
     masked = torch.arange(8).expand(2, -1)
     index, counts = select_predicted(masked)
     assert torch.equal(index, masked)
+    assert counts.dtype == torch.bool
     assert counts.all()
     plain = column_mask(score, 0.5, 3, generator(1)).keep
     assert torch.equal(plain, column_mask(score, 0.5, 3, generator(1), None, 0.0).keep)

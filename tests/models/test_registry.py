@@ -19,6 +19,7 @@ from torchgeo_sigmae.models import (
     build_encoder,
     register,
     register_weights,
+    registry,
 )
 from torchgeo_sigmae.models.pyramid import PYRAMIDS
 from torchgeo_sigmae.models.registration import build_model
@@ -122,6 +123,7 @@ SMP, MODELS, WEIGHTS = 'encoders.encoders)', 'api._model)', 'api._model_weights)
     ('owner', 'name', 'value', 'named'),
     [
         (smp.encoders, 'encoders', {'resnet18': {'class': None, 'params': {}}}, SMP),
+        (smp.encoders, 'encoders', {**smp.encoders.encoders, 'odd': {}}, SMP),
         (smp.encoders, 'encoders', None, SMP),
         (torchgeo.models.api, '_model', [], MODELS),
         (torchgeo.models.api, '_model_weights', None, WEIGHTS),
@@ -224,6 +226,24 @@ def test_timms_configuration_fits_the_model(name: str) -> None:
     assert (
         timm.get_pretrained_cfg('sigmae_vit_base_patch16').input_size[1:] == (224,) * 2
     )
+
+
+def test_builders_are_found_by_name_and_download_nothing() -> None:
+    model = getattr(registry, TINY)()
+    assert isinstance(model, SIGMAEViT)
+    assert model.embed_dim == 192
+
+
+def test_timm_loads_a_file_for_another_size(tmp_path: Path) -> None:
+    state = timm.create_model(TINY).state_dict()
+    torch.save(state, tmp_path / 'encoder.pth')
+    model = timm.create_model(
+        TINY, pretrained=True, img_size=64,
+        pretrained_cfg_overlay={'file': str(tmp_path / 'encoder.pth')},
+    )  # fmt: skip
+    for key, value in model.state_dict().items():
+        assert key == 'pos_embed' or torch.equal(value, state[key]), key
+    assert model.pos_embed.shape[1] == 1 + 64
 
 
 def test_builders_are_functions_of_their_name() -> None:

@@ -307,8 +307,9 @@ def test_no_mask_is_a_mask_of_ones() -> None:
     for one, other in zip(plain, masked, strict=True):
         assert one.shape == (2, 2, 3)
         torch.testing.assert_close(one, other)
-    with pytest.raises(ValueError, match='cannot be cut into patches'):
-        patch_statistics(layers, 7)
+    for height, width in ((15, 24), (16, 20), (20, 16)):
+        with pytest.raises(ValueError, match=f'{height} x {width} pixels cannot be'):
+            patch_statistics(torch.rand(3, height, width), 8)
 
 
 def test_masks_may_be_numbers() -> None:
@@ -340,6 +341,10 @@ def test_a_part_is_scaled_by_the_limits_of_the_whole() -> None:
     limits = tuple(
         (x[patches].min().item(), x[patches].max().item())
         for x in (richness, heterogeneity)
+    )
+    plain = join_statistics(richness, heterogeneity, patches)
+    assert torch.equal(
+        plain, join_statistics(richness, heterogeneity, patches, 0.5, 'minmax')
     )
     for combine in ('minmax', 'product'):
         whole = join_statistics(richness, heterogeneity, patches, 0.3, combine)
