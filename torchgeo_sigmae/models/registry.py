@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from timm.models import build_model_with_cfg, register_model
-from timm.models.vision_transformer import checkpoint_filter_fn
 
 from .encoder import SIGMAEViT
 from .spectral import S2MAEViT, SatMAEViT
@@ -102,7 +101,6 @@ def _register(name: str, architecture: Architecture) -> Callable[..., SIGMAEViT]
             architecture.encoder,
             name,
             pretrained,
-            pretrained_filter_fn=checkpoint_filter_fn,
             feature_cfg={'out_indices': 3, 'feature_cls': 'getter'},
             **{**architecture.arguments(), **kwargs},
         )
