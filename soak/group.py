@@ -23,7 +23,7 @@ from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2DataModule, resumable
 
 from .runs import HashedTask
 
-__all__ = ('fit_all', 'fit_forever', 'fit_sharded')
+__all__ = ('fit_all', 'fit_forever', 'fit_sharded', 'make_data', 'make_trainer')
 
 #: A task small enough for many processes on one core.
 SMALL = {
@@ -38,7 +38,7 @@ def _size() -> int:
     return int(os.environ['WORLD_SIZE'])
 
 
-def _trainer(folder: Path, **options: Any) -> Trainer:
+def make_trainer(folder: Path, **options: Any) -> Trainer:
     """A trainer of all processes of the group."""
     quiet()
     torch.set_num_threads(1)
@@ -54,7 +54,7 @@ def _trainer(folder: Path, **options: Any) -> Trainer:
     return Trainer(**{**known, **options})
 
 
-def _data(root: Path, batch_size: int, plain: bool = False) -> Any:
+def make_data(root: Path, batch_size: int, plain: bool = False) -> Any:
     """Chips; *batch_size* is that of all processes together."""
     data = SyntheticSentinel2DataModule(
         root=str(root), batch_size=batch_size // _size()
@@ -82,7 +82,7 @@ def fit_all(
     for name, arguments in jobs.items():
         job = dict(arguments)
         plain, unused = job.pop('plain', False), job.pop('unused', False)
-        data = _data(root, job.pop('batch_size', 16), plain)
+        data = make_data(root, job.pop('batch_size', 16), plain)
         os.environ['SOAK_TOLD'] = str(folder / name)
         (folder / name).mkdir(parents=True, exist_ok=True)
         seed_everything(0, verbose=False)
@@ -92,7 +92,7 @@ def fit_all(
         )
         if unused:
             task.model.encoder.nobody = nn.Linear(2, 2)
-        trainer = _trainer(folder, limit_train_batches=limit or 1.0)
+        trainer = make_trainer(folder, limit_train_batches=limit or 1.0)
         try:
             trainer.fit(task, data)
         except RuntimeError as error:
@@ -114,8 +114,8 @@ def fit_forever(root: Path, folder: Path, timeout: float | None) -> None:
     """
     os.environ['SOAK_TOLD'] = str(folder)
     known = {} if timeout is None else {'timeout': timedelta(seconds=timeout)}
-    trainer = _trainer(folder, strategy=DDPStrategy(**known), max_epochs=10_000)
-    trainer.fit(HashedTask('sigmae_vit_tiny_patch8', **SMALL), _data(root, 16))
+    trainer = make_trainer(folder, strategy=DDPStrategy(**known), max_epochs=10_000)
+    trainer.fit(HashedTask('sigmae_vit_tiny_patch8', **SMALL), make_data(root, 16))
 
 
 class Sharded(SIGMAETask):
@@ -146,7 +146,7 @@ def fit_sharded(root: Path, folder: Path, sharded: bool) -> None:
         strategy = ModelParallelStrategy(
             data_parallel_size=_size(), tensor_parallel_size=1
         )
-    _trainer(folder, strategy=strategy, max_steps=4).fit(task, _data(root, 16))
+    make_trainer(folder, strategy=strategy, max_steps=4).fit(task, make_data(root, 16))
     count = sum(isinstance(p, DTensor) for p in task.parameters())
     weights = {
         name: (p.full_tensor() if isinstance(p, DTensor) else p).detach()

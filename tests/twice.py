@@ -3,15 +3,15 @@
 
 """The same four steps on one process or on two, for test_distributed."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import seed_everything
 from torch import nn
 
-from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2DataModule, resumable
+from soak.group import make_data, make_trainer
+from torchgeo_sigmae import SIGMAETask
 
 
 class Told(SIGMAETask):
@@ -35,21 +35,15 @@ class Told(SIGMAETask):
 
 def fit(root: Path, out: Path) -> None:
     """Train as one of the processes of a group, and write what it told."""
-    size = int(os.environ['WORLD_SIZE'])
-    torch.set_num_threads(1)
     seed_everything(0, verbose=False)
     task = Told(
         model='sigmae_vit_tiny_patch8', size=64, decoder_dim=32, decoder_depth=1,
         decoder_num_heads=2, lr=1e-3, predict_ratio=0.5, transform=nn.Identity(),
         saliency_start=1.0,
     )  # fmt: skip
-    datamodule = SyntheticSentinel2DataModule(root=str(root), batch_size=16 // size)
-    # Augmentation is drawn for a batch.
-    datamodule.train_aug = datamodule.aug
-    Trainer(
-        accelerator='cpu', strategy='ddp', devices=size, max_steps=4, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, limit_val_batches=0,
-        enable_model_summary=False, default_root_dir=out,
-    ).fit(task, resumable(datamodule))  # fmt: skip
+    trainer = make_trainer(out, max_steps=4)
+    trainer.fit(task, make_data(root, 16, plain=True))
     weights = torch.cat([p.detach().flatten() for p in task.parameters()])
-    torch.save((task.told, weights), out / f'{size}-{task.global_rank}.pt')
+    torch.save(
+        (task.told, weights), out / f'{trainer.world_size}-{task.global_rank}.pt'
+    )

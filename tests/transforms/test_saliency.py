@@ -308,7 +308,8 @@ def test_no_mask_is_a_mask_of_ones() -> None:
         assert one.shape == (2, 2, 3)
         torch.testing.assert_close(one, other)
     for height, width in ((15, 24), (16, 20), (20, 16)):
-        with pytest.raises(ValueError, match=f'{height} x {width} pixels cannot be'):
+        message = f'{height} x {width} pixels cannot be cut into patches'
+        with pytest.raises(ValueError, match=message):
             patch_statistics(torch.rand(3, height, width), 8)
 
 
