@@ -109,6 +109,66 @@ def test_mix_starts_as_the_last_depth() -> None:
     assert not torch.allclose(decoder(other, keep, predicted, (3, 3)), expected)
 
 
+def test_equal_tokens_at_different_positions_are_told_apart() -> None:
+    torch.manual_seed(0)
+    decoder = CrossDecoder(16, 1, 8, 8, 2, 2)
+    feature = torch.randn(1, 1, 16)
+    features = torch.cat([feature, feature, torch.randn(1, 2, 16)], dim=1)
+    keep, predicted = torch.tensor([[3, 12, 5, 9]]), torch.tensor([[0, 7]])
+
+    def influence() -> torch.Tensor:
+        leaf = features.clone().requires_grad_()
+        decoder([leaf], keep, predicted, (4, 4)).square().sum().backward()
+        return leaf.grad[0, 0] - leaf.grad[0, 1]
+
+    assert influence().abs().max() > 1e-4
+    # The positions are what tells them apart.
+    for block in decoder.blocks:
+        torch.nn.init.zeros_(block.k_position.weight)
+    torch.testing.assert_close(influence(), torch.zeros(16), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize('family', ['sigmae', 's2mae', 'satmae'])
+@torch.no_grad()
+def test_swapped_positions_change_predictions(family: str) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(f'{family}_vit_tiny_patch8', 10, 32)
+    mae = MaskedAutoencoder(encoder, 'cross', 32, 1, 4)
+    keep, predicted = torch.tensor([[1, 6, 11]]), torch.tensor([[0, 4]])
+    features = [torch.randn(1, 4, encoder.embed_dim)] * len(encoder.blocks)
+    expected = mae.decoder(features, keep, predicted, (4, 4))
+    swapped = mae.decoder(features, keep[:, [1, 0, 2]], predicted, (4, 4))
+    assert (swapped - expected).abs().max() > 1e-3
+
+
+def test_decoders_of_the_first_edition_load_unchanged() -> None:
+    decoder = CrossDecoder(16, 1, 8, 8, 2, 2)
+    old = {
+        key: value
+        for key, value in decoder.state_dict().items()
+        if 'k_position' not in key
+    }
+    decoder.load_state_dict(old)
+    assert all(not block.k_position.weight.any() for block in decoder.blocks)
+    with pytest.raises(RuntimeError, match=r'kv\.weight'):
+        decoder.load_state_dict({k: v for k, v in old.items() if 'kv.w' not in k})
+
+
+@pytest.mark.parametrize('decoder', ['cross', 'self'])
+def test_spectral_statistics_follow_the_pixels(decoder: str) -> None:
+    encoder = build_encoder('satmae_vit_tiny_patch8', 10, 32)
+    mae = MaskedAutoencoder(encoder, decoder, 32, 1, 4, num_indices=3)
+    image = torch.randn(2, 10, 32, 32)
+    tokens = mae.layout.num_groups * 16
+    mask = masked(2, tokens)
+    out = mae(image, mask.keep, mask.masked)
+    bands = mae.layout.group_size
+    assert out.shape[-1] == 64 * bands + bands + 6
+    out[..., 64 * bands :].square().sum().backward()
+    assert mae.decoder.spectral_head.weight.grad.abs().sum() > 0
+    assert not mae.decoder.head.weight.grad.any()
+
+
 @pytest.mark.parametrize('decoder', ['cross', 'self'])
 def test_inference_first_then_training(decoder: str) -> None:
     mae, mask = model(decoder), masked()

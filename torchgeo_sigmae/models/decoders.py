@@ -3,6 +3,8 @@
 
 """Decoders: from encoded visible tokens to the pixels of predicted tokens."""
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from timm.layers import Mlp, resample_abs_pos_embed
@@ -15,20 +17,44 @@ from .tokens import own_group
 __all__ = ('CrossDecoder', 'SelfDecoder')
 
 
-class _Decoder(nn.Module):
-    """What both decoders share: mask token, positions, final norm, head to pixels."""
+class Decoder(nn.Module, ABC):
+    """Mask token, positions and heads, which both decoders share."""
 
     def __init__(
         self,
+        encoder_dim: int,
+        encoder_depth: int,
         out_dim: int,
-        dim: int,
-        depth: int,
-        num_heads: int,
-        groups: int,
-        heads: int,
-        positions: str,
-        grid: tuple[int, int] | None,
+        dim: int = 256,
+        depth: int = 4,
+        num_heads: int = 8,
+        groups: int = 1,
+        heads: int = 1,
+        positions: str = 'sincos',
+        grid: tuple[int, int] | None = None,
+        spectral_dim: int = 0,
     ) -> None:
+        """Initialize a new decoder.
+
+        Args:
+            encoder_dim: Width of the encoder.
+            encoder_depth: Number of blocks of the encoder.
+            out_dim: Pixel values to predict per token, L.
+            dim: Width of the decoder, a multiple of 4 and of *num_heads*.
+            depth: Number of blocks.
+            num_heads: Number of attention heads.
+            groups: Tokens at every patch position, G.
+            heads: Number of output heads: 1, or one for every group.
+            positions: ``'sincos'``, ``'learnable'`` or ``'vanilla'`` (of the running
+                number of a token).
+            grid: Patches per column and per row that learnable positions are made for;
+                other grids are interpolated.
+            spectral_dim: Spectral statistics to predict per token, S; 0 for none.
+
+        Raises:
+            ValueError: If *dim* is no multiple of 4 and *num_heads*, *depth* < 1, or
+                learnable positions have no grid.
+        """
         super().__init__()
         if dim % 4 or dim % num_heads:
             raise ValueError(
@@ -45,6 +71,9 @@ class _Decoder(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, heads * out_dim)
+        self.spectral_head = (
+            nn.Linear(dim, heads * spectral_dim) if spectral_dim else None
+        )
         self.pos_embed: Tensor | None = None
         self.spectral_embed: Tensor | None = None
         if positions == 'learnable':
@@ -53,13 +82,42 @@ class _Decoder(nn.Module):
             self.grid = grid
             self.pos_embed = nn.Parameter(sincos_2d(grid, dim).unsqueeze(0))
             self.spectral_embed = nn.Parameter(sincos_1d(groups, dim).unsqueeze(0))
+        self.add_blocks(encoder_dim, encoder_depth, depth, num_heads)
+        self.init_weights()
+
+    @abstractmethod
+    def add_blocks(
+        self, encoder_dim: int, encoder_depth: int, depth: int, num_heads: int
+    ) -> None:
+        """Add the blocks, and how features of the encoder reach them."""
+
+    @abstractmethod
+    def forward(
+        self,
+        features: list[Tensor],
+        keep: Tensor,
+        predicted: Tensor,
+        grid: tuple[int, int],
+    ) -> Tensor:
+        """Predict tokens.
+
+        Args:
+            features: Output of every encoder block, each ``(B, prefix + V, D)``.
+            keep: Indices of the visible tokens, ``(B, V)``.
+            predicted: Indices of the tokens to predict, ``(B, P)``.
+            grid: Patches per column and per row.
+
+        Returns:
+            Predictions ``(B, P, L + S)``: pixel values, then spectral statistics.
+        """
 
     def init_weights(self) -> None:
-        """Initialise as MAE does: Xavier linear layers, a small random mask token."""
+        """Initialize as MAE does: Xavier linear layers, a small random mask token."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         nn.init.normal_(self.mask_token, std=0.02)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
@@ -80,63 +138,42 @@ class _Decoder(nn.Module):
         return (spectral.unsqueeze(1) + spatial).flatten(0, 1)
 
     def predict(self, x: Tensor, predicted: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Bring decoded tokens ``(B, P, dim)`` to pixels, each by its group's head."""
-        out: Tensor = self.head(self.norm(x))
-        if self.heads == 1:
-            return out
-        group = predicted // (grid[0] * grid[1])
-        return own_group(out.unflatten(-1, (self.heads, -1)), group)
+        """Apply the heads to decoded tokens ``(B, P, dim)``, each its group's head."""
+        x = self.norm(x)
+        outputs = [self.head(x)]
+        if self.spectral_head is not None:
+            outputs.append(self.spectral_head(x))
+        if self.heads > 1:
+            group = predicted // (grid[0] * grid[1])
+            outputs = [
+                own_group(out.unflatten(-1, (self.heads, -1)), group) for out in outputs
+            ]
+        return torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
 
 
-class CrossDecoder(_Decoder):
+class CrossDecoder(Decoder):
     """Predicted tokens attend to encoded visible tokens, not to each other.
 
     After CrossMAE (Fu et al., arXiv:2401.14391), written from the paper: only the
     tokens to be predicted are computed, and every block reads its own learned mix of
     the encoder's depths. A mix starts as the last depth alone.
+
+    Unlike CrossMAE's, the keys are told where their tokens are: the decoder's position
+    of each visible token is added to the key of every block through a small linear map.
+    Without that the encoder has to carry positions up to its last block, where they
+    made 95 % of the variance of single tokens, see ``docs/dev/recipe.md``.
     """
 
-    def __init__(
-        self,
-        encoder_dim: int,
-        encoder_depth: int,
-        out_dim: int,
-        dim: int = 256,
-        depth: int = 4,
-        num_heads: int = 8,
-        groups: int = 1,
-        heads: int = 1,
-        positions: str = 'sincos',
-        grid: tuple[int, int] | None = None,
+    def add_blocks(
+        self, encoder_dim: int, encoder_depth: int, depth: int, num_heads: int
     ) -> None:
-        """Initialize a new CrossDecoder instance.
-
-        Args:
-            encoder_dim: Width of the encoder.
-            encoder_depth: Number of blocks of the encoder.
-            out_dim: Values to predict per token, L.
-            dim: Width of the decoder, a multiple of 4 and of *num_heads*.
-            depth: Number of blocks.
-            num_heads: Number of attention heads.
-            groups: Tokens at every place, G.
-            heads: Heads to pixels: 1, or one for every group.
-            positions: ``'sincos'``, ``'learnable'`` or ``'vanilla'`` (of the running
-                number of a token).
-            grid: Patches per column and per row that learnable positions are made for;
-                other grids are interpolated.
-
-        Raises:
-            ValueError: If *dim* is no multiple of 4 and *num_heads*, *depth* < 1, or
-                learnable positions have no grid.
-        """
-        super().__init__(out_dim, dim, depth, num_heads, groups, heads, positions, grid)
-        self.mix = nn.Parameter(torch.zeros(depth, encoder_depth))
+        """Add the mix of depths and the blocks."""
+        mix = torch.zeros(depth, encoder_depth)
+        mix[:, -1] = 1
+        self.mix = nn.Parameter(mix)
         self.blocks = nn.ModuleList(
-            _CrossBlock(dim, encoder_dim, num_heads) for _ in range(depth)
+            _CrossBlock(self.dim, encoder_dim, num_heads) for _ in range(depth)
         )
-        self.init_weights()
-        with torch.no_grad():
-            self.mix[:, -1] = 1
 
     def forward(
         self,
@@ -145,73 +182,31 @@ class CrossDecoder(_Decoder):
         predicted: Tensor,
         grid: tuple[int, int],
     ) -> Tensor:
-        """Predict tokens.
-
-        Args:
-            features: Output of every encoder block, each ``(B, prefix + V, D)``.
-            keep: Indices of the visible tokens, ``(B, V)``; their positions are in
-                *features* already.
-            predicted: Indices of the tokens to predict, ``(B, P)``.
-            grid: Patches per column and per row.
-
-        Returns:
-            Predictions ``(B, P, L)``.
-        """
-        x = self.mask_token + self.positions(grid)[predicted]
+        """Predict tokens, see :meth:`Decoder.forward`."""
+        positions = self.positions(grid)
+        x = self.mask_token + positions[predicted]
         contexts = torch.einsum('kl,lbvd->kbvd', self.mix, torch.stack(features))
         for block, context in zip(self.blocks, contexts, strict=True):
-            x = block(x, context)
+            x = block(x, context, positions, keep)
         return self.predict(x, predicted, grid)
 
 
-class SelfDecoder(_Decoder):
+class SelfDecoder(Decoder):
     """MAE's decoder (arXiv:2111.06377): self-attention over visible and predicted.
 
     Tokens are not put back in image order: their positions are added one by one, and
-    attention does not care about order. The last block is computed for predicted tokens
+    attention does not depend on order. The last block is computed for predicted tokens
     alone.
     """
 
-    def __init__(
-        self,
-        encoder_dim: int,
-        encoder_depth: int,
-        out_dim: int,
-        dim: int = 256,
-        depth: int = 4,
-        num_heads: int = 8,
-        groups: int = 1,
-        heads: int = 1,
-        positions: str = 'sincos',
-        grid: tuple[int, int] | None = None,
+    def add_blocks(
+        self, encoder_dim: int, encoder_depth: int, depth: int, num_heads: int
     ) -> None:
-        """Initialize a new SelfDecoder instance.
-
-        Args:
-            encoder_dim: Width of the encoder.
-            encoder_depth: Not used; here for one signature with
-                :class:`CrossDecoder`.
-            out_dim: Values to predict per token, L.
-            dim: Width of the decoder, a multiple of 4 and of *num_heads*.
-            depth: Number of blocks.
-            num_heads: Number of attention heads.
-            groups: Tokens at every place, G.
-            heads: Heads to pixels: 1, or one for every group.
-            positions: ``'sincos'``, ``'learnable'`` or ``'vanilla'`` (of the running
-                number of a token).
-            grid: Patches per column and per row that learnable positions are made for;
-                other grids are interpolated.
-
-        Raises:
-            ValueError: If *dim* is no multiple of 4 and *num_heads*, *depth* < 1, or
-                learnable positions have no grid.
-        """
-        super().__init__(out_dim, dim, depth, num_heads, groups, heads, positions, grid)
-        self.embed = nn.Linear(encoder_dim, dim)
+        """Add the embedding of the encoder's last features and the blocks."""
+        self.embed = nn.Linear(encoder_dim, self.dim)
         self.blocks = nn.Sequential(
-            *(Block(dim, num_heads, qkv_bias=True) for _ in range(depth))
+            *(Block(self.dim, num_heads, qkv_bias=True) for _ in range(depth))
         )
-        self.init_weights()
 
     def forward(
         self,
@@ -220,17 +215,7 @@ class SelfDecoder(_Decoder):
         predicted: Tensor,
         grid: tuple[int, int],
     ) -> Tensor:
-        """Predict tokens.
-
-        Args:
-            features: Output of every encoder block; only the last is used.
-            keep: Indices of the visible tokens, ``(B, V)``.
-            predicted: Indices of the tokens to predict, ``(B, P)``.
-            grid: Patches per column and per row.
-
-        Returns:
-            Predictions ``(B, P, L)``.
-        """
+        """Predict tokens, see :meth:`Decoder.forward`; reads the last features only."""
         positions = self.positions(grid)
         x = self.embed(features[-1])
         x = torch.cat(
@@ -266,7 +251,7 @@ def _attend_last(block: Block, x: Tensor, count: int) -> Tensor:
 
 
 class _CrossBlock(nn.Module):
-    """Cross-attention to a context, then an MLP, both residual and pre-normalised."""
+    """Cross-attention to a context, then an MLP, both residual and pre-normalized."""
 
     def __init__(self, dim: int, context_dim: int, num_heads: int) -> None:
         super().__init__()
@@ -275,18 +260,44 @@ class _CrossBlock(nn.Module):
         self.norm_context = nn.LayerNorm(context_dim)
         self.q = nn.Linear(dim, dim)
         self.kv = nn.Linear(context_dim, 2 * dim)
+        self.k_position = nn.Linear(dim, dim, bias=False)
         self.proj = nn.Linear(dim, dim)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, 4 * dim)
+        self.register_load_state_dict_pre_hook(_add_missing_positions)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """Update ``(B, P, dim)`` from a context ``(B, V, context_dim)``."""
+    def forward(
+        self, x: Tensor, context: Tensor, positions: Tensor, keep: Tensor
+    ) -> Tensor:
+        """Update tokens from a context.
+
+        Args:
+            x: Predicted tokens ``(B, P, dim)``.
+            context: Encoded tokens ``(B, prefix + V, context_dim)``.
+            positions: Positions of all tokens, ``(G * N, dim)``.
+            keep: Indices of the V visible tokens, ``(B, V)``.
+
+        Returns:
+            Tokens ``(B, P, dim)``.
+        """
         q = self.q(self.norm1(x)).unflatten(-1, (self.num_heads, -1))
-        kv = self.kv(self.norm_context(context)).unflatten(-1, (2, self.num_heads, -1))
-        k, v = kv.unbind(dim=2)
+        k, v = self.kv(self.norm_context(context)).chunk(2, dim=-1)
+        # Mapped once for all images; prefix tokens are nowhere.
+        position = self.k_position(positions)[keep]
+        k = k + F.pad(position, (0, 0, k.shape[1] - keep.shape[1], 0))
+        k, v = (part.unflatten(-1, (self.num_heads, -1)) for part in (k, v))
         attended = F.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         )
         x = x + self.proj(attended.transpose(1, 2).flatten(2))
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
+
+
+def _add_missing_positions(
+    block: _CrossBlock, state_dict: dict[str, Tensor], prefix: str, *args: object
+) -> None:
+    """Load decoders of the first edition, whose keys had no positions, unchanged."""
+    name = f'{prefix}k_position.weight'
+    if f'{prefix}kv.weight' in state_dict and name not in state_dict:
+        state_dict[name] = torch.zeros_like(block.k_position.weight)

@@ -37,6 +37,7 @@ class MaskedAutoencoder(nn.Module):
         decoder_dim: int = 256,
         decoder_depth: int = 4,
         decoder_num_heads: int = 8,
+        num_indices: int | None = None,
     ) -> None:
         """Initialize a new MaskedAutoencoder instance.
 
@@ -47,6 +48,9 @@ class MaskedAutoencoder(nn.Module):
             decoder_dim: Width of the decoder.
             decoder_depth: Number of decoder blocks.
             decoder_num_heads: Number of attention heads in the decoder.
+            num_indices: Number of spectral indices K, if every token also predicts its
+                spectral statistics: the mean in each of its m bands, and mean and
+                standard deviation of each index. None for pixels alone.
 
         Raises:
             ValueError: If *decoder* is unknown or its sizes cannot be built.
@@ -61,6 +65,9 @@ class MaskedAutoencoder(nn.Module):
         self.patch_size = self.layout.patch_size
         self.in_channels = self.layout.channels
         groups = self.layout.num_groups
+        self.spectral_dim = 0
+        if num_indices is not None:
+            self.spectral_dim = self.layout.group_size + 2 * num_indices
         self.decoder = DECODERS[decoder](
             encoder.embed_dim,
             len(encoder.blocks),
@@ -74,6 +81,7 @@ class MaskedAutoencoder(nn.Module):
                 encoder.positions if isinstance(encoder, SpectralViT) else 'sincos'
             ),
             grid=encoder.patch_embed.grid_size,
+            spectral_dim=self.spectral_dim,
         )
 
     def grid(self, image: Tensor) -> tuple[int, int]:
@@ -103,7 +111,8 @@ class MaskedAutoencoder(nn.Module):
             patches: The tokens of *image*, if they were cut already.
 
         Returns:
-            Predicted tokens ``(B, P, L)`` in the space of the target.
+            Predicted tokens ``(B, P, L + S)``: pixel values in the space of the target,
+            then spectral statistics (S = 0 without *num_indices*).
 
         Raises:
             ValueError: If the patch size does not divide the image, or its number of
