@@ -55,7 +55,7 @@ FAMILIES = {
     'sigmae': {},
     'sigmae, decoder self': {'decoder': 'self', 'norm_pix_loss': True},
     's2mae': {'masking': 'spatial'},
-    'satmae': {'masking': 'saliency_spatial', 'visible_weight': 0.1},
+    'satmae': {'masking': 'saliency_spatial', 'spectral_weight': 0.1},
     'satmae, vanilla': {'masking': 'group', 'positions': 'vanilla'},
 }
 

@@ -158,8 +158,8 @@ def combinations() -> dict[str, dict[str, Any]]:
             found[f'{family} {masking}'] = {'model': model, 'masking': masking}
         for name, more in {
             'self': {'decoder': 'self'},
-            'share': {'predict_ratio': 0.3, 'predict_by': 'saliency'},
-            'visible': {'visible_weight': 0.1, 'norm_pix_loss': True},
+            'share': {'predict_ratio': 0.3},
+            'spectral': {'spectral_weight': 0.1, 'norm_pix_loss': True},
         }.items():
             found[f'{family} {name}'] = {'model': model, **more}
     return found

@@ -209,29 +209,6 @@ def test_predicted_share_is_uniform() -> None:
     assert ((seen - 1000) ** 2 / 1000).sum() < 43.82
 
 
-def test_the_most_salient_are_predicted() -> None:
-    saliency = torch.rand(50, 20, generator=generator())
-    valid = torch.rand(50, 20, generator=generator(1)) > 0.3
-    mask = random_mask(saliency, 0.75, generator(2), valid)
-    index, counts = select_predicted(
-        mask.masked, valid, 0.4, generator(3), saliency=saliency
-    )
-    for i in range(50):
-        usable = [j for j in mask.masked[i].tolist() if valid[i, j]]
-        usable.sort(key=lambda j: -float(saliency[i, j]))
-        expected = usable[: int(counts[i].sum())]
-        assert index[i][counts[i]].tolist() == expected
-
-
-def test_among_equally_salient_chance_decides() -> None:
-    masked = torch.arange(20).expand(4000, -1)
-    index, _ = select_predicted(
-        masked, None, 0.25, generator(), saliency=torch.full((4000, 20), 0.5)
-    )
-    seen = torch.bincount(index.flatten(), minlength=20).float()
-    assert ((seen - 1000) ** 2 / 1000).sum() < 43.82
-
-
 def test_ranks() -> None:
     score = torch.tensor([[0.3, 0.1, 0.2, 0.9]])
     valid = torch.tensor([[True, True, True, False]])
@@ -443,21 +420,6 @@ def test_ranks_with_few_valid_tokens() -> None:
     assert none.isfinite().all()
     assert ((none >= 0) & (none <= 1)).all()
     assert saliency_ranks(score).tolist() == [[1.0, 0.5, 0.0]]
-
-
-def test_the_most_salient_valid_tokens_are_predicted() -> None:
-    masked = torch.tensor([[0, 2, 3, 5, 6, 7]])
-    valid = torch.tensor([[True, True, True, False, True, True, True, False]])
-    saliency = torch.tensor([[0.1, 1.0, 0.8, 1.0, 1.0, 0.4, 0.6, 1.0]])
-    index, counts = select_predicted(masked, valid, 0.5, generator(), saliency)
-    # Of six slots half; of four valid tokens half count.
-    assert index.tolist() == [[2, 6, 5]]
-    assert counts.tolist() == [[True, True, False]]
-    # More slots than valid tokens: no invalid one counts.
-    few = torch.tensor([[False, True, False, True, False, False, True, False]])
-    index, counts = select_predicted(masked, few, 0.9, generator(), saliency)
-    assert index[0, :2].tolist() == [3, 6]
-    assert counts.tolist() == [[True, True, False, False, False]]
 
 
 def test_a_small_share_is_one_token() -> None:

@@ -164,7 +164,7 @@ def test_a_batch_without_a_valid_pixel_is_no_error(tmp_path: Path) -> None:
     for i, filler in enumerate((0.0, torch.nan, torch.inf)):
         data.image[4 * i : 4 * i + 4] = filler
     for norm in (False, True):
-        made = task(norm_pix_loss=norm, visible_weight=0.5)
+        made = task(norm_pix_loss=norm, spectral_weight=0.5)
         run = trainer(tmp_path, max_epochs=1)
         run.fit(made, torch.utils.data.DataLoader(data, 4))
         assert run.callback_metrics['train_loss_epoch'] == 0

@@ -106,7 +106,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
         {},
         {'masking': 'random', 'decoder': 'self', 'norm_pix_loss': True},
         {'predict_ratio': 0.25, 'mask_ratio': (0.5, 0.9), 'curriculum': 'cosine'},
-        {'predict_ratio': 0.25, 'predict_by': 'saliency', 'masking': 'random'},
+        {'spectral_weight': 0.5, 'norm_pix_loss': True, 'decoder': 'self'},
         {'combine': 'rank', 'alpha': 0.0, 'indices': ('NDVI',)},
         {'bands': ('B03', 'nir', 'red', 'swir1')},
     ],
@@ -499,15 +499,15 @@ def test_figures_reach_the_logger(
 
 
 @pytest.mark.parametrize('model', ['sigmae', 's2mae', 'satmae'])
-def test_visible_tokens_are_given_back_as_well(
+def test_the_spectral_target_is_added_with_its_weight(
     model: str, synthetic_root: Path, tmp_path: Path
 ) -> None:
-    """Their error is added with its weight; what is logged stays comparable."""
+    """The logged loss of pixels stays comparable."""
     losses: dict[float, dict[str, float]] = {}
     for weight in (0.0, 0.5):
         torch.manual_seed(0)
         task = make_task(
-            model=f'{model}_vit_tiny_patch8', masking='random', visible_weight=weight
+            model=f'{model}_vit_tiny_patch8', masking='random', spectral_weight=weight
         )
         datamodule = SyntheticSentinel2DataModule(root=synthetic_root, batch_size=16)
         watch = Losses()
@@ -519,11 +519,11 @@ def test_visible_tokens_are_given_back_as_well(
             name: value.item() for name, value in run.callback_metrics.items()
         }
     plain, both = losses[0.0], losses[0.5]
-    assert 'train_visible_loss' not in plain
-    assert plain['sum'] == plain['train_loss'] == both['train_loss']
-    expected = both['train_loss'] + 0.5 * both['train_visible_loss']
+    assert 'train_spectral_loss' not in plain
+    assert plain['sum'] == plain['train_loss']
+    expected = both['train_loss'] + 0.5 * both['train_spectral_loss']
     assert both['sum'] == pytest.approx(expected, rel=1e-6)
-    assert both['train_visible_loss'] > 0
+    assert both['train_spectral_loss'] > 0
 
 
 @pytest.mark.parametrize('masking', ['random', 'saliency'])
@@ -638,7 +638,6 @@ def test_weights_from_path_enum_and_string_are_equal(
         ({'mask_ratio': 1.0}, r'mask_ratio: 1.0 is not in \(0, 1\)'),
         ({'mask_ratio': (0.5, 1.5)}, r'mask_ratio: 1.5 is not in \(0, 1\)'),
         ({'predict_ratio': 0.0}, r'predict_ratio: 0.0 is not in \(0, 1\]'),
-        ({'predict_by': 'chance'}, "predict_by: 'chance' is unknown"),
         ({'masking': 'blocks'}, "masking: 'blocks' is unknown"),
         ({'curriculum': 'steps'}, "curriculum: 'steps' is unknown"),
         ({'decoder': 'none'}, "decoder: 'none' is unknown"),
@@ -647,8 +646,8 @@ def test_weights_from_path_enum_and_string_are_equal(
         ({'mask_ratio': (0.1, 0.2, 0.3)}, 'neither a number nor a pair'),
         ({'indices': ()}, 'indices: none given'),
         ({'saliency_end': float('nan')}, 'must be finite'),
-        ({'visible_weight': -1.0}, r'visible_weight: -1.0 must be 0 or more'),
-        ({'visible_weight': float('inf')}, r'visible_weight: inf must be'),
+        ({'spectral_weight': -1.0}, r'spectral_weight: -1.0 must be 0 or more'),
+        ({'spectral_weight': float('inf')}, r'spectral_weight: inf must be'),
         ({'size': 8}, 'size: 8 is a single patch'),
         ({'sensor': 'modis'}, "sensor: 'modis' is unknown"),
         ({'model': 'resnet18'}, "model: 'resnet18' is not a plain timm"),

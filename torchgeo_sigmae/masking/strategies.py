@@ -185,7 +185,6 @@ def select_predicted(
     valid: Tensor | None = None,
     ratio: float = 1.0,
     generator: Generator | SampleNoise | None = None,
-    saliency: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Choose which masked tokens the decoder predicts: a share of the valid.
 
@@ -197,8 +196,6 @@ def select_predicted(
         valid: Tokens that hold data, boolean ``(B, N)``; None if all do.
         ratio: Share of the valid masked tokens to predict, in (0, 1].
         generator: Source of randomness; None for torch's global one.
-        saliency: Of every token, ``(B, N)`` in [0, 1]: the most salient are chosen, at
-            random among equals. None for a uniform draw; anything else biases the loss.
 
     Returns:
         Token indices ``(B, P)`` with ``P = max(round(ratio * M), 1)``, and which of
@@ -218,11 +215,6 @@ def select_predicted(
     slots = max(round(ratio * masked.shape[-1]), 1)
     draw = uniform_noise(masked, generator) - usable.float()
     chosen = draw.argsort(dim=-1)
-    if saliency is not None:
-        # Sorted again, equals stay in random order.
-        key = -saliency.gather(-1, masked) - 2 * usable.float()
-        order = key.gather(-1, chosen).argsort(dim=-1, stable=True)
-        chosen = chosen.gather(-1, order)
     chosen = chosen[:, :slots]
     share = (ratio * usable.sum(dim=-1, keepdim=True)).round().clamp(min=1)
     within_share = torch.arange(slots, device=masked.device) < share

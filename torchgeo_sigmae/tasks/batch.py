@@ -26,7 +26,7 @@ __all__ = (
 VALID_KEY = 'mask_valid'
 
 
-def default_transform(size: int) -> K.AugmentationSequential:
+def default_transform(size: int, crop: float = 0.2) -> K.AugmentationSequential:
     """TorchGeo's default augmentation for MAE, with bilinear resampling.
 
     Bicubic resampling overshoots at edges, which makes negative reflectance and
@@ -36,6 +36,7 @@ def default_transform(size: int) -> K.AugmentationSequential:
 
     Args:
         size: Side of the augmented images in pixels.
+        crop: Least share of the area that a crop keeps, in (0, 1].
 
     Returns:
         Random resized crops and flips.
@@ -43,7 +44,7 @@ def default_transform(size: int) -> K.AugmentationSequential:
     return K.AugmentationSequential(
         K.RandomResizedCrop(
             (size, size),
-            scale=(0.2, 1.0),
+            scale=(crop, 1.0),
             resample='bilinear',
             cropping_mode='resample',
         ),

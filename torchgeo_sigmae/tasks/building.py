@@ -97,6 +97,7 @@ def build_model(
         hparams['decoder_dim'],
         hparams['decoder_depth'],
         hparams['decoder_num_heads'],
+        len(hparams['indices']) if hparams['spectral_weight'] else None,
     )
     if stage is not None:
         load_stage(model, stage)

@@ -44,6 +44,8 @@ class TokenBatch(NamedTuple):
         pixels: Which entries of the tokens hold data, boolean, same shape.
         valid: Which tokens hold data, boolean ``(B, G * N)``.
         saliency: Saliency per token in [0, 1], ``(B, G * N)``; 0 if not asked for.
+        moments: Mean and standard deviation of the indices of every patch ``(B, N, 2
+            K)``; None if not asked for.
         layout: What a token is.
         whole: Whether every entry of every token holds data.
     """
@@ -53,6 +55,7 @@ class TokenBatch(NamedTuple):
     pixels: Tensor
     valid: Tensor
     saliency: Tensor
+    moments: Tensor | None
     layout: TokenLayout
     whole: bool
 
@@ -203,8 +206,10 @@ def make_tokens(
     image: Tensor,
     valid: Tensor,
     statistics: BatchStatistics,
-    saliency: PatchSaliency | None,
+    saliency: PatchSaliency,
     layout: TokenLayout,
+    salient: bool = True,
+    spectral: bool = False,
 ) -> TokenBatch:
     """Select bands, find saliency in reflectance, and cut into tokens.
 
@@ -212,8 +217,10 @@ def make_tokens(
         image: Normalised batch ``(B, len(data_bands), H, W)``.
         valid: Valid pixels, boolean ``(B, H, W)``.
         statistics: What the batch holds.
-        saliency: The saliency of the model's bands; None where nobody asks for it.
+        saliency: The saliency of the model's bands.
         layout: What a token is; each takes the saliency of its patch.
+        salient: Whether the saliency is needed.
+        spectral: Whether moments of the indices are needed.
 
     Returns:
         The batch as the model sees it.
@@ -223,9 +230,13 @@ def make_tokens(
     """
     image = statistics.select(image)
     valid = valid & valid_pixels(image, nodata=None)
-    scores = None
-    if saliency is not None:
-        scores = saliency.saliency(statistics.reflectance(image), valid).flatten(1)
+    scores = moments = None
+    if salient or spectral:
+        reflectance = statistics.reflectance(image)
+        if salient:
+            scores = saliency.saliency(reflectance, valid).flatten(1)
+        if spectral:
+            moments = saliency.moments(reflectance, valid).flatten(2).transpose(1, 2)
     whole = bool(valid.all())
     if not whole:
         image = torch.where(valid.unsqueeze(1), image, 0)
@@ -243,6 +254,7 @@ def make_tokens(
         pixels,
         pixels.any(dim=-1),
         scores.repeat(1, layout.num_groups),
+        moments,
         layout,
         whole and layout.channels == layout.num_groups * layout.group_size,
     )
@@ -326,6 +338,7 @@ def reconstruct(
         in [0, 1].
     """
     prediction = model(tokens.image, mask.keep, mask.masked, tokens.patches)
+    prediction = prediction[..., : tokens.layout.token_size]
     prediction = target.place(prediction, tokens, mask.masked)
     prediction = target.decode(prediction, tokens, mask.masked)
     found, hidden = fill_in(tokens, mask.masked, prediction)

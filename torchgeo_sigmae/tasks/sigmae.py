@@ -44,6 +44,7 @@ from .reconstruction import (
     make_tokens,
     reconstruct,
 )
+from .spectral_target import spectral_loss, spectral_target
 
 __all__ = ('SIGMAETask',)
 
@@ -84,7 +85,6 @@ class SIGMAETask(PretrainingTask):
         masking: str = 'saliency',
         mask_ratio: float | tuple[float, float] = 0.9,
         predict_ratio: float = 1.0,
-        predict_by: str = 'random',
         indices: Sequence[str] = DEFAULT_INDICES,
         alpha: float = 0.5,
         combine: str = 'minmax',
@@ -96,7 +96,7 @@ class SIGMAETask(PretrainingTask):
         decoder_depth: int = 4,
         decoder_num_heads: int = 8,
         norm_pix_loss: bool = False,
-        visible_weight: float = 0.0,
+        spectral_weight: float = 0.0,
         target: str = 'standardized',
         mean: float | Sequence[float] | None = None,
         std: float | Sequence[float] | None = None,
@@ -148,9 +148,8 @@ class SIGMAETask(PretrainingTask):
                 to end along the curriculum.
             predict_ratio: Share of the valid masked tokens to decode in training, in
                 (0, 1].
-            predict_by: Which ones: ``'random'``, or ``'saliency'`` for the most
-                salient, which biases the loss.
-            indices: Names of the spectral indices that make the saliency.
+            indices: Names of the spectral indices, of the saliency and of the spectral
+                target.
             alpha: Weight of semantic richness against internal heterogeneity.
             combine: How both are joined: ``'minmax'``, ``'rank'`` or ``'product'``.
             saliency_start: Strength of the guidance at the start; 0 is random masking.
@@ -163,9 +162,10 @@ class SIGMAETask(PretrainingTask):
             decoder_num_heads: Number of attention heads in the decoder.
             norm_pix_loss: Normalise every target patch by its own mean and variance.
                 Unlike TorchGeo's, off by default: predictions then stay in reflectance.
-            visible_weight: Weight of the error at visible tokens, which the decoder has
-                to give back as well then; 0 for MAE's loss, hidden tokens alone. Keeps
-                detail in the features that hidden tokens do not ask for.
+            spectral_weight: Weight of the spectral target, which is ours and not the
+                paper's: every predicted token also predicts its mean in every band, and
+                mean and standard deviation of its indices, all of which
+                *norm_pix_loss* leaves out. 0 for pixels alone.
             target: Space of the target: ``'standardized'`` (what the encoder sees),
                 ``'unit'`` ([0, 1] per band: two standard deviations to both sides of
                 the mean, clipped) or ``'reflectance'``.
@@ -221,15 +221,10 @@ class SIGMAETask(PretrainingTask):
                 f'{list(self.bands)}. Leave in_channels out, or name as many bands.'
             )
         check_predict_ratio(hparams['predict_ratio'])
-        if hparams['predict_by'] not in {'random', 'saliency'}:
+        if not 0 <= hparams['spectral_weight'] < math.inf:
             raise ValueError(
-                f'predict_by: {hparams["predict_by"]!r} is unknown. Use '
-                "'random' or 'saliency'."
-            )
-        if not 0 <= hparams['visible_weight'] < math.inf:
-            raise ValueError(
-                f'visible_weight: {hparams["visible_weight"]} must be 0 or more, and '
-                "finite; 0 for MAE's loss."
+                f'spectral_weight: {hparams["spectral_weight"]} must be 0 or more, and '
+                'finite; 0 predicts pixels alone.'
             )
         TargetSpace(hparams['target'], hparams['norm_pix_loss'])
         self.model, stage = build_model(
@@ -299,7 +294,7 @@ class SIGMAETask(PretrainingTask):
     def training_step(
         self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
     ) -> Tensor:
-        """Compute the training loss, of which hidden tokens are logged alone.
+        """Compute the training loss over the predicted tokens.
 
         Args:
             batch: The output of your DataLoader.
@@ -310,23 +305,21 @@ class SIGMAETask(PretrainingTask):
             The loss tensor.
         """
         tokens, keep, predicted, counts = self._draw(batch)
-        size, hidden = predicted.shape
-        weight = self.hparams['visible_weight']
-        if weight:
-            predicted = torch.cat([predicted, keep], dim=1)
-            counts = torch.cat([counts, tokens.valid.gather(1, keep)], dim=1)
-        prediction = self.model(tokens.image, keep, predicted, tokens.patches)
+        size = len(predicted)
+        output = self.model(tokens.image, keep, predicted, tokens.patches)
+        prediction, statistics = output.tensor_split([tokens.patches.shape[-1]], dim=-1)
         prediction = self.target.place(prediction, tokens, predicted)
         target = self.target.encode(tokens, predicted)
         pixels = gather_tokens(tokens.pixels, predicted) & counts.unsqueeze(-1)
-        parts = prediction, target, pixels
-        loss = masked_mse(*(part[:, :hidden] for part in parts))
+        loss = masked_mse(prediction, target, pixels)
         self.log('train_loss', loss, batch_size=size)
         self.train_loss.update(loss.detach())
-        if weight:
-            visible = masked_mse(*(part[:, hidden:] for part in parts))
-            self.log('train_visible_loss', visible, batch_size=size)
-            loss = loss + weight * visible
+        if weight := self.hparams['spectral_weight']:
+            target, counted = spectral_target(tokens, predicted)
+            counted &= counts.unsqueeze(-1)
+            spectral = spectral_loss(statistics, target, counted)
+            self.log('train_spectral_loss', spectral, batch_size=size)
+            loss = loss + weight * spectral
         return loss
 
     def validation_step(
@@ -502,15 +495,12 @@ class SIGMAETask(PretrainingTask):
         key = (self.hparams['seed'], self.trainer.fit_loop.total_batch_idx)
         seed = seed_from(_STAGES['augment'], *key, self.global_rank)
         share = self.hparams['predict_ratio']
-        by_saliency = share < 1 and self.hparams['predict_by'] == 'saliency'
-        tokens = self._prepare(batch, seed, self.curriculum.guided or by_saliency)
+        spectral = self.hparams['spectral_weight'] > 0
+        tokens = self._prepare(batch, seed, self.curriculum.guided, spectral)
         place = self._places(batch, tokens, 0)
         noise = SampleNoise(seed_from(_STAGES['train'], *key), place)
         mask = self.curriculum.mask(tokens.saliency, self.progress, noise, tokens.valid)
-        saliency = tokens.saliency if by_saliency else None
-        predicted, counts = select_predicted(
-            mask.masked, tokens.valid, share, noise, saliency
-        )
+        predicted, counts = select_predicted(mask.masked, tokens.valid, share, noise)
         size = tokens.image.shape[0]
         ratio = self.curriculum.ratio_at(self.progress)
         self.log('mask_ratio', ratio, batch_size=size)
@@ -540,7 +530,11 @@ class SIGMAETask(PretrainingTask):
         return turn * dates + place % dates
 
     def _prepare(
-        self, batch: dict[str, Any], seed: int | None = None, salient: bool = True
+        self,
+        batch: dict[str, Any],
+        seed: int | None = None,
+        salient: bool = True,
+        spectral: bool = False,
     ) -> TokenBatch:
         """Fold dates into the batch, augment (given a seed), make tokens."""
         self.statistics.check(batch['image'])
@@ -553,8 +547,15 @@ class SIGMAETask(PretrainingTask):
             image, valid = augment(self.transform, image, valid, seed)
         # Missing pixels are NaN in the image; the mask adds padding.
         pixels = valid[:, 0] > 0.5
-        saliency = self.patch_saliency if salient else None
-        return make_tokens(image, pixels, self.statistics, saliency, self.model.layout)
+        return make_tokens(
+            image,
+            pixels,
+            self.statistics,
+            self.patch_saliency,
+            self.model.layout,
+            salient,
+            spectral,
+        )
 
     @torch.compiler.disable
     def _evaluate(self, batch: dict[str, Any], metrics: ReconstructionMetrics) -> None:
@@ -564,6 +565,7 @@ class SIGMAETask(PretrainingTask):
         self._evaluated += len(place)
         mask = self.curriculum.fixed_mask(place, tokens.valid.shape[1], tokens.valid)
         prediction = self.model(tokens.image, mask.keep, mask.masked, tokens.patches)
+        prediction = prediction[..., : tokens.patches.shape[-1]]
         prediction = space.place(prediction, tokens, mask.masked)
         baseline = baseline_prediction(tokens, mask, space)
         target = space.encode(tokens, mask.masked)

@@ -99,23 +99,51 @@ def patch_statistics(
     Raises:
         ValueError: If *patch_size* does not divide H and W.
     """
+    _, std = index_moments(indices, patch_size, valid)
+    with torch.autocast(indices.device.type, enabled=False):
+        magnitude = _patch_mean(*_cut_valid(indices.float().abs(), patch_size, valid))
+    return magnitude.mean(dim=-3), std.mean(dim=-3)
+
+
+def index_moments(
+    indices: Tensor, patch_size: int, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Compute mean and population standard deviation of indices in every patch.
+
+    Args:
+        indices: Spectral indices ``(..., K, H, W)``.
+        patch_size: Side of a patch in pixels; must divide H and W.
+        valid: Boolean pixel mask ``(..., H, W)``; None if every pixel is valid.
+
+    Returns:
+        Means and standard deviations, each ``(..., K, H / patch_size, W /
+        patch_size)`` in float32. Patches without a valid pixel are 0.
+
+    Raises:
+        ValueError: If *patch_size* does not divide H and W.
+    """
     check_patches(indices.shape[-2], indices.shape[-1], patch_size)
     # Autocast must not touch statistics whose differences make a ranking.
     with torch.autocast(indices.device.type, enabled=False):
-        x = cut_patches(indices.float(), patch_size)
-        if valid is None:
-            magnitude = x.abs().mean(dim=-1)
-            centred = x - x.mean(dim=-1, keepdim=True)
-            variance = centred.square().mean(dim=-1)
-        else:
-            v = cut_patches(valid, patch_size).unsqueeze(-4)
-            count = v.sum(dim=-1, keepdim=True).clamp(min=1)
-            x = torch.where(v, x, 0)
-            magnitude = x.abs().sum(dim=-1) / count.squeeze(-1)
-            mean = x.sum(dim=-1, keepdim=True) / count
-            centred = torch.where(v, x - mean, 0)
-            variance = centred.square().sum(dim=-1) / count.squeeze(-1)
-        return magnitude.mean(dim=-3), variance.sqrt().mean(dim=-3)
+        x, v = _cut_valid(indices.float(), patch_size, valid)
+        mean = _patch_mean(x, v)
+        variance = _patch_mean((x - mean.unsqueeze(-1)).square(), v)
+        return mean, variance.sqrt()
+
+
+def _cut_valid(
+    x: Tensor, patch_size: int, valid: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Cut ``(..., K, H, W)`` and its valid pixels into patches."""
+    cut = None if valid is None else cut_patches(valid, patch_size).unsqueeze(-4)
+    return cut_patches(x, patch_size), cut
+
+
+def _patch_mean(x: Tensor, valid: Tensor | None) -> Tensor:
+    """Average the valid pixels of patches ``(..., p * p)``; 0 where there is none."""
+    if valid is None:
+        return x.mean(dim=-1)
+    return torch.where(valid, x, 0).sum(dim=-1) / valid.sum(dim=-1).clamp(min=1)
 
 
 def patch_saliency(
@@ -310,6 +338,21 @@ class PatchSaliency(nn.Module):
             valid,
             self.sensor,
         )
+
+    def moments(self, image: Tensor, valid: Tensor) -> Tensor:
+        """Compute mean and standard deviation of the indices in every patch.
+
+        Args:
+            image: Raw values ``(..., C, H, W)``.
+            valid: Boolean pixel mask ``(..., H, W)``.
+
+        Returns:
+            Means, then standard deviations, ``(..., 2 K, H / patch_size, W /
+            patch_size)``; 0 for patches without a valid pixel.
+        """
+        image = torch.where(valid.unsqueeze(-3), image * self.scale + self.offset, 0)
+        layers = spectral_indices(image, self.bands, self.indices, self.sensor)
+        return torch.cat(index_moments(layers, self.patch_size, valid), dim=-3)
 
     def forward(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Add ``sample['saliency']``.
