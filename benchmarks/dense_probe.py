@@ -5,12 +5,13 @@
 
     PYTHONPATH=examples python -m benchmarks.dense_probe ENCODER ... [--depths 3 6 9 12]
 
+Images are encoded in chips of 64 px, so patches come from all positions in a chip.
 Needs the real data, none of which an encoder may have been trained on: the Level-2A
 images of ``landcover/`` and the test sites of ``barkbeetle/``. Ridge regression on the
 features of single patches of 8 px:
 
 - land cover: accuracy over five spatial folds, five times; blocks of 7 x 7 patches
-  (560 m) are not parted;
+  (560 m) are not parted. A patch is of the class of more than half of its pixels;
 - damage in 2020: average precision on the test sites, learned from the training sites.
   Patches that are partly damaged, or not wholly inside a site, are left out.
 
@@ -98,7 +99,7 @@ def cover_patches(encoder: Frozen, data: Path) -> PatchFeatures:
         Features, classes and blocks.
     """
     samples = landcover(data / 'landcover', encoder.bands)
-    return extract_patches(encoder, samples, ignore=0, block=BLOCK)
+    return extract_patches(encoder, samples, ignore=0, purity=0.5, block=BLOCK)
 
 
 def damage_patches(encoder: Frozen, data: Path) -> tuple[PatchFeatures, Split]:

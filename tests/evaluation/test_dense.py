@@ -96,6 +96,28 @@ def test_patches_of_an_encoder(model: str) -> None:
         assert maps.shape[-2:] == (3, 4)  # and resampled to 6 x 8
 
 
+def test_patches_come_from_all_positions_of_chips() -> None:
+    torch.manual_seed(0)
+    encoder = FrozenEncoder.load('sigmae_vit_tiny_patch8', BANDS)
+    image = sample(40, 24)
+    found = extract_patches(encoder, [image], purity=0.01, chip=16).values
+    found = torch.from_numpy(found).T.unflatten(1, (5, 3))
+    # Chips start at rows 0, 16 and 24 and columns 0 and 8; the last overwrite others.
+    for row, column, r, c in ((0, 0, 0, 0), (0, 8, 0, 1), (16, 0, 0, 0), (24, 8, 1, 1)):
+        chip = image['image'][None, :, row : row + 16, column : column + 16]
+        torch.testing.assert_close(
+            found[:, row // 8 + r, column // 8 + c],
+            encoder.maps(chip)[0, :, r, c],
+            rtol=1e-4,
+            atol=1e-4,
+        )
+    whole = extract_patches(encoder, [image], purity=0.01, chip=None).values
+    whole = torch.from_numpy(whole).T.unflatten(1, (5, 3))
+    torch.testing.assert_close(
+        whole, encoder.maps(image['image'][None])[0], rtol=1e-4, atol=1e-4
+    )
+
+
 def test_refusals() -> None:
     with pytest.raises(ValueError, match=r'purity: 0 is not in \(0, 1\]'):
         patch_labels(torch.zeros(8, 8, dtype=torch.long), 8, purity=0)

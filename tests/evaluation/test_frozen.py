@@ -257,6 +257,44 @@ class TestPlaces:
         assert (less**2).sum() < 0.5 * (std**2).sum()
 
 
+class Blocks(torch.nn.Module):
+    """An encoder of three blocks: no position, half of the variance, nothing else."""
+
+    blocks = range(3)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.table = torch.randn(64, 8, 8, generator=generator(7))
+
+    def forward_intermediates(
+        self, image: torch.Tensor, **kwargs: Any
+    ) -> list[torch.Tensor]:
+        content = torch.randn(len(image), 64, 8, 8)
+        table = self.table.expand_as(content)
+        return [content, content + table, table]
+
+
+def test_position_shares_of_features_made_for_it() -> None:
+    torch.manual_seed(0)
+    frozen = FrozenEncoder(Blocks(), SENTINEL2_TEN_BANDS)
+    # Few images: by chance alone, their means would make a sixth of the variance.
+    shares = frozen.position_shares(torch.zeros(3, 10, 64, 64), count=6, batch_size=2)
+    assert shares == pytest.approx([0, 0.5, 1], abs=0.03)
+
+
+def test_position_shares_of_the_first_edition(eurosat_root: Path) -> None:
+    """Its keys had no positions, so positions fill the encoder's last block."""
+    frozen = FrozenEncoder.load(SIGMAE_Weights.SENTINEL2)
+    data = EuroSAT(eurosat_root, 'train', bands=frozen.bands)
+    images = torch.stack([data[i]['image'] for i in range(0, 140, 2)])
+    shares = frozen.position_shares(images, count=140)
+    assert len(shares) == 12
+    assert shares[0] < 0.2
+    assert shares[-1] > 0.8
+    assert frozen.untrained().position_shares(images, count=70)[-1] < 0.4
+
+
 def test_missing_pixels_are_shown_as_the_mean(tmp_path: Path) -> None:
     export('sigmae', tmp_path / 'encoder.pth')
     found = FrozenEncoder.load(tmp_path / 'encoder.pth')

@@ -73,9 +73,14 @@ def extract_patches(
     ignore: int | None = None,
     purity: float = 0.75,
     block: int | None = None,
+    chip: int | None = 64,
     progress: bool = True,
 ) -> PatchFeatures:
     """Compute the features of all labelled patches of some images.
+
+    Images are encoded chip by chip, so that labelled patches come from all positions
+    in a chip: features that say where in the chip a patch lies, rather than what it
+    shows, do badly.
 
     Args:
         encoder: The encoder. Coarser or finer features are resampled bilinearly. One
@@ -89,6 +94,8 @@ def extract_patches(
         ignore: See :func:`patch_labels`.
         purity: See :func:`patch_labels`.
         block: Side of a block of neighbours in patches; None for the whole image.
+        chip: Side of a chip in pixels, a multiple of *patch_size*; None to encode whole
+            images.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -111,16 +118,38 @@ def extract_patches(
         image = torch.where(missing, mean, image).unsqueeze(0)
         usable &= ~cut_patches(missing, patch_size).any(dim=-1)
         encoder.standardize(image)
-        maps = encoder.maps(image).float()
-        if maps.shape[-2:] != label.shape:
-            maps = F.interpolate(maps, tuple(label.shape), mode='bilinear')
+        maps = _chip_maps(encoder, image, patch_size, chip or max(image.shape))
         group, count = _blocks(label, block)
-        values.append(maps[0, :, usable].T)
+        values.append(maps[:, usable].T)
         labels.append(label[usable])
         groups.append(first + group[usable])
         first += count
     found = (torch.cat(parts).numpy() for parts in (values, labels, groups))
     return PatchFeatures(*found)
+
+
+def _chip_maps(encoder: Frozen, image: Tensor, patch_size: int, chip: int) -> Tensor:
+    """Describe the patches of an image ``(1, C, H, W)``, chip by chip.
+
+    Chips lie edge to edge; the last of a row or column is moved inside the image.
+    """
+    height, width = (min(side, chip) for side in image.shape[-2:])
+    corners = [
+        (min(row, image.shape[-2] - height), min(column, image.shape[-1] - width))
+        for row in range(0, image.shape[-2], height)
+        for column in range(0, image.shape[-1], width)
+    ]
+    chips = [image[0, :, r : r + height, c : c + width] for r, c in corners]
+    described = encoder.maps(torch.stack(chips)).float()
+    h, w = height // patch_size, width // patch_size
+    if described.shape[-2:] != (h, w):
+        described = F.interpolate(described, (h, w), mode='bilinear')
+    rows, columns = (side // patch_size for side in image.shape[-2:])
+    maps = described.new_empty(described.shape[1], rows, columns)
+    for (row, column), one in zip(corners, described, strict=True):
+        r, c = row // patch_size, column // patch_size
+        maps[:, r : r + h, c : c + w] = one
+    return maps
 
 
 def _blocks(label: Tensor, block: int | None) -> tuple[Tensor, int]:

@@ -5,7 +5,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -281,9 +281,53 @@ class FrozenEncoder(Frozen):
             batch_size: Images at a time.
         """
         self.places = None
+        total, seen = torch.zeros(()), 0
+        for batch in self._rolled(images, count, batch_size):
+            total = self.maps(batch).double().sum(dim=0) + total
+            seen += len(batch)
+        mean = total / seen
+        self.places = (mean - mean.mean(dim=(-2, -1), keepdim=True)).float()
+
+    @torch.no_grad()
+    def position_shares(
+        self, images: Tensor, count: int = 256, batch_size: int = 64
+    ) -> list[float]:
+        """Measure how much of single tokens is their position, block by block.
+
+        The share of a block is the variance of the mean token of each patch position,
+        over the variance of all tokens; images are rolled by random shifts, so that
+        content does not depend on position. The variance that means over a finite
+        number of images have by chance is taken off.
+
+        Args:
+            images: Raw values ``(B, C, H, W)``.
+            count: About how many rolled images to take.
+            batch_size: Images at a time.
+
+        Returns:
+            A share in [0, 1] for every block, the first block first.
+        """
+        encoder: Any = self.encoder
+        sums: list[tuple[Tensor, Tensor]] = []
+        seen = 0
+        for batch in self._rolled(images, count, batch_size):
+            blocks = encoder.forward_intermediates(
+                self._normalized(batch), norm=False, intermediates_only=True
+            )
+            tokens = [block.double().flatten(2) for block in blocks]
+            added = [(x.sum(dim=0), x.square().sum(dim=0)) for x in tokens]
+            if sums:
+                pairs = zip(sums, added, strict=True)
+                added = [(a + c, b + d) for (a, b), (c, d) in pairs]
+            sums = added
+            seen += len(batch)
+        return [_position_share(total, square, seen) for total, square in sums]
+
+    def _rolled(self, images: Tensor, count: int, batch_size: int) -> Iterator[Tensor]:
+        """Roll images by random shifts, about *count* in all, batch by batch."""
         generator = torch.Generator().manual_seed(0)
-        side, total, seen = max(images.shape[-2:]), torch.zeros(()), 0
         device = next(self.encoder.parameters()).device
+        side = max(images.shape[-2:])
         for _ in range(math.ceil(count / len(images))):
             shifts = torch.randint(side, (len(images), 2), generator=generator)
             rolled = [
@@ -291,10 +335,17 @@ class FrozenEncoder(Frozen):
                 for image, shift in zip(images, shifts.tolist(), strict=True)
             ]
             for batch in torch.stack(rolled).split(batch_size):
-                total = self.maps(batch.to(device)).double().sum(dim=0) + total
-            seen += len(images)
-        mean = total / seen
-        self.places = (mean - mean.mean(dim=(-2, -1), keepdim=True)).float()
+                yield batch.to(device)
+
+    def _normalized(self, image: Tensor) -> Tensor:
+        """Bring raw values to the encoder's input; missing pixels become the mean."""
+        if self.transform is not None:
+            image = self.transform(image).nan_to_num(0, 0, 0)
+        if self.scale == 1:
+            return image
+        return F.interpolate(
+            image, scale_factor=self.scale, mode='bilinear', antialias=self.scale < 1
+        )
 
     @torch.no_grad()
     def maps(self, image: Tensor) -> Tensor:
@@ -309,20 +360,9 @@ class FrozenEncoder(Frozen):
         Raises:
             ValueError: If what :meth:`learn_places` found is for other sizes.
         """
-        if self.transform is not None:
-            image = self.transform(image)
-            # Missing pixels become the mean.
-            image = image.nan_to_num(0, 0, 0)
-        if self.scale != 1:
-            image = F.interpolate(
-                image,
-                scale_factor=self.scale,
-                mode='bilinear',
-                antialias=self.scale < 1,
-            )
-        found: Any = self.encoder
-        (maps,) = found.forward_intermediates(
-            image,
+        encoder: Any = self.encoder
+        (maps,) = encoder.forward_intermediates(
+            self._normalized(image),
             indices=1 if self.depth is None else [self.depth - 1],
             norm=self.depth is None,
             intermediates_only=True,
@@ -376,6 +416,17 @@ def pool(values: Tensor, pooling: str) -> Tensor:
     if pooling == 'mean':
         return mean
     return torch.cat([mean, values.std(dim=-1, correction=0)], dim=1)
+
+
+def _position_share(total: Tensor, square: Tensor, count: int) -> float:
+    """Share of position in the variance of tokens, from sums over images ``(D, N)``."""
+    mean = total / count
+    center = mean.mean(dim=1, keepdim=True)
+    variance = (square / count).mean(dim=1) - center.squeeze(1).square()
+    positions = (mean - center).square().mean(dim=1)
+    within = (variance - positions).sum()
+    between = positions.sum() - within / (count - 1)
+    return float((between / variance.sum()).clamp(0, 1))
 
 
 def _build(model: str, channels: int, **kwargs: Any) -> Any:
