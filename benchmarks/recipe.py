@@ -1,29 +1,31 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""SIGMAE's choices, one changed at a time: does guided masking give better features?
+"""The recipe of pretraining: change one thing at a time, and probe the features.
 
-    PYTHONPATH=examples python -m benchmarks.ablation [--data PATH] [--only AXIS ...]
+    PYTHONPATH=examples python -m benchmarks.recipe --only spectral window [--seeds 2]
 
-Needs the real data. Every row pretrains ``sigmae_vit_tiny_patch8`` on chips of 64 px of
-the scenes and of the bark-beetle training sites, with as many steps, the same chips in
-the same order and the same first weights as all other rows of its seed. It is then
-measured frozen, at every block of ``--depths``:
+Needs the real data. A row pretrains an encoder on ``scenes/`` (without haze), ``pool/``
+and the bark-beetle training sites, from the same first weights and chips as all other
+rows of its seed, either for ``--seconds`` of processor time (so that cheap steps may be
+many) or for ``--steps``. The encoder is then probed as it is, at each block of
+``--depths``:
 
-- land cover of single patches: accuracy over spatial folds;
+- land cover of single patches, which come from all positions in a chip: accuracy over
+  spatial folds;
 - bark-beetle damage of single patches: average precision on the test sites;
-- EuroSAT: a linear probe and 5 nearest neighbours on all 200 chips, stratified folds,
-  by mean and standard deviation of the patch tokens;
+- EuroSAT: a linear probe on all 200 chips, stratified folds, by mean and standard
+  deviation of the patch tokens, with all labels and with 5 of each class;
+- the share of position in the variance of tokens, which should be low;
 - the validation loss under a random mask of 75 %, relative to that of predicting the
-  mean of the visible tokens; comparable between rows of one target only.
+  mean of the visible tokens.
 
 The table has the difference to the first row of the axis, seed by seed, and the 95 %
-confidence interval of its mean (Student's t over seeds; none of one seed).
+confidence interval of its mean (Student's t over seeds; none for one seed).
 
-Finished rows are kept in OUTPUT/rows and not run again, so the command can be stopped
-and given again at any time; ``--part 0 2`` and ``--part 1 2`` share the rows between
-two processes. Writes OUTPUT/table.md. A row of 1000 steps takes about seven minutes on
-one core.
+Finished rows are kept in OUTPUT/rows, so the command can be stopped and given again;
+``--part 0 2`` and ``--part 1 2`` share the rows between two processes. Writes
+OUTPUT/table.md.
 """
 
 import argparse
@@ -38,27 +40,37 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Callback, seed_everything
 from rasterio.errors import NotGeoreferencedWarning
 from scipy.stats import t as student
+from torchgeo.datasets import EuroSAT
 
 from torchgeo_sigmae import SceneDataModule, SIGMAETask
+from torchgeo_sigmae.bands import SENTINEL2, band_indices
 from torchgeo_sigmae.evaluation import (
     FrozenEncoder,
     extract_features,
+    few_labels,
     repeated_folds,
     score,
 )
 from torchgeo_sigmae.masking import Curriculum, VisibilityRatio
+from torchgeo_sigmae.tasks.batch import default_transform
 
 from .dense_probe import measure
 from .measure import DATA, quiet, where
 from .rows import finished_row, row_path
 from .s2mae_ablation import quiet_trainer
 
-SIZE, TOKENS = 64, 64
+TOKENS = 64
 
+#: What every row passes to SIGMAETask, but for ``batch_size`` and ``crop``, the least
+#: share of a chip that an augmentation crops.
 DEFAULT: dict[str, Any] = {
+    'model': 'sigmae_vit_tiny_patch8',
+    'size': 64,
+    'batch_size': 64,
+    'crop': 0.2,
     'masking': 'random',
     'mask_ratio': 0.75,
     'predict_ratio': 0.5,
@@ -66,98 +78,94 @@ DEFAULT: dict[str, Any] = {
     'decoder_depth': 2,
     'decoder_num_heads': 4,
     'norm_pix_loss': True,
+    'spectral_weight': 0.5,
     'lr': 1e-3,
 }
 
-#: How many times likelier the least salient tenth is visible than the most salient.
-GUIDED = {'masking': 'saliency', 'likelier': 4}
+#: How many times more likely the least salient tenth is visible than the most salient.
+GUIDED = {'masking': 'saliency', 'favor': 4}
 
-NINETY = {'mask_ratio': 0.9}
 
-SELF = {'decoder': 'self'}
+def window(size: int, mask_ratio: float, batch_size: int) -> dict[str, Any]:
+    """Say what a row of another window changes.
 
-LARGE = {'decoder_dim': 512, 'decoder_depth': 8, 'decoder_num_heads': 16}
+    Args:
+        size: Side of a chip in pixels.
+        mask_ratio: Share of masked tokens.
+        batch_size: Chips in a batch.
+
+    Returns:
+        The changes.
+    """
+    return {'size': size, 'mask_ratio': mask_ratio, 'batch_size': batch_size}
+
 
 #: What is changed, to what; the first of an axis is what the others are measured
 #: against. The same setting under two names is run once.
 AXES: dict[str, dict[str, dict[str, Any]]] = {
-    'masking': {
-        'random': {},
-        'twice': {**GUIDED, 'likelier': 2},
-        '4 times': GUIDED,
-        '16 times': {**GUIDED, 'likelier': 16},
-        '4 times, constant': {**GUIDED, 'curriculum': 'constant'},
-        '16 times, constant': {**GUIDED, 'likelier': 16, 'curriculum': 'constant'},
-        'most salient always': {**GUIDED, 'likelier': None, 'curriculum': 'constant'},
+    'spectral': {
+        'weight 0.5': {},
+        'pixels alone': {'spectral_weight': 0.0},
+        'weight 2': {'spectral_weight': 2.0},
     },
-    'alpha': {
-        '0.5': GUIDED,
-        '0, heterogeneity alone': {**GUIDED, 'alpha': 0.0},
-        '1, richness alone': {**GUIDED, 'alpha': 1.0},
-    },
-    'combine': {
-        'minmax': GUIDED,
-        'rank': {**GUIDED, 'combine': 'rank'},
-        'product': {**GUIDED, 'combine': 'product'},
-        'minmax, without NDWI': {**GUIDED, 'indices': ('NDVI', 'NDBI')},
-    },
-    'mask_ratio': {'0.75': {}, '0.6': {'mask_ratio': 0.6}, '0.9': NINETY},
-    'masking_ninety': {
-        'random': NINETY,
-        '4 times': {**NINETY, **GUIDED},
-        '16 times': {**NINETY, **GUIDED, 'likelier': 16},
-    },
-    'predict_ratio': {
-        '0.5': {},
-        '1': {'predict_ratio': 1.0},
-        '0.25': {'predict_ratio': 0.25},
-        '0.5, the most salient': {'predict_by': 'saliency'},
-        '0.25, the most salient': {'predict_ratio': 0.25, 'predict_by': 'saliency'},
+    'window': {
+        '64 px, 75 %': {},
+        '64 px, 90 %': {'mask_ratio': 0.9},
+        '96 px, 75 %': window(96, 0.75, 32),
+        '96 px, 90 %': window(96, 0.9, 64),
+        '128 px, 75 %': window(128, 0.75, 16),
+        '128 px, 90 %': window(128, 0.9, 32),
     },
     'decoder': {
         'cross 128 x 2': {},
         'cross 128 x 1': {'decoder_depth': 1},
         'cross 128 x 4': {'decoder_depth': 4},
-        'self 128 x 1': {**SELF, 'decoder_depth': 1},
-        'self 128 x 2': SELF,
-        'cross 512 x 8': LARGE,
-        'self 512 x 8': {**SELF, **LARGE},
+        'self 128 x 2': {'decoder': 'self'},
     },
-    'target': {
-        'norm_pix_loss': {},
-        'standardized': {'norm_pix_loss': False},
-        'norm_pix_loss, visible 0.5': {'visible_weight': 0.5},
-        'standardized, visible 0.5': {'norm_pix_loss': False, 'visible_weight': 0.5},
+    'batch': {'64': {}, '32': {'batch_size': 32}, '128': {'batch_size': 128}},
+    'lr': {'0.001': {}, '0.0005': {'lr': 5e-4}, '0.002': {'lr': 2e-3}},
+    'crop': {'0.2': {}, '0.5': {'crop': 0.5}, '1': {'crop': 1.0}},
+    'size': {'ViT-T': {}, 'ViT-S': {'model': 'sigmae_vit_small_patch8', 'lr': 7e-4}},
+    'masking': {
+        'random': {},
+        'guided, 4 times': GUIDED,
+        'guided, 16 times': {**GUIDED, 'favor': 16},
     },
-    'lr': {'0.001': {}, '0.0003': {'lr': 3e-4}, '0.003': {'lr': 3e-3}},
-}  # fmt: skip
+    'family': {
+        'SIGMAE': {},
+        'S2MAE': {'model': 's2mae_vit_tiny_patch8'},
+        'SatMAE': {'model': 'satmae_vit_tiny_patch8'},
+    },
+}
 
-#: Training and validation files, as in examples/pretrain_pool.yaml.
-PATHS = ['scenes/*.tif', 'barkbeetle/*[234789]/20??.tif']
+#: Training and validation files, as in examples/pretrain_sentinel2.yaml.
+PATHS = ['scenes/*.tif', 'pool/*.tif', 'barkbeetle/*[234789]/20??.tif']
 VAL_PATHS = ['scenes/nora*', 'scenes/ravaen*', 'scenes/dsen2*49JGM*']
+EXCLUDE = ['*T33NZA*']
 
 #: Columns of the table.
 METRICS = {
     'landcover': 'land cover',
     'damage': 'damage',
-    'linear': 'EuroSAT, linear',
-    'knn': 'EuroSAT, 5-NN',
+    'linear': 'EuroSAT',
+    'five': 'EuroSAT, 5 a class',
+    'position': 'position',
 }
 
 
 @cache
-def beta_for(likelier: float | None, mask_ratio: float) -> float:
+def beta_for(favor: float | None, mask_ratio: float) -> float:
     """Find the strength of the guidance.
 
     Args:
-        likelier: How many times likelier the least salient tenth is visible than the
+        favor: How many times more likely the least salient tenth is visible than the
             most salient; None for a strength that leaves nothing to chance.
         mask_ratio: Share of masked tokens.
 
     Returns:
         The ``saliency_end`` of SIGMAETask, by bisection on simulated masks.
     """
-    if likelier is None:
+    if favor is None:
         return 1e6
     generator = torch.Generator().manual_seed(0)
     saliency = torch.rand(4096, TOKENS, generator=generator)
@@ -168,7 +176,7 @@ def beta_for(likelier: float | None, mask_ratio: float) -> float:
         mask = curriculum.mask(saliency, 1.0, generator)
         ratio = VisibilityRatio()
         ratio.update(saliency, mask.keep)
-        low, high = (beta, high) if ratio.compute() < likelier else (low, beta)
+        low, high = (beta, high) if ratio.compute() < favor else (low, beta)
     return round(beta, 2)
 
 
@@ -182,26 +190,78 @@ def arguments_of(change: dict[str, Any]) -> dict[str, Any]:
         All arguments that are not those of every row.
     """
     setting = {**DEFAULT, **change}
-    if 'likelier' in setting:
-        beta = beta_for(setting.pop('likelier'), setting['mask_ratio'])
+    if 'favor' in setting:
+        beta = beta_for(setting.pop('favor'), setting['mask_ratio'])
         setting['saliency_end'] = beta
     return setting
 
 
-def datamodule(arguments: argparse.Namespace, seed: int) -> SceneDataModule:
+def datamodule(
+    arguments: argparse.Namespace, setting: dict[str, Any], seed: int
+) -> SceneDataModule:
     """Make the datamodule.
 
     Args:
         arguments: See the module.
+        setting: What :data:`DEFAULT` holds, changed.
         seed: Seed of order and windows.
 
     Returns:
         The datamodule.
     """
     return SceneDataModule(
-        arguments.data, size=SIZE, batch_size=arguments.batch_size, seed=seed,
-        paths=PATHS, val_paths=VAL_PATHS,
+        arguments.data, size=setting['size'], batch_size=setting['batch_size'],
+        seed=seed, paths=PATHS, val_paths=VAL_PATHS, exclude=EXCLUDE,
     )  # fmt: skip
+
+
+def make_task(setting: dict[str, Any], seed: int) -> SIGMAETask:
+    """Make the task.
+
+    Args:
+        setting: What :data:`DEFAULT` holds, changed.
+        seed: Seed of weights and masks.
+
+    Returns:
+        The task.
+    """
+    seed_everything(seed, verbose=False)
+    given = dict(setting)
+    transform = default_transform(given['size'], given.pop('crop'))
+    del given['batch_size']
+    return SIGMAETask(transform=transform, seed=seed, **given)
+
+
+def steps_in(
+    arguments: argparse.Namespace, setting: dict[str, Any], seconds: float
+) -> int:
+    """Count the steps that fit into a time, by measuring a few.
+
+    Args:
+        arguments: See the module.
+        setting: Arguments of the task.
+        seconds: Processor time of this process.
+
+    Returns:
+        Number of steps.
+    """
+    clock = Clock()
+    quiet_trainer(
+        arguments, 'pool', max_steps=24, limit_val_batches=0, callbacks=[clock]
+    ).fit(make_task(setting, 0), datamodule(arguments, setting, 0))
+    return max(round(seconds / float(np.median(np.diff(clock.times)[4:]))), 1)
+
+
+class Clock(Callback):
+    """Note the processor time at the end of every step."""
+
+    def __init__(self) -> None:
+        """Initialize a new Clock instance."""
+        self.times: list[float] = []
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Note the time."""
+        self.times.append(time.process_time())
 
 
 def run(
@@ -215,58 +275,67 @@ def run(
         seed: Seed of weights, order and masks.
 
     Returns:
-        What was measured; of every block a record.
+        What was measured; for every block a record.
     """
     start = time.perf_counter()
-    seed_everything(seed, verbose=False)
-    task = SIGMAETask('sigmae_vit_tiny_patch8', size=SIZE, seed=seed, **setting)
-    data = datamodule(arguments, seed)
-    trainer = quiet_trainer(
-        arguments, 'pool', max_steps=arguments.steps, limit_val_batches=0
-    )
+    steps = arguments.steps
+    if arguments.seconds:
+        steps = steps_in(arguments, setting, arguments.seconds)
+    task, data = make_task(setting, seed), datamodule(arguments, setting, seed)
+    trainer = quiet_trainer(arguments, 'pool', max_steps=steps, limit_val_batches=0)
+    begin = time.process_time()
     trainer.fit(task, data)
-    trained = time.perf_counter()
-    task.curriculum = Curriculum('random', 0.75)
+    trained = time.process_time() - begin
+    task.curriculum = task.curriculum.unguided(mask_ratio=0.75)
     losses = quiet_trainer(arguments, 'pool').validate(task, data, verbose=False)[0]
     with tempfile.TemporaryDirectory() as folder:
         task.export(f'{folder}/encoder.pth')
-        blocks = {
-            str(depth): probe(arguments, f'{folder}/encoder.pth', depth)
-            for depth in arguments.depths
-        }
+        blocks = probe(arguments, f'{folder}/encoder.pth')
     return {
         'blocks': blocks,
         'relative_loss': losses['val_loss'] / losses['val_baseline_loss'],
-        'training_seconds': trained - start,
+        'steps': steps,
+        'training_seconds': trained,
         'seconds': time.perf_counter() - start,
     }
 
 
-def probe(arguments: argparse.Namespace, path: str, depth: int) -> dict[str, float]:
-    """Measure the features of a block.
+def probe(arguments: argparse.Namespace, path: str) -> dict[str, dict[str, float]]:
+    """Measure the features of the asked blocks.
 
     Args:
         arguments: See the module.
         path: The encoder.
-        depth: Number of the block.
 
     Returns:
-        One value for each of :data:`METRICS`.
+        For each block one value for each of :data:`METRICS`.
     """
-    encoder = FrozenEncoder.load(path, depth=depth, pooling='mean+std')
-    cover, damage = measure(encoder, arguments.data, arguments.repeats)
-    chips = extract_features(
-        encoder, 'EuroSAT', arguments.data / 'eurosat', ('train', 'val', 'test'),
-        progress=False,
-    )  # fmt: skip
-    folds = repeated_folds(chips.labels, 5, arguments.repeats)
-    linear, knn = (
-        score(chips.values, chips.labels, folds, name).mean
-        for name in ('linear', 'knn')
-    )
-    return {
-        'landcover': cover.mean, 'damage': damage.mean, 'linear': linear, 'knn': knn,
-    }  # fmt: skip
+    encoder = FrozenEncoder.load(path, pooling='mean+std')
+    root = arguments.data / 'eurosat'
+    names = [EuroSAT.all_band_names[i] for i in band_indices(
+        encoder.bands, EuroSAT.all_band_names, SENTINEL2
+    )]  # fmt: skip
+    chips = EuroSAT(root, 'train', bands=names)
+    images = torch.stack([chips[i]['image'] for i in range(len(chips))])
+    shares = encoder.position_shares(images)
+    blocks = {}
+    for depth in arguments.depths:
+        encoder.depth = depth
+        cover, damage = measure(encoder, arguments.data, arguments.repeats)
+        features = extract_features(
+            encoder, 'EuroSAT', root, ('train', 'val', 'test'), progress=False
+        )
+        folds = repeated_folds(features.labels, 5, arguments.repeats)
+        few = few_labels(features.labels, folds, 5, 10)
+        linear, five = (
+            score(features.values, features.labels, splits, 'linear').mean
+            for splits in (folds, few)
+        )
+        blocks[str(depth)] = {
+            'landcover': cover.mean, 'damage': damage.mean, 'linear': linear,
+            'five': five, 'position': shares[depth - 1],
+        }  # fmt: skip
+    return blocks
 
 
 def interval(differences: Sequence[float]) -> str:
@@ -296,7 +365,7 @@ def asked(arguments: argparse.Namespace, setting: dict[str, Any]) -> dict[str, A
     Returns:
         Plain values, as they come back from JSON.
     """
-    options = ('steps', 'batch_size', 'precision', 'depths', 'repeats')
+    options = ('steps', 'seconds', 'precision', 'depths', 'repeats')
     chosen = {name: vars(arguments)[name] for name in options}
     known: dict[str, Any] = json.loads(json.dumps({**chosen, **setting}))
     return known
@@ -341,7 +410,7 @@ def tables(arguments: argparse.Namespace) -> str:
             continue
         for depth in map(str, arguments.depths):
             titles = [f'{axis}, block {depth}', *METRICS.values()]
-            titles += ['loss', 'seconds', 'seeds']
+            titles += ['loss', 'steps', 'seconds', 'seeds']
             lines += ['', f'| {" | ".join(titles)} |', f'{"|---" * len(titles)}|']
             for name, rows in kept.items():
                 if not rows:
@@ -357,13 +426,19 @@ def tables(arguments: argparse.Namespace) -> str:
                     if both and rows is not first:
                         cell += f' ({interval([values[s] - base[s] for s in both])})'
                     cells.append(cell)
-                for metric, digits in (('relative_loss', 3), ('training_seconds', 0)):
+                for metric, digits in (
+                    ('relative_loss', 3),
+                    ('steps', 0),
+                    ('training_seconds', 0),
+                ):
                     mean = np.mean([row[metric] for row in rows.values()])
                     cells.append(f'{mean:.{digits}f}')
                 lines.append(f'| {" | ".join([*cells, str(len(rows))])} |')
+    length = f'{arguments.steps} steps'
+    if arguments.seconds:
+        length = f'{arguments.seconds} s of processor time'
     how = (
-        f'{arguments.steps} steps of {arguments.batch_size} chips, '
-        f'{arguments.precision}; percent, in brackets the '
+        f'{length}, {arguments.precision}; percent, in brackets the '
         f'difference to the first row and its 95 % interval; {where()}.'
     )
     return '\n'.join([*lines, '', how]).strip()
@@ -376,7 +451,7 @@ def key_of(change: dict[str, Any]) -> str:
         change: What is changed.
 
     Returns:
-        For example ``masking=saliency,likelier=4``, or ``default``.
+        For example ``masking=saliency,favor=4``, or ``default``.
     """
     named = [f'{name}={change[name]}' for name in sorted(change)]
     return ','.join(named).replace(' ', '') or 'default'
@@ -418,11 +493,11 @@ def main(arguments: argparse.Namespace) -> None:
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--data', type=Path, default=DATA)
-    parser.add_argument('--output', type=Path, default=Path('outputs/ablation'))
+    parser.add_argument('--output', type=Path, default=Path('outputs/recipe'))
     parser.add_argument('--only', nargs='+', choices=list(AXES), default=list(AXES))
     parser.add_argument('--steps', type=int, default=1000)
-    parser.add_argument('--seeds', type=int, default=3)
-    parser.add_argument('--batch-size', type=int, default=64)
+    parser.add_argument('--seconds', type=float, help='processor time, not steps')
+    parser.add_argument('--seeds', type=int, default=2)
     parser.add_argument('--depths', nargs='+', type=int, default=[6, 12])
     parser.add_argument('--repeats', type=int, default=2, help='of folds')
     parser.add_argument('--part', nargs=2, type=int, default=[0, 1])

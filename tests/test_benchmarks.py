@@ -295,18 +295,18 @@ def test_s2mae_ablation(real_data: Callable[[str], Path], tmp_path: Path) -> Non
     assert table.strip() in second
 
 
-def test_ablation(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+def test_recipe(real_data: Callable[[str], Path], tmp_path: Path) -> None:
     command = (
-        'benchmarks.ablation', '--data', real_data('eurosat').parent, '--output',
-        tmp_path, '--steps', 1, '--seeds', 1, '--batch-size', 2, '--depths', 12,
-        '--repeats', 1, '--only', 'lr',
+        'benchmarks.recipe', '--data', real_data('eurosat').parent, '--output',
+        tmp_path, '--steps', 1, '--seeds', 1, '--depths', 12, '--repeats', 1,
+        '--only', 'lr',
     )  # fmt: skip
-    # Processes share the rows, and each writes what all have found.
+    # Processes share the rows, and each writes what all have finished.
     assert run(*command, '--part', 1, 3).count('seed 0: land cover') == 1
     table = run(*command, '--part', 0, 3)
     assert '[1/3] default, seed 0' in table
     assert '[2/3]' not in table
-    for name, count in (('0.001', 1), ('0.0003', 1), ('0.003', 0)):
+    for name, count in (('0.001', 1), ('0.0005', 1), ('0.002', 0)):
         assert table.count(f'| {name} |') == count
     again = run(*command, '--part', 1, 3)
     assert again.count('finished before') == 1
