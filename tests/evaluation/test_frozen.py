@@ -321,6 +321,13 @@ def test_the_command(
               for p in ('knn', 'attentive')]  # fmt: skip
     assert f'| EuroSAT | {" | ".join(titles)} |' in table
     content = json.loads((tmp_path / 'out' / 'probe.json').read_text())
+    shares = content['position_shares']
+    assert {name: len(values) for name, values in shares.items()} == {
+        'sigmae_vit_tiny_patch8, untrained': 12,
+        'encoder.pth': 12,
+    }
+    cells = ' | '.join(f'{100 * share:.0f}' for share in shares['encoder.pth'])
+    assert f'| encoder.pth | {cells} |' in table
     accuracy = content['accuracy']
     names = ['band mean and std', 'sigmae_vit_tiny_patch8, untrained', 'encoder.pth']
     assert list(accuracy) == names

@@ -97,10 +97,9 @@ def extract_features(
     parts = [_dataset(dataset, root, split, encoder.bands) for split in splits]
     data: Dataset[dict[str, Any]] = ConcatDataset(parts)
     loader = DataLoader(data, batch_size, num_workers=num_workers, collate_fn=_collate)
-    few = range(min(_SAMPLE, len(parts[0])))  # type: ignore[arg-type]
     sample = torch.empty(0)
     if remove_places or not encoder.ready:
-        sample = torch.stack([parts[0][i]['image'].float() for i in few])
+        sample = _images(parts[0])
     if not encoder.ready:
         encoder.standardize(sample)
     encoder = encoder.to(device)
@@ -147,6 +146,12 @@ def _dataset(
         options['split'] = split
     made: Dataset[dict[str, Any]] = kind(root, **options)
     return made
+
+
+def _images(dataset: Dataset[dict[str, Any]]) -> Tensor:
+    """Stack the first images of a dataset."""
+    count = min(_SAMPLE, len(dataset))  # type: ignore[arg-type]
+    return torch.stack([dataset[i]['image'].float() for i in range(count)])
 
 
 def _collate(samples: Sequence[dict[str, Any]]) -> tuple[Tensor, Tensor]:
@@ -229,7 +234,8 @@ def run_probe(arguments: argparse.Namespace) -> str:
         arguments: Of :func:`add_arguments`.
 
     Returns:
-        A table in percent, mean and standard deviation over splits.
+        A table in percent, mean and standard deviation over splits; and a table of the
+        share of position in the variance of single tokens, block by block.
 
     Raises:
         FileNotFoundError: If there is no such file, weight enum or model.
@@ -246,6 +252,7 @@ def run_probe(arguments: argparse.Namespace) -> str:
         named = timm.is_model(arguments.encoders[0])
         random = None if named else encoders[0].untrained()
     rows: dict[str, dict[str, Score]] = {}
+    shares: dict[str, list[float]] = {}
     contenders: list[Frozen] = [
         BandStatistics(encoders[0].bands),
         *([random] if random else []),
@@ -268,8 +275,14 @@ def run_probe(arguments: argparse.Namespace) -> str:
             tokens = features.tokens if probe in TOKEN_PROBES else None
             values = features.values if tokens is None else tokens
             scores[title] = score(values, features.labels, splits, probe)
-        rows[_unique(encoder.name, rows)] = scores
-    _write(arguments, rows)
+        name = _unique(encoder.name, rows)
+        rows[name] = scores
+        if isinstance(encoder, FrozenEncoder):
+            dataset = _dataset(
+                arguments.dataset, arguments.root, arguments.splits[0], encoder.bands
+            )
+            shares[name] = encoder.position_shares(_images(dataset))
+    _write(arguments, rows, shares)
     titles = list(next(iter(rows.values())))
     lines = [
         f'| {arguments.dataset} | {" | ".join(titles)} |',
@@ -277,6 +290,17 @@ def run_probe(arguments: argparse.Namespace) -> str:
     ]
     for name, scores in rows.items():
         lines.append(f'| {name} | {" | ".join(str(scores[t]) for t in titles)} |')
+    count = max(map(len, shares.values()))
+    blocks = ' | '.join(str(block + 1) for block in range(count))
+    lines += [
+        '',
+        f'| position in tokens, block | {blocks} |',
+        '|---' * (count + 1) + '|',
+    ]
+    for name, by_block in shares.items():
+        cells = [f'{100 * share:.0f}' for share in by_block]
+        cells += [''] * (count - len(cells))
+        lines.append(f'| {name} | {" | ".join(cells)} |')
     return '\n'.join(lines)
 
 
@@ -309,7 +333,11 @@ def _unique(name: str, taken: dict[str, Any]) -> str:
     return name if name not in taken else f'{name} ({len(taken)})'
 
 
-def _write(arguments: argparse.Namespace, rows: dict[str, dict[str, Score]]) -> None:
+def _write(
+    arguments: argparse.Namespace,
+    rows: dict[str, dict[str, Score]],
+    shares: dict[str, list[float]],
+) -> None:
     """Write all figures."""
     content = {
         'arguments': {
@@ -324,5 +352,6 @@ def _write(arguments: argparse.Namespace, rows: dict[str, dict[str, Score]]) -> 
             name: {title: value.values for title, value in scores.items()}
             for name, scores in rows.items()
         },
+        'position_shares': shares,
     }
     write_text(arguments.output, json.dumps(content, indent=2) + '\n')
