@@ -22,7 +22,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader, Dataset
 
-from torchgeo_sigmae import SIGMAETask
+from torchgeo_sigmae import FiniteGuard, SIGMAETask
 
 from .measure import quiet, where
 
@@ -53,8 +53,11 @@ class _Turns(Callback):
         self.start = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        guard = pl_module._guard
-        for name in ('begin', 'add', 'check'):
+        callbacks = getattr(trainer, 'callbacks')  # noqa: B009
+        (guard,) = (call for call in callbacks if isinstance(call, FiniteGuard))
+        for name in (
+            'on_train_batch_start', 'on_before_backward', 'on_before_optimizer_step',
+        ):  # fmt: skip
             setattr(guard, name, self._timed(trainer, getattr(guard, name)))
 
     def _timed(self, trainer: Trainer, function: Any) -> Any:

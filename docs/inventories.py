@@ -112,7 +112,7 @@ ALIASES: dict[str, str] = {
     'torch.utils.data.dataloader.DataLoader': 'torch.utils.data.DataLoader',
     'torch.utils.data.dataset.Dataset': 'torch.utils.data.Dataset',
     'torchgeo.datasets.geo.RasterDataset': 'torchgeo.datasets.RasterDataset',
-    'torchgeo_sigmae.resume.data._DataModule': (
+    'torchgeo_sigmae.datasets.resumable._DataModule': (
         'lightning.pytorch.core.LightningDataModule'
     ),
     'torchgeo_sigmae.transforms.bitemporal._DataModule': (

@@ -28,8 +28,8 @@ import numpy as np
 import torch
 
 from torchgeo_sigmae import SyntheticSentinel2DataModule
+from torchgeo_sigmae.callbacks import newest_checkpoint
 from torchgeo_sigmae.plotting import read_log
-from torchgeo_sigmae.resume import newest_checkpoint
 
 from . import runs
 from .children import join, start, start_group

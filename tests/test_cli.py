@@ -13,8 +13,8 @@ from torchgeo.datamodules import OSCDDataModule
 
 from torchgeo_sigmae import BitemporalAugmentation, ResumableCheckpoint
 from torchgeo_sigmae.__main__ import main
-from torchgeo_sigmae.resume import is_resumable
-from torchgeo_sigmae.resume.checkpoint import checkpoints
+from torchgeo_sigmae.callbacks.checkpoint import checkpoints
+from torchgeo_sigmae.datasets import is_resumable
 
 CONFIG = Path(__file__).parent / 'conf' / 'resume.yaml'
 

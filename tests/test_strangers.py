@@ -25,10 +25,10 @@ from torchgeo_sigmae import SIGMAETask
 from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae._compat import Classification, SemanticSegmentation
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
+from torchgeo_sigmae.callbacks import newest_checkpoint
 from torchgeo_sigmae.evaluation import FrozenEncoder
 from torchgeo_sigmae.models import adapt_bands, read_encoder, read_weights
 from torchgeo_sigmae.models.checkpoint import load_plain
-from torchgeo_sigmae.resume import newest_checkpoint
 from torchgeo_sigmae.tasks.agreement import read_known
 from torchgeo_sigmae.tasks.statistics import BatchStatistics
 

@@ -9,30 +9,32 @@ TorchGeo, under the names ``sigmae_vit_{tiny,small,base,large}_patch{8,16}``.
 
 from . import (
     bands,
+    callbacks,
     datasets,
     evaluation,
     masking,
     models,
     plotting,
-    resume,
     tasks,
     transforms,
 )
 from ._version import __version__
+from .callbacks import FineTuning, FiniteGuard, ResumableCheckpoint
 from .datasets import (
     SceneDataModule,
     SyntheticSentinel2,
     SyntheticSentinel2DataModule,
+    resumable,
 )
 from .evaluation import PositiveClassMetrics
 from .models import SIGMAE_Weights, adapt_bands
-from .resume import ResumableCheckpoint, resumable
-from .tasks import FineTuning, SIGMAETask
+from .tasks import SIGMAETask
 from .transforms import BitemporalAugmentation, PatchSaliency, bitemporal
 
 __all__ = (
     'BitemporalAugmentation',
     'FineTuning',
+    'FiniteGuard',
     'PatchSaliency',
     'PositiveClassMetrics',
     'ResumableCheckpoint',
@@ -45,13 +47,13 @@ __all__ = (
     'adapt_bands',
     'bands',
     'bitemporal',
+    'callbacks',
     'datasets',
     'evaluation',
     'masking',
     'models',
     'plotting',
     'resumable',
-    'resume',
     'tasks',
     'transforms',
 )

@@ -16,12 +16,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 
 from ._compat import BaseTask
-from .resume import (
-    ResumableCheckpoint,
-    is_resumable,
-    newest_checkpoint,
-    resumable,
-)
+from .callbacks import ResumableCheckpoint, newest_checkpoint
+from .datasets import is_resumable, resumable
 from .transforms import bitemporal
 
 __all__ = ('SIGMAECLI', 'run_cli')

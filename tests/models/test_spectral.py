@@ -22,6 +22,7 @@ from torchgeo_sigmae._compat import (
 )
 from torchgeo_sigmae.bands import LANDSAT8, SENTINEL2_BANDS
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as TEN
+from torchgeo_sigmae.callbacks.fine_tuning import parameter_groups
 from torchgeo_sigmae.masking import random_mask
 from torchgeo_sigmae.models import (
     MaskedAutoencoder,
@@ -37,7 +38,6 @@ from torchgeo_sigmae.models import (
     save_encoder,
 )
 from torchgeo_sigmae.models.positions import sincos_1d
-from torchgeo_sigmae.tasks.finetuning import parameter_groups
 from torchgeo_sigmae.tasks.optim import build_optimizer
 
 pytestmark = pytest.mark.usefixtures('narrow_models')

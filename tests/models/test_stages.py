@@ -14,13 +14,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from training import task, trainer
 
-from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2, SyntheticSentinel2DataModule
+from torchgeo_sigmae import (
+    ResumableCheckpoint,
+    SIGMAETask,
+    SyntheticSentinel2,
+    SyntheticSentinel2DataModule,
+)
 from torchgeo_sigmae._compat import Classification
 from torchgeo_sigmae.bands import SENTINEL2_BANDS, get_sensor
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as TEN
 from torchgeo_sigmae.models import POSITIONS, layout_of, parse_stage, read_encoder
 from torchgeo_sigmae.models.layout import layout_of_state
-from torchgeo_sigmae.resume import ResumableCheckpoint
 
 pytestmark = pytest.mark.usefixtures('narrow_models')
 

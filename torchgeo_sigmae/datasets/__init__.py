@@ -4,6 +4,7 @@
 """Datasets and datamodules."""
 
 from .chips import SceneChips
+from .resumable import is_resumable, resumable
 from .scene_datamodule import SceneDataModule
 from .scenes import HeldScene, Scene, find_scenes
 from .synthetic import SyntheticSentinel2, SyntheticSentinel2DataModule
@@ -16,4 +17,6 @@ __all__ = (
     'SyntheticSentinel2',
     'SyntheticSentinel2DataModule',
     'find_scenes',
+    'is_resumable',
+    'resumable',
 )

@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from .._files import write_text
 from ..bands import SENTINEL2_TEN_BANDS, get_sensor, normalize_bands
-from ..resume import resumable
 from .chips import SceneChips
+from .resumable import resumable
 from .scene_statistics import band_statistics, read_statistics
 from .scenes import Scene, find_scenes, group_overlapping
 from .skipping import Skipped

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from .._files import atomic_path
 from ..bands import SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS, band_indices
-from ..resume import resumable
+from .resumable import resumable
 
 __all__ = ('MATERIALS', 'SyntheticSentinel2', 'SyntheticSentinel2DataModule')
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..resume.log import log_files
+from ..callbacks.log import log_files
 from .canvas import empty_figure
 
 __all__ = ('plot_log', 'read_log')

@@ -3,7 +3,6 @@
 
 """Lightning tasks."""
 
-from .finetuning import FineTuning
 from .sigmae import SIGMAETask
 
-__all__ = ('FineTuning', 'SIGMAETask')
+__all__ = ('SIGMAETask',)

@@ -13,11 +13,12 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from .._compat import TORCHGEO_VERSION, BaseTask
 from ..bands import Sensor
+from ..callbacks.finite import add_guard
+from ..datasets.resumable import is_resumable
 from ..models import MaskedAutoencoder
 from ..models.checkpoint import (
     ENCODER_KEY,
@@ -27,11 +28,9 @@ from ..models.checkpoint import (
     save_encoder,
     to_checkpoint_keys,
 )
-from ..resume import is_resumable
 from ..transforms import bitemporal
 from .batch import mark_valid_pixels
 from .datamodules import attached_datamodule, normalizes
-from .guard import FiniteGuard, check_scaler
 from .optim import (
     build_optimizer,
     scaled_lr,
@@ -69,11 +68,6 @@ class PretrainingTask(BaseTask):
     #: What earlier stages of progressive pretraining were trained on.
     history: Sequence[dict[str, Any]] = ()
 
-    def __init__(self) -> None:
-        """Initialize a new PretrainingTask instance."""
-        super().__init__()
-        self._guard = FiniteGuard()
-
     # ------------------------------------------------------------------------- data
 
     @property
@@ -105,6 +99,7 @@ class PretrainingTask(BaseTask):
             ValueError: If neither the arguments nor the datamodule tell mean and std,
                 or whether batches come raw.
         """
+        add_guard(self.trainer)
         datamodule = attached_datamodule(self.trainer)
         if isinstance(datamodule, LightningDataModule):
             bitemporal(datamodule)
@@ -192,48 +187,12 @@ class PretrainingTask(BaseTask):
             'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},
         }
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Note what the batch holds, to name it if it goes wrong.
-
-        Args:
-            batch: The batch.
-            batch_idx: Its place in the epoch.
-        """
-        self._guard.begin(batch, self.trainer)
-
-    def on_before_backward(self, loss: Tensor) -> None:
-        """Note the loss.
-
-        Args:
-            loss: The loss, scaled where gradients are.
-        """
-        self._guard.add(loss)
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Stop before a loss or gradient that is not finite reaches the weights.
-
-        Args:
-            optimizer: The optimiser.
-
-        Raises:
-            RuntimeError: If so; names the step and the files of the batch.
-        """
-        self._guard.check(optimizer, self.trainer)
-
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Take a step, and free the gradients.
 
         Lightning keeps them through the next forward pass, where memory is short.
-
-        Args:
-            *args: Passed to Lightning, whose third is the optimiser.
-            **kwargs: Passed to Lightning.
-
-        Raises:
-            RuntimeError: If a gradient scaler leaves out every step.
         """
         super().optimizer_step(*args, **kwargs)
-        check_scaler(self.trainer)
         self.zero_grad()
 
     # ---------------------------------------------------------------------- logging

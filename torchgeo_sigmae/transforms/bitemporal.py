@@ -9,7 +9,6 @@ frames; this module does the same work with any kornia.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +16,8 @@ from kornia import augmentation as K
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import Subset
+
+from .._methods import replace_method
 
 __all__ = ('BitemporalAugmentation', 'bitemporal')
 
@@ -133,15 +134,16 @@ def bitemporal(datamodule: _DataModule) -> _DataModule:
     Returns:
         The same datamodule.
     """
-    if _repair(datamodule) and 'setup' not in vars(datamodule):
-        # On the object, not on a class made for it: that could not be pickled.
-        vars(datamodule)['setup'] = partial(_setup, datamodule)
+    if _repair(datamodule):
+        replace_method(datamodule, 'setup', _setup)
     return datamodule
 
 
-def _setup(datamodule: LightningDataModule, stage: str) -> None:
+def _setup(
+    datamodule: LightningDataModule, original: Callable[[str], None], stage: str
+) -> None:
     """Run the datamodule's own ``setup``, and repair what it made."""
-    type(datamodule).setup(datamodule, stage)
+    original(stage)
     _repair(datamodule)
 
 

@@ -14,7 +14,7 @@ import torch
 
 from soak.children import join
 from soak.kills import EPOCHS, differences, launch, survive
-from torchgeo_sigmae.resume.checkpoint import checkpoints
+from torchgeo_sigmae.callbacks.checkpoint import checkpoints
 
 
 @pytest.mark.parametrize(

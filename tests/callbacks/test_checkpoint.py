@@ -19,8 +19,8 @@ from torchgeo_sigmae import (
     SyntheticSentinel2DataModule,
     resumable,
 )
-from torchgeo_sigmae.resume import newest_checkpoint
-from torchgeo_sigmae.resume.checkpoint import checkpoints
+from torchgeo_sigmae.callbacks import newest_checkpoint
+from torchgeo_sigmae.callbacks.checkpoint import checkpoints
 
 
 def fit(root: Path, path: Path, keep: ResumableCheckpoint, **kwargs: Any) -> None:

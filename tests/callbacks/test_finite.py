@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from training import task, trainer
 
-from torchgeo_sigmae import SIGMAETask, resumable
-from torchgeo_sigmae.tasks.guard import batch_names
+from torchgeo_sigmae import FineTuning, FiniteGuard, SIGMAETask, resumable
+from torchgeo_sigmae._compat import Classification
+from torchgeo_sigmae.callbacks.finite import add_guard, batch_names
 
 pytestmark = pytest.mark.usefixtures('narrow_models')
 
@@ -169,6 +170,26 @@ def test_a_batch_without_a_valid_pixel_is_no_error(tmp_path: Path) -> None:
         run.fit(made, torch.utils.data.DataLoader(data, 4))
         assert run.callback_metrics['train_loss_epoch'] == 0
         assert all(p.isfinite().all() for p in made.parameters())
+
+
+@pytest.mark.parametrize('callback', [FiniteGuard, FineTuning])
+def test_tasks_of_torchgeo_are_guarded(tmp_path: Path, callback: Any) -> None:
+    model = 'sigmae_vit_tiny_patch8'
+    classify = Classification(model, in_channels=10, num_classes=3)
+    data = [
+        {'image': torch.randn(10, 32, 32), 'label': torch.tensor(i % 3)}
+        for i in range(8)
+    ]
+    data[5]['image'][3, 0, 0] = torch.nan
+    given = [callback()]
+    run = trainer(tmp_path, max_epochs=1, callbacks=given)
+    with pytest.raises(RuntimeError, match='Step 1: the loss is not finite') as caught:
+        run.fit(classify, torch.utils.data.DataLoader(data, 4))
+    assert 'samples that are not known' in str(caught.value)
+    assert all(p.isfinite().all() for p in classify.parameters())
+    # One guard, whoever added it.
+    add_guard(run)
+    assert sum(isinstance(call, FiniteGuard) for call in run.callbacks) == 1
 
 
 def test_names() -> None:

@@ -12,13 +12,14 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from torchgeo_sigmae import (
+    ResumableCheckpoint,
     SceneDataModule,
     SIGMAETask,
     SyntheticSentinel2DataModule,
+    resumable,
 )
+from torchgeo_sigmae.callbacks.checkpoint import checkpoints
 from torchgeo_sigmae.plotting import read_log
-from torchgeo_sigmae.resume import ResumableCheckpoint, resumable
-from torchgeo_sigmae.resume.checkpoint import checkpoints
 
 
 def fit(

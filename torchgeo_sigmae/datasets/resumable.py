@@ -12,7 +12,6 @@ workers.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
@@ -24,6 +23,7 @@ from torch.utils.data import (
     IterableDataset,
 )
 
+from .._methods import replace_method
 from .._random import seed_from, seeded
 
 __all__ = ('is_resumable', 'resumable')
@@ -55,16 +55,9 @@ def resumable(datamodule: _DataModule, seed: int = 0) -> _DataModule:
             f'{type(datamodule).__name__}. Wrap loaders of your own in '
             'LightningDataModule.from_datasets(...).'
         )
-    # On the object, not on a class made for it: that could not be pickled, and the
-    # command line would find two classes of one name.
-    attributes = vars(datamodule)
-    if not is_resumable(datamodule):
-        for name, function in (
-            ('train_dataloader', _train_dataloader),
-            ('on_after_batch_transfer', _on_after_batch_transfer),
-        ):
-            attributes[name] = partial(function, datamodule, getattr(datamodule, name))
-    attributes['resumable_seed'] = seed
+    replace_method(datamodule, 'train_dataloader', _train_dataloader)
+    replace_method(datamodule, 'on_after_batch_transfer', _on_after_batch_transfer)
+    vars(datamodule)['resumable_seed'] = seed
     return datamodule
 
 

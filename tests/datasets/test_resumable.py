@@ -22,7 +22,7 @@ from torch.utils.data import (
 from torchgeo.datamodules import EuroSATDataModule
 
 from torchgeo_sigmae import resumable
-from torchgeo_sigmae.resume import is_resumable
+from torchgeo_sigmae.datasets import is_resumable
 
 
 class Numbers(Dataset[dict[str, torch.Tensor]]):

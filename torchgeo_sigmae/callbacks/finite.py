@@ -1,18 +1,18 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""No NaN reaches the weights: a training stops before, and names the files."""
+"""Stop a training before a NaN reaches the weights, and name the files."""
 
 from collections import defaultdict
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from ..resume.data import batches_begun, samples_of
+from ..datasets.resumable import batches_begun, samples_of
 
 __all__ = ('FiniteGuard', 'batch_names')
 
@@ -24,56 +24,53 @@ _PATHS = ('path', 'filename', 'filepath')
 _SMALLEST_SCALE = 2.0**-16
 
 
-class FiniteGuard:
-    """Looks at losses and gradients before every step of the optimiser.
+class FiniteGuard(Callback):
+    """Stop before a loss or gradient that is not finite reaches the weights.
 
-    Everything is looked at at once, for a single transfer from the device per step.
+    The error names the step, and the files or samples of the batch. Works with any
+    task; :class:`~torchgeo_sigmae.SIGMAETask` and :class:`.FineTuning` add one to their
+    trainer. Losses and gradients are checked together, with a single transfer from the
+    device per step.
+
+    .. versionadded:: 0.1
     """
 
     def __init__(self) -> None:
         """Initialize a new FiniteGuard instance."""
         self._losses: list[Tensor] = []
-        # What tells their names, and their numbers.
+        # Names and windows of each batch, and its number.
         self._batches: list[tuple[dict[str, Any], int]] = []
 
-    def begin(self, batch: Any, trainer: Trainer) -> None:
-        """Note which batch comes.
-
-        Args:
-            batch: The batch.
-            trainer: The trainer that deals it.
-        """
-        # What came since the last step of the optimiser belongs to the next.
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note which samples the batch holds."""
+        # Batches since the last optimizer step belong to the next step.
         del self._batches[len(self._losses) :]
-        # Put into words only if it goes wrong: windows may be on a device.
-        known = batch if isinstance(batch, dict) else {}
-        kept = {key: known[key] for key in (*_PATHS, 'window') if key in known}
+        # Turned into words only on failure: windows may be on a device.
+        content = batch if isinstance(batch, dict) else {}
+        kept = {key: content[key] for key in (*_PATHS, 'window') if key in content}
         self._batches.append((kept, batches_begun(trainer) - 1))
 
-    def add(self, loss: Tensor) -> None:
-        """Note its loss.
-
-        Args:
-            loss: The loss, scalar.
-        """
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        """Note the loss of the batch."""
         self._losses.append(loss.detach())
 
-    def check(self, optimizer: Optimizer, trainer: Trainer) -> None:
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
         """Stop if a loss or a gradient since the last step is not finite.
-
-        Args:
-            optimizer: The optimiser that is about to step.
-            trainer: The trainer.
 
         Raises:
             RuntimeError: If so; names the step and the files of the batches.
         """
         losses, batches = self._losses, self._batches
         self._losses, self._batches = [], []
-        scaler = getattr(trainer.precision_plugin, 'scaler', None)
         values = list(losses)
-        # A scaler tries scales until gradients fit, and leaves a step out meanwhile.
-        if scaler is None:
+        # A scaler tries scales until gradients fit, and skips a step meanwhile.
+        if _scaler(trainer) is None:
             values.append(_gradient_norm(optimizer))
         if not values or bool(
             torch.stack([v.float() for v in values]).isfinite().all()
@@ -95,27 +92,40 @@ class FiniteGuard:
             'Trainer.'
         )
 
+    def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
+        """Stop where a gradient scaler skips every step.
 
-def check_scaler(trainer: Trainer) -> None:
-    """Stop where a gradient scaler leaves every step out.
+        Raises:
+            RuntimeError: If no scale makes the gradients finite.
+        """
+        scaler = _scaler(trainer)
+        if scaler is not None and scaler.get_scale() < _SMALLEST_SCALE:
+            raise RuntimeError(
+                f'Step {trainer.global_step}: no gradient was finite for many steps, '
+                'whatever they were scaled by, so that none was taken. Pass '
+                "precision='bf16-mixed' or '32-true' to the Trainer."
+            )
+
+
+def add_guard(trainer: Trainer) -> None:
+    """Give a trainer a guard, unless it has one.
 
     Args:
         trainer: The trainer.
-
-    Raises:
-        RuntimeError: If it has found no scale at which gradients are finite.
     """
-    scaler = getattr(trainer.precision_plugin, 'scaler', None)
-    if scaler is not None and scaler.get_scale() < _SMALLEST_SCALE:
-        raise RuntimeError(
-            f'Step {trainer.global_step}: no gradient was finite for many steps, '
-            'whatever they were scaled by, so that none was taken. Pass '
-            "precision='bf16-mixed' or '32-true' to the Trainer."
-        )
+    callbacks: list[Callback] = getattr(trainer, 'callbacks')  # noqa: B009
+    if not any(isinstance(callback, FiniteGuard) for callback in callbacks):
+        # At the end: the trainer may be going through the list.
+        callbacks.append(FiniteGuard())
+
+
+def _scaler(trainer: Trainer) -> Any:
+    """The gradient scaler of fp16 training, if there is one."""
+    return getattr(trainer.precision_plugin, 'scaler', None)
 
 
 def _in_words(trainer: Trainer, batch: dict[str, Any], number: int) -> str:
-    """Say which samples a batch holds, as well as it is known."""
+    """Say which samples a batch holds."""
     if names := batch_names(batch):
         return names
     if indices := samples_of(trainer, number):

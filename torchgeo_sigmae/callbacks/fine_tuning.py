@@ -3,7 +3,7 @@
 
 """Fine-tuning of pretrained transformers, for TorchGeo's own tasks."""
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -13,10 +13,11 @@ from timm.layers import DropPath
 from timm.models import group_parameters
 from torch import nn
 
-from .agreement import check_bands, match_normalization, read_known
-from .base import PretrainingTask
-from .datamodules import attached_datamodule
-from .optim import (
+from .._methods import replace_method, restore_method
+from ..models import MaskedAutoencoder
+from ..tasks.agreement import check_bands, match_normalization, read_known
+from ..tasks.datamodules import attached_datamodule
+from ..tasks.optim import (
     UNDECAYED,
     adamw,
     scaled_lr,
@@ -24,6 +25,7 @@ from .optim import (
     warmup_cosine,
     warmup_steps,
 )
+from .finite import add_guard
 
 __all__ = ('FineTuning', 'parameter_groups', 'set_drop_path')
 
@@ -49,6 +51,8 @@ class FineTuning(Callback):
     order of them, are refused: TorchGeo's tasks only count bands. Where the datamodule
     normalises otherwise than in pretraining, the first layer of the encoder makes up
     for it, exactly and before the first step.
+
+    A :class:`.FiniteGuard` stops the run before a NaN reaches the weights.
 
     Frozen parameters are left out, and a frozen transformer gets no stochastic depth.
     The defaults are those of MAE's fine-tuning (https://arxiv.org/abs/2111.06377, Table
@@ -129,14 +133,13 @@ class FineTuning(Callback):
         """
         if stage != 'fit':
             return
-        if isinstance(pl_module, PretrainingTask):
+        if isinstance(getattr(pl_module, 'model', None), MaskedAutoencoder):
             raise TypeError(
                 f'callbacks: FineTuning is not for {type(pl_module).__name__}, which '
                 'pretrains and has arguments of its own for the same (lr, base_lr, '
                 'weight_decay, warmup_epochs). Leave FineTuning out.'
             )
-        attributes = vars(pl_module)
-        if 'configure_optimizers' in attributes:
+        if 'configure_optimizers' in vars(pl_module):
             raise ValueError(
                 'callbacks: something replaced the optimiser of this task before '
                 'FineTuning: another FineTuning, or optimizer: in the configuration. '
@@ -154,10 +157,8 @@ class FineTuning(Callback):
                 match_normalization(transformer, weights, datamodule, checkpoint)
             if any(p.requires_grad for p in transformer.blocks.parameters()):
                 set_drop_path(transformer, self.drop_path)
-        # On the object, as Lightning's command line does it. Not a closure: that could
-        # not be pickled.
-        configure = partial(self._configure_optimizers, pl_module)
-        attributes['configure_optimizers'] = configure
+        replace_method(pl_module, 'configure_optimizers', self._configure_optimizers)
+        add_guard(trainer)
 
     def teardown(
         self, trainer: Trainer, pl_module: LightningModule, stage: str
@@ -185,9 +186,7 @@ class FineTuning(Callback):
 
     def _give_back(self, pl_module: LightningModule) -> None:
         """Undo the replacement, if it is ours."""
-        configure = vars(pl_module).get('configure_optimizers')
-        if getattr(configure, 'func', None) == self._configure_optimizers:
-            del vars(pl_module)['configure_optimizers']
+        restore_method(pl_module, 'configure_optimizers', self._configure_optimizers)
 
     def _check_encoder(self, pl_module: LightningModule) -> None:
         """Refuse what would silently not be done."""
@@ -210,8 +209,10 @@ class FineTuning(Callback):
                 "example 'sigmae_vit_small_patch8'."
             )
 
-    def _configure_optimizers(self, pl_module: LightningModule) -> OptimizerLRScheduler:
-        """What the task's own method is replaced by."""
+    def _configure_optimizers(
+        self, pl_module: LightningModule, original: Callable[[], OptimizerLRScheduler]
+    ) -> OptimizerLRScheduler:
+        """Make the optimizer, in place of the task's own method."""
         trainer = pl_module.trainer
         steps = total_steps(trainer)
         lr = scaled_lr(trainer, self.lr, self.base_lr)

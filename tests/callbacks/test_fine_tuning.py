@@ -21,7 +21,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from torchgeo_sigmae import FineTuning, SIGMAETask
+from torchgeo_sigmae import FineTuning, ResumableCheckpoint, SIGMAETask, resumable
 from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae._compat import (
     BaseTask,
@@ -31,10 +31,9 @@ from torchgeo_sigmae._compat import (
     Regression,
     SemanticSegmentation,
 )
+from torchgeo_sigmae.callbacks.checkpoint import checkpoints
+from torchgeo_sigmae.callbacks.fine_tuning import parameter_groups, set_drop_path
 from torchgeo_sigmae.plotting import read_log
-from torchgeo_sigmae.resume import ResumableCheckpoint, resumable
-from torchgeo_sigmae.resume.checkpoint import checkpoints
-from torchgeo_sigmae.tasks.finetuning import parameter_groups, set_drop_path
 
 CONFIG = Path(__file__).parents[1] / 'conf' / 'finetuning.yaml'
 VIT = 'sigmae_vit_tiny_patch16'
@@ -284,9 +283,9 @@ class Look(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert is_overridden('configure_optimizers', pl_module)
         twin = copy.deepcopy(pl_module)
-        assert twin.configure_optimizers.args == (twin,)
+        assert twin.configure_optimizers.args[0] is twin
         pickled = pickle.loads(pickle.dumps(pl_module))
-        assert pickled.configure_optimizers.args == (pickled,)
+        assert pickled.configure_optimizers.args[0] is pickled
         assert dict(pickled.hparams) == dict(pl_module.hparams)
 
 

@@ -1,0 +1,10 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Callbacks for pretraining and fine-tuning."""
+
+from .checkpoint import ResumableCheckpoint, newest_checkpoint
+from .fine_tuning import FineTuning
+from .finite import FiniteGuard
+
+__all__ = ('FineTuning', 'FiniteGuard', 'ResumableCheckpoint', 'newest_checkpoint')
