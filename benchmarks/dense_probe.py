@@ -36,9 +36,7 @@ from torchgeo_sigmae.datasets import Scene
 from torchgeo_sigmae.evaluation import (
     BandStatistics,
     FrozenEncoder,
-    PatchFeatures,
     Score,
-    extract_patches,
     fixed_split,
     grouped_folds,
     score,
@@ -47,6 +45,7 @@ from torchgeo_sigmae.evaluation.frozen import Frozen
 from torchgeo_sigmae.evaluation.probes import Split
 
 from .measure import DATA, where
+from .patch_features import PatchFeatures, extract_patches
 
 #: Side of a block of land cover that is not parted, in patches.
 BLOCK = 7

@@ -39,9 +39,6 @@ from sklearn.metrics import average_precision_score
 from torchgeo_sigmae.evaluation import (
     BandStatistics,
     FrozenEncoder,
-    bootstrap,
-    correct,
-    decisions,
     extract_features,
     few_labels,
     grouped_folds,
@@ -52,6 +49,7 @@ from torchgeo_sigmae.evaluation.frozen import Frozen
 
 from .dense_probe import cover_patches, damage_patches
 from .measure import DATA, where
+from .paired import bootstrap, correct, decisions
 
 WEIGHTS = 'SIGMAE_Weights.SENTINEL2'
 

@@ -19,14 +19,18 @@ from . import (
     transforms,
 )
 from ._version import __version__
-from .callbacks import FineTuning, FiniteGuard, ResumableCheckpoint
+from .callbacks import (
+    FineTuning,
+    FiniteGuard,
+    PositiveClassMetrics,
+    ResumableCheckpoint,
+)
 from .datasets import (
     SceneDataModule,
     SyntheticSentinel2,
     SyntheticSentinel2DataModule,
     resumable,
 )
-from .evaluation import PositiveClassMetrics
 from .models import SIGMAE_Weights, adapt_bands
 from .tasks import SIGMAETask
 from .transforms import BitemporalAugmentation, PatchSaliency, bitemporal

@@ -6,5 +6,12 @@
 from .checkpoint import ResumableCheckpoint, newest_checkpoint
 from .fine_tuning import FineTuning
 from .finite import FiniteGuard
+from .positive import PositiveClassMetrics
 
-__all__ = ('FineTuning', 'FiniteGuard', 'ResumableCheckpoint', 'newest_checkpoint')
+__all__ = (
+    'FineTuning',
+    'FiniteGuard',
+    'PositiveClassMetrics',
+    'ResumableCheckpoint',
+    'newest_checkpoint',
+)

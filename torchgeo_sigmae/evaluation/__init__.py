@@ -3,11 +3,8 @@
 
 """Evaluation of pretrained encoders and of reconstructions."""
 
-from .dense import PatchFeatures, extract_patches, patch_labels
+from .features import Features, extract_features
 from .frozen import BandStatistics, FrozenEncoder
-from .paired import Difference, bootstrap, correct, decisions
-from .positive import PositiveClassMetrics
-from .probe import Features, extract_features
 from .probes import (
     Score,
     few_labels,
@@ -20,22 +17,14 @@ from .reconstruction import ReconstructionMetrics
 
 __all__ = (
     'BandStatistics',
-    'Difference',
     'Features',
     'FrozenEncoder',
-    'PatchFeatures',
-    'PositiveClassMetrics',
     'ReconstructionMetrics',
     'Score',
-    'bootstrap',
-    'correct',
-    'decisions',
     'extract_features',
-    'extract_patches',
     'few_labels',
     'fixed_split',
     'grouped_folds',
-    'patch_labels',
     'repeated_folds',
     'score',
 )

@@ -4,24 +4,16 @@
 """``torchgeo-sigmae probe``: frozen encoders side by side on labelled images."""
 
 import argparse
-import inspect
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
 import torch
-import torchgeo.datasets
-from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset
-from tqdm import tqdm
 
 from .._files import require_writable, write_text
-from ..bands import SENTINEL2, band_indices
+from .features import Features, extract_features, first_images, open_split
 from .frozen import POOLS, BandStatistics, Frozen, FrozenEncoder
 from .probes import (
     PROBES,
@@ -34,136 +26,7 @@ from .probes import (
     score,
 )
 
-__all__ = ('Features', 'add_arguments', 'extract_features', 'run_probe')
-
-#: Training images whose statistics stand in for those an encoder does not tell.
-_SAMPLE = 512
-
-
-@dataclass(frozen=True)
-class Features:
-    """Features of the samples of a dataset.
-
-    Attributes:
-        values: ``(N, D)``, float32.
-        labels: Class of every sample, ``(N,)``.
-        sizes: Samples of every split, in order.
-        tokens: Features of all places, ``(N, h * w, D)``, where asked for.
-    """
-
-    values: np.ndarray
-    labels: np.ndarray
-    sizes: tuple[int, ...]
-    tokens: np.ndarray | None = None
-
-
-def extract_features(
-    encoder: Frozen,
-    dataset: str,
-    root: str | Path,
-    splits: Sequence[str] = ('train', 'test'),
-    batch_size: int = 64,
-    num_workers: int = 0,
-    device: str | torch.device = 'cpu',
-    progress: bool = True,
-    tokens: bool = False,
-    remove_places: bool = False,
-) -> Features:
-    """Compute the features of a classification dataset of TorchGeo, once.
-
-    Args:
-        encoder: The encoder. One that does not say how its input is normalised is given
-            the statistics of the first 512 samples.
-        dataset: Name of the class in :mod:`torchgeo.datasets`, for example 'EuroSAT'.
-        root: Where the dataset is.
-        splits: Its splits, in order.
-        batch_size: Images at a time.
-        num_workers: Processes that read.
-        device: Where to compute.
-        progress: Whether to show a progress bar.
-        tokens: Whether to keep the features of all places as well, which an attentive
-            probe takes.
-        remove_places: Whether to take away what features tell of the place in the
-            image alone, learned from the first 512 samples, see
-            :meth:`.FrozenEncoder.learn_places`.
-
-    Returns:
-        The features.
-
-    Raises:
-        ValueError: If there is no such dataset, it lacks a band of the encoder, or its
-            samples have no single label.
-    """
-    parts = [_dataset(dataset, root, split, encoder.bands) for split in splits]
-    data: Dataset[dict[str, Any]] = ConcatDataset(parts)
-    loader = DataLoader(data, batch_size, num_workers=num_workers, collate_fn=_collate)
-    sample = torch.empty(0)
-    if remove_places or not encoder.ready:
-        sample = _images(parts[0])
-    if not encoder.ready:
-        encoder.standardize(sample)
-    encoder = encoder.to(device)
-    if remove_places and isinstance(encoder, FrozenEncoder):
-        encoder.learn_places(sample, _SAMPLE, batch_size)
-    values, labels, places = [], [], []
-    for images, classes in tqdm(
-        loader, f'Features of {encoder.name}', disable=None if progress else True
-    ):
-        images = images.to(device)
-        if tokens:
-            maps = encoder.maps(images)
-            places.append(maps.flatten(2).movedim(1, -1).float().cpu())
-            features = encoder.pooled(images, maps)
-        else:
-            features = encoder(images)
-        values.append(features.float().cpu())
-        labels.append(classes)
-    return Features(
-        torch.cat(values).numpy(),
-        torch.cat(labels).numpy(),
-        tuple(len(part) for part in parts),  # type: ignore[arg-type]
-        torch.cat(places).numpy() if tokens else None,
-    )
-
-
-def _dataset(
-    name: str, root: str | Path, split: str, bands: Sequence[str]
-) -> Dataset[dict[str, Any]]:
-    """Make a split of a dataset of TorchGeo with the bands of an encoder."""
-    if not inspect.isclass(getattr(torchgeo.datasets, name, None)):
-        raise ValueError(
-            f'dataset: {name!r} is not in torchgeo.datasets. Use the name of a class '
-            "there whose samples have an 'image' and a 'label', for example 'EuroSAT'."
-        )
-    kind: Any = getattr(torchgeo.datasets, name)
-    parameters = inspect.signature(kind).parameters
-    options: dict[str, Any] = {}
-    known = parameters['bands'].default if 'bands' in parameters else ''
-    if not isinstance(known, str):
-        # As the dataset spells them.
-        options['bands'] = [known[i] for i in band_indices(bands, known, SENTINEL2)]
-    if 'split' in parameters:
-        options['split'] = split
-    made: Dataset[dict[str, Any]] = kind(root, **options)
-    return made
-
-
-def _images(dataset: Dataset[dict[str, Any]]) -> Tensor:
-    """Stack the first images of a dataset."""
-    count = min(_SAMPLE, len(dataset))  # type: ignore[arg-type]
-    return torch.stack([dataset[i]['image'].float() for i in range(count)])
-
-
-def _collate(samples: Sequence[dict[str, Any]]) -> tuple[Tensor, Tensor]:
-    """Batch images and labels, and nothing else."""
-    labels = [torch.as_tensor(sample.get('label', torch.nan)) for sample in samples]
-    if labels[0].ndim or labels[0].is_floating_point():
-        raise ValueError(
-            "dataset: its samples have no single 'label' of whole numbers, which is "
-            'what a probe classifies. Use a dataset with one class an image.'
-        )
-    images = torch.stack([sample['image'].float() for sample in samples])
-    return images, torch.stack(labels)
+__all__ = ('add_arguments', 'run_probe')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -278,10 +141,10 @@ def run_probe(arguments: argparse.Namespace) -> str:
         name = _unique(encoder.name, rows)
         rows[name] = scores
         if isinstance(encoder, FrozenEncoder):
-            dataset = _dataset(
+            dataset = open_split(
                 arguments.dataset, arguments.root, arguments.splits[0], encoder.bands
             )
-            shares[name] = encoder.position_shares(_images(dataset))
+            shares[name] = encoder.position_shares(first_images(dataset))
     _write(arguments, rows, shares)
     titles = list(next(iter(rows.values())))
     lines = [

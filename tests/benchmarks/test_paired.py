@@ -11,15 +11,8 @@ from sklearn.linear_model import RidgeClassifierCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from torchgeo_sigmae.evaluation import (
-    Difference,
-    bootstrap,
-    correct,
-    decisions,
-    fixed_split,
-    repeated_folds,
-    score,
-)
+from benchmarks.paired import Difference, bootstrap, correct, decisions
+from torchgeo_sigmae.evaluation import fixed_split, repeated_folds, score
 
 
 @pytest.fixture

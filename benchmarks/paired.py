@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .probes import Split, fitted
+from torchgeo_sigmae.evaluation.probes import Split, fitted
 
 __all__ = ('Difference', 'bootstrap', 'correct', 'decisions')
 

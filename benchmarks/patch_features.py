@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from ..transforms.saliency import check_patches, cut_patches
-from .frozen import Frozen
+from torchgeo_sigmae.evaluation.features import Frozen
+from torchgeo_sigmae.transforms.saliency import check_patches, cut_patches
 
 __all__ = ('PatchFeatures', 'extract_patches', 'patch_labels')
 

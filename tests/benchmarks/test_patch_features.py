@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from benchmarks.patch_features import extract_patches, patch_labels
 from torchgeo_sigmae.evaluation import (
     BandStatistics,
     FrozenEncoder,
-    extract_patches,
     grouped_folds,
-    patch_labels,
     score,
 )
 
