@@ -43,7 +43,7 @@ class MaskedAutoencoder(nn.Module):
 
         Args:
             encoder: A timm ViT, see
-                :func:`~torchgeo_sigmae.models.encoder.build_encoder`.
+                :func:`~torchgeo_sigmae.models.build_encoder`.
             decoder: ``'cross'`` (CrossMAE's) or ``'self'`` (MAE's).
             decoder_dim: Width of the decoder.
             decoder_depth: Number of decoder blocks.

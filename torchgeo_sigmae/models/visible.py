@@ -43,7 +43,7 @@ def encode_visible(
     Args:
         encoder: The encoder.
         patches: Flat tokens ``(B, G * N, L)`` of
-            :meth:`~torchgeo_sigmae.models.layout.TokenLayout.patchify`.
+            :meth:`~torchgeo_sigmae.models.TokenLayout.patchify`.
         keep: Indices of the visible tokens, ``(B, V)``.
         grid: Patches per column and per row.
 
