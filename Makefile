@@ -1,5 +1,5 @@
-# Everything here makes its own virtual environment: a fresh machine needs only python3
-# (3.11 or newer) and make. Another interpreter: make test PYTHON=python3.13
+# Every target creates its own virtual environment: a new machine needs only python3
+# (3.11 or newer) and make. To select an interpreter: make test PYTHON=python3.13
 
 PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -19,17 +19,20 @@ DATA ?=
 .PHONY: help demo test soak versions weights-check lint types docs clean
 
 help:
-	@echo 'make demo   pretrain on the embedded default, with pictures at the end'
-	@echo '           (make demo DATA=folder: on your own GeoTIFF scenes)'
-	@echo 'make test   the whole test suite'
-	@echo 'make soak   kills, fuzzing, memory, coverage, mutants: under an hour (docs/reliability)'
-	@echo 'make versions   the tests on every Python, TorchGeo and kornia: before a release, hours'
-	@echo 'make weights-check   recompute the figures of the model card (needs the real data)'
-	@echo 'make lint   ruff, interrogate   make types   mypy      make docs   the documentation'
-	@echo 'PYTHON=...  the interpreter to use (now $(PYTHON), Python $(VERSION))'
+	@echo 'make demo            pretrain on synthetic chips and draw pictures, minutes on a CPU'
+	@echo '                     (make demo DATA=folder: on your own GeoTIFF scenes)'
+	@echo 'make test            run the test suite'
+	@echo 'make lint            check the style: ruff, interrogate'
+	@echo 'make types           check the types: mypy'
+	@echo 'make docs            build the documentation'
+	@echo 'make weights-check   recompute the figures of docs/dev/weights.md (needs the real data)'
+	@echo 'make soak            run kills, fuzzing, memory, coverage, mutants: under an hour'
+	@echo 'make versions        run the tests on every Python, TorchGeo and kornia: hours'
+	@echo 'make clean           remove environments and outputs'
+	@echo 'PYTHON=...           select the interpreter (now $(PYTHON), Python $(VERSION))'
 
 $(VENV)/python:
-	@echo 'Making $(VENV) ...'
+	@echo 'Creating $(VENV) ...'
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
@@ -44,11 +47,11 @@ $(VENV)/plain.stamp: $(VENV)/python $(METADATA)
 	$(PIP) install --editable .
 	@touch $@
 
-# Threads that wait without spinning: beside other programs several times as fast.
+# Threads wait without spinning, which is several times as fast on a busy machine.
 demo: $(VENV)/plain.stamp
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/torchgeo-sigmae demo --output outputs/demo $(if $(DATA),--data '$(DATA)') $(DEMO_ARGS)
 
-# A worker per core; the networks of tests are too small for several threads each.
+# One worker per core; the networks in tests are too small for several threads.
 test: $(VENV)/tests.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 

@@ -299,7 +299,7 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--weights', default=WEIGHTS)
     parser.add_argument('--beside', nargs='+', default=[])
-    parser.add_argument('--card', type=Path, default=Path('docs/weights.md'))
+    parser.add_argument('--card', type=Path, default=Path('docs/dev/weights.md'))
     parser.add_argument('--data', type=Path, default=DATA)
     parser.add_argument(
         '--blocks', nargs='+', type=int, default=[12, 3],
