@@ -182,7 +182,7 @@ class CrossDecoder(Decoder):
         predicted: Tensor,
         grid: tuple[int, int],
     ) -> Tensor:
-        """Predict tokens, see :meth:`Decoder.forward`."""
+        """Predict tokens, see :meth:`.Decoder.forward`."""
         positions = self.positions(grid)
         x = self.mask_token + positions[predicted]
         contexts = torch.einsum('kl,lbvd->kbvd', self.mix, torch.stack(features))
@@ -215,7 +215,7 @@ class SelfDecoder(Decoder):
         predicted: Tensor,
         grid: tuple[int, int],
     ) -> Tensor:
-        """Predict tokens, see :meth:`Decoder.forward`; reads the last features only."""
+        """Predict tokens, see :meth:`.Decoder.forward`; reads the last features only."""
         positions = self.positions(grid)
         x = self.embed(features[-1])
         x = torch.cat(
