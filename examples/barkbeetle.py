@@ -3,9 +3,9 @@
 
 """Your own image pairs in TorchGeo: bark-beetle damage in forest sites.
 
-Shows how labelled GeoTIFF pairs of one's own become a TorchGeo dataset and datamodule,
-for segmentation (2020 -> damage) and change detection (2019 and 2020 -> damage).
-Needs: one folder a site, ``<site>/2019.tif``, ``2020.tif``, ``mask.tif`` (1 = damage).
+Turns labeled GeoTIFF pairs into a TorchGeo dataset and datamodule, for segmentation
+(2020 -> damage) and change detection (2019 and 2020 -> damage). Copy it for your own.
+Needs: one folder per site, ``<site>/2019.tif``, ``2020.tif``, ``mask.tif`` (damage: 1).
 Takes: nothing by itself; segment_barkbeetle.yaml, extract_barkbeetle.yaml and
 change_barkbeetle.yaml use it, with ``PYTHONPATH=examples``.
 """
@@ -192,7 +192,7 @@ class BarkBeetleDataModule(NonGeoDataModule):
             size: Side of the training crops.
             batch_size: Size of each mini-batch; validation and test take one site.
             num_workers: Number of workers for parallel data loading.
-            weights: An encoder file, or the string of a weight enum: normalise with the
+            weights: An encoder file, or the string of a weight enum: normalize with the
                 mean and std it was pretrained with. None for those of the training
                 sites.
 

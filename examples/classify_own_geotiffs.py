@@ -1,13 +1,13 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Fine-tune a classifier on your own folder of GeoTIFFs, one sub-folder a class.
+"""Fine-tune a classifier on your own folder of GeoTIFFs, one sub-folder per class.
 
 Starts from SIGMAE_Weights.SENTINEL2, in TorchGeo's own classification task. Writes the
-classifier and what is needed to use it, and prints how good it is on chips it has not
-seen, class by class.
-Needs: my_data/<class>/<anything>.tif, at least three chips a class, Sentinel-2 digital
-numbers (else --scale, --offset), band descriptions that name the bands (else --bands).
+classifier and the settings needed to use it, and prints the accuracy per class on
+unseen chips.
+Needs: my_data/<class>/<anything>.tif, at least three chips per class, Sentinel-2
+digital numbers (else --scale, --offset), band descriptions that name the bands (else --bands).
 Takes: 3 minutes on one CPU core for 200 chips of 64 px.
 
     python examples/classify_own_geotiffs.py my_data --output outputs/my_classifier

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Draw what a pretrained SIGMAETask makes of EuroSAT chips it has not seen.
+"""Draw reconstructions of unseen EuroSAT chips by a pretrained SIGMAETask.
 
 Needs: a training checkpoint (examples/pretrain_eurosat.yaml writes one) and EuroSAT-MS
 in TorchGeo's layout. Takes: seconds.

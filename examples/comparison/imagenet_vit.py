@@ -3,8 +3,8 @@
 
 """Write timm's ImageNet ViT-S/16 as an encoder of red, green and blue, patch 8.
 
-Its patch embedding is resized as in FlexiViT (arXiv 2212.08013) by timm, its positions
-by our encoder. Needs: the network. Takes: seconds.
+timm resizes the patch embedding as in FlexiViT (arXiv 2212.08013); our encoder resizes
+the positions. Needs: the network. Takes: seconds.
 
     python examples/comparison/imagenet_vit.py OUTPUT.pth
 """

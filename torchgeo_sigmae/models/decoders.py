@@ -215,7 +215,7 @@ class SelfDecoder(Decoder):
         predicted: Tensor,
         grid: tuple[int, int],
     ) -> Tensor:
-        """Predict tokens, see :meth:`.Decoder.forward`; reads the last features only."""
+        """Predict tokens, see :meth:`.Decoder.forward`; reads the last features."""
         positions = self.positions(grid)
         x = self.embed(features[-1])
         x = torch.cat(
