@@ -50,14 +50,14 @@ def chip(data: Path) -> Tensor:
             return torch.from_numpy(file.read(layers, window=window).astype('float32'))
 
 
-def natural_colours(image: Tensor) -> np.ndarray:
-    """Natural colours ``(H, W, 3)`` in [0, 1]."""
+def natural_colors(image: Tensor) -> np.ndarray:
+    """Natural colors ``(H, W, 3)`` in [0, 1]."""
     bands = image[rgb_channels(BANDS)].numpy()
     return colours(bands, *stretch(bands))
 
 
 def hide(picture: np.ndarray, hidden: Tensor) -> np.ndarray:
-    """The picture with hidden patches ``(h, w)`` in grey."""
+    """The picture with hidden patches ``(h, w)`` in gray."""
     pixels = hidden.repeat_interleave(PATCH, 0).repeat_interleave(PATCH, 1).numpy()
     return np.where(pixels[..., None], 0.75, picture)
 
@@ -81,7 +81,7 @@ def panels(rows: int, columns: int, side: float = 2.2) -> tuple[Figure, Any]:
 
 def curriculum_figure(image: Tensor, saliency: Tensor) -> Figure:
     """A mask at the start and at the end, and how often a patch is visible."""
-    natural, score = natural_colours(image), saliency.flatten()[None]
+    natural, score = natural_colors(image), saliency.flatten()[None]
     curriculum = Curriculum(mask_ratio=0.75, beta=(0.0, 2.0))
     figure, axes = panels(1, 5)
     axes[0, 0].imshow(natural)
@@ -112,7 +112,7 @@ def visibility_figure(saliency: Tensor) -> Figure:
         shares = visible.float().mean(0)[order]
         tenths = [float(part.mean()) for part in shares.tensor_split(10)]
         axis.plot(range(1, 11), tenths, marker='o', label=f'strength {beta:g}')
-    axis.axhline(0.25, color='grey', linewidth=0.8, linestyle=':')
+    axis.axhline(0.25, color='gray', linewidth=0.8, linestyle=':')
     axis.set_xticks(range(1, 11))
     axis.set_xlabel('tenth of the patches, by rising saliency')
     axis.set_ylabel('share of draws in which visible')
@@ -137,10 +137,10 @@ def cubes_figure(image: Tensor, saliency: Tensor) -> Figure:
         grids = hidden.view(groups, *saliency.shape).expand(5, -1, -1)
         row[0].set_ylabel(title)
         for axis, grid, pair in zip(row, grids, image.split(2), strict=True):
-            grey = pair.mean(0).numpy()
-            low, high = np.percentile(grey, (2, 98))
-            grey = np.clip((grey - low) / (high - low), 0, 1)
-            axis.imshow(hide(np.repeat(grey[..., None], 3, -1) * [0.5, 0.7, 1.0], grid))
+            gray = pair.mean(0).numpy()
+            low, high = np.percentile(gray, (2, 98))
+            gray = np.clip((gray - low) / (high - low), 0, 1)
+            axis.imshow(hide(np.repeat(gray[..., None], 3, -1) * [0.5, 0.7, 1.0], grid))
     for axis, first in zip(axes[0], range(0, 10, 2), strict=True):
         axis.set_title(', '.join(BANDS[first : first + 2]))
     return figure

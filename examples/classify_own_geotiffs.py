@@ -7,7 +7,7 @@ Starts from SIGMAE_Weights.SENTINEL2, in TorchGeo's own classification task. Wri
 classifier and the settings needed to use it, and prints the accuracy per class on
 unseen chips.
 Needs: my_data/<class>/<anything>.tif, at least three chips per class, Sentinel-2
-digital numbers (else --scale, --offset), band descriptions that name the bands (else --bands).
+digital numbers (else --scale, --offset), band descriptions (else --bands).
 Takes: 3 minutes on one CPU core for 200 chips of 64 px.
 
     python examples/classify_own_geotiffs.py my_data --output outputs/my_classifier
