@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import deprecations
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -26,10 +25,6 @@ from torchgeo_sigmae.datasets import SyntheticSentinel2, SyntheticSentinel2DataM
 from torchgeo_sigmae.models.registry import Architecture
 
 mpl.use('Agg')
-
-# Filters of pyproject.toml hold in this process alone.
-os.environ['PYTHONWARNINGS'] = deprecations.filters()
-deprecations.refuse()
 
 _DATA = Path(
     os.environ.get('SIGMAE_DATA', Path(__file__).parents[1].parent / 'shared' / 'data')
