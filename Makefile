@@ -11,12 +11,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 METADATA := setup.cfg pyproject.toml torchgeo_sigmae/_version.py
 DEMO_ARGS ?=
-SOAK_ARGS ?=
-VERSIONS_ARGS ?=
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak versions weights-check lint types docs clean
+.PHONY: help demo test test-slow coverage weights-check lint types docs clean
 
 help:
 	@echo 'make demo            pretrain on synthetic chips and draw pictures, minutes on a CPU'
@@ -26,8 +24,8 @@ help:
 	@echo 'make types           check the types: mypy'
 	@echo 'make docs            build the documentation'
 	@echo 'make weights-check   recompute the figures of docs/dev/weights.md (needs the real data)'
-	@echo 'make soak            run kills, fuzzing, memory, coverage, mutants: under an hour'
-	@echo 'make versions        run the tests on every Python, TorchGeo and kornia: hours'
+	@echo 'make coverage        run the test suite, with a floor for coverage'
+	@echo 'make test-slow       run kills, several processes, memory, odd files, benchmarks'
 	@echo 'make clean           remove environments and outputs'
 	@echo 'PYTHON=...           select the interpreter (now $(PYTHON), Python $(VERSION))'
 
@@ -52,14 +50,16 @@ demo: $(VENV)/plain.stamp
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/torchgeo-sigmae demo --output outputs/demo $(if $(DATA),--data '$(DATA)') $(DEMO_ARGS)
 
 # One worker per core; the networks in tests are too small for several threads.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
 test: $(VENV)/tests.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
-soak: $(VENV)/tests.stamp
-	PYTHONPATH=examples:tests $(BIN)/python -m soak $(SOAK_ARGS)
+test-slow: $(VENV)/tests.stamp
+	$(PYTEST) -m slow $(PYTEST_ARGS)
 
-versions: $(VENV)/tests.stamp
-	$(BIN)/python -m soak.versions $(VERSIONS_ARGS)
+coverage: $(VENV)/tests.stamp
+	$(PYTEST) --cov $(PYTEST_ARGS)
 
 weights-check: $(VENV)/tests.stamp
 	PYTHONPATH=examples $(BIN)/python -m benchmarks.weights_check

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from geotiffs import write
 
+from helpers.geotiffs import write
 from torchgeo_sigmae import SIGMAETask
 from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.bands import SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS

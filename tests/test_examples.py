@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from geotiffs import write
 
+from helpers.geotiffs import write
 from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.bands import (
     OSCD_BANDS,

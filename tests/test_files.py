@@ -12,14 +12,13 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pytest
-import training
 from affine import Affine
 from matplotlib.figure import Figure
 from rasterio.windows import Window
 from shapely.geometry import box
-from windows import file_size_limit
 
-from benchmarks.rows import finished_row
+from helpers.faults import file_size_limit
+from helpers.training import small_task
 from torchgeo_sigmae import SIGMAE_Weights
 from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae._files import atomic_path, require_writable, write_text
@@ -55,7 +54,7 @@ def probe(path: Path) -> None:
 
 #: What writes a file, by its suffix: one for every place in the package that does.
 WRITERS: dict[str, Callable[[Path], object]] = {
-    'export.pth': lambda path: training.task().export(path),
+    'export.pth': lambda path: small_task().export(path),
     'adapt_bands.pth': lambda path: adapt_bands(
         SIGMAE_Weights.SENTINEL2, ['B04', 'B03', 'B02'], path
     ),
@@ -70,7 +69,6 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     'regions.geojson': regions,
     'regions.gpkg': regions,
     'probe.json': probe,
-    'row.json': lambda path: finished_row(path, {'seed': 0}, lambda: {'loss': 0.5}),
     'report.md': lambda path: write_text(path, 'ü' * 1000),
 }
 
@@ -158,12 +156,3 @@ def test_probe_says_so_before_it_computes(
     with pytest.raises(SystemExit):
         main(['probe', *arguments])
     assert 'output: /proc/probe.json cannot' in capsys.readouterr().err
-
-
-@pytest.mark.parametrize('text', ['', '{', '[]', '{"asked": {"seed": 0}}', 'null'])
-def test_damaged_rows_are_measured_again(text: str, tmp_path: Path) -> None:
-    path = tmp_path / 'row.json'
-    path.write_text(text)
-    for before in (False, True):
-        found = finished_row(path, {'seed': 0}, lambda: {'loss': 0.5})
-        assert found == ({'loss': 0.5}, before)

@@ -14,9 +14,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from geotiffs import write
 from torchgeo.datasets import NonGeoClassificationDataset
 
+from helpers.geotiffs import write
 from torchgeo_sigmae.bands import SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.example_files import copy_examples
 from torchgeo_sigmae.models import read_encoder

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from distributions import built_wheel, source_distribution
 
+from helpers.distributions import built_wheel, source_distribution
 from torchgeo_sigmae._version import __version__
 
 ROOT = Path(__file__).parents[1]
@@ -80,6 +80,6 @@ def test_the_source_has_all_that_make_test_needs(sdist: Path) -> None:
         names = {name.partition('/')[2] for name in archive.getnames()}
     for name in ('Makefile', '.ci/run', 'CHANGELOG.md', 'CITATION.cff', 'LICENSE',
                  'tests/conftest.py', 'tests/conf/resume.yaml', 'docs/conf.py',
-                 'benchmarks/measure.py', 'soak/trial.py'):  # fmt: skip
+                 'benchmarks/measure.py', 'noxfile.py'):  # fmt: skip
         assert name in names, name
     assert not [name for name in names if '__pycache__' in name]

@@ -11,11 +11,11 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-import training
-from geotiffs import write
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
+from helpers.geotiffs import write
+from helpers.training import quiet_trainer, small_task
 from torchgeo_sigmae import SyntheticSentinel2
 from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
@@ -25,8 +25,8 @@ from torchgeo_sigmae.report import reconstruction_report
 
 def checkpoint(path: Path, family: str = 'sigmae', **arguments: object) -> Path:
     """A training checkpoint of a task that was never trained."""
-    task = training.task(family, **arguments)
-    trainer = training.trainer(path, max_steps=0)
+    task = small_task(family, **arguments)
+    trainer = quiet_trainer(path, max_steps=0)
     trainer.fit(task, DataLoader([{'image': torch.rand(10, 32, 32)}] * 2, 2))
     trainer.save_checkpoint(path / 'last.ckpt')
     return path / 'last.ckpt'
@@ -78,7 +78,7 @@ def test_the_command(
 
 
 def test_what_is_hidden_is_what_is_measured(tmp_path: Path) -> None:
-    task = training.task(normalize=True, masking='saliency')
+    task = small_task(normalize=True, masking='saliency')
     before = task.curriculum
     chips = SyntheticSentinel2(tmp_path, 'val')
     loader = DataLoader(
@@ -143,7 +143,7 @@ def test_the_command_says_what_is_wrong(
 
 
 def test_figure_of_more_images_than_fit() -> None:
-    task = training.task()
+    task = small_task()
     images = 3000 * torch.rand(5, 10, 32, 32)
     images[0, :, 0] = torch.nan
     predictions = {0.5: task.reconstruct(images), 0.75: task.reconstruct(images)}

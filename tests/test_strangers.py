@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import training
-from geotiffs import write
 from kornia.augmentation import AugmentationSequential
 from torch.utils.data import DataLoader
 
+from helpers.geotiffs import write
+from helpers.training import quiet_trainer, small_task
 from torchgeo_sigmae import SIGMAETask
 from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae._compat import Classification, SemanticSegmentation
@@ -52,8 +52,8 @@ class Payload:
 def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A training checkpoint as it should be."""
     path = tmp_path_factory.mktemp('sound')
-    task = training.task()
-    trainer = training.trainer(path, max_steps=1)
+    task = small_task()
+    trainer = quiet_trainer(path, max_steps=1)
     trainer.fit(task, DataLoader([{'image': 3000 * torch.rand(10, 32, 32)}] * 2, 2))
     trainer.save_checkpoint(path / 'x.ckpt')
     content: dict[str, Any] = torch.load(path / 'x.ckpt', weights_only=True)
@@ -109,9 +109,9 @@ def finetune(path: Path) -> None:
 READERS: dict[str, Callable[[Path], object]] = {
     'read_encoder': read_encoder,
     'read_weights': lambda path: read_weights(str(path)),
-    'weights=': lambda path: training.task(weights=str(path)),
-    'previous=': lambda path: training.task(previous=str(path)),
-    'previous= of a folder': lambda path: training.task(
+    'weights=': lambda path: small_task(weights=str(path)),
+    'previous=': lambda path: small_task(previous=str(path)),
+    'previous= of a folder': lambda path: small_task(
         previous=str(folder_of(path))
     ),
     'load_from_checkpoint': lambda path: SIGMAETask.load_from_checkpoint(path),

@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from distributions import built_wheel, source_distribution
-from distributions import run as run_command
+
+from helpers.distributions import built_wheel, source_distribution
+from helpers.distributions import run as run_command
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 
+from helpers.training import quiet_trainer
 from torchgeo_sigmae import (
     ResumableCheckpoint,
     SIGMAETask,
@@ -36,14 +36,9 @@ def fit(root: Path, path: Path, keep: ResumableCheckpoint, **kwargs: Any) -> Non
         predict_ratio=0.5,
         lr=1e-3,
     )
-    Trainer(
-        accelerator='cpu',
-        default_root_dir=path,
-        logger=False,
+    quiet_trainer(
+        path,
         callbacks=[keep],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         limit_val_batches=0,
         max_epochs=kwargs.pop('max_epochs', 1),
         limit_train_batches=6,

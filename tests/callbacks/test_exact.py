@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
+from helpers.training import quiet_trainer
 from torchgeo_sigmae import (
     ResumableCheckpoint,
     SceneDataModule,
@@ -45,17 +45,13 @@ def fit(
         predict_ratio=0.5,
         lr=1e-3,
     )
-    trainer = Trainer(
-        accelerator='cpu',
-        default_root_dir=path,
+    trainer = quiet_trainer(
+        path,
         logger=CSVLogger(path, name='log'),
         # A resumed run writes its end only.
         callbacks=[
             ResumableCheckpoint(every_n_train_steps=99 if checkpoint else 1, keep=99)
         ],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         log_every_n_steps=1,
         num_sanity_val_steps=0,
         limit_val_batches=1,
@@ -148,14 +144,9 @@ def test_scenes_continue_too(synthetic_root: Path, tmp_path: Path) -> None:
             decoder_num_heads=1,
             lr=1e-3,
         )
-        Trainer(
-            accelerator='cpu',
-            default_root_dir=path,
-            logger=False,
+        quiet_trainer(
+            path,
             callbacks=[ResumableCheckpoint(every_n_train_steps=2, keep=9)],
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
             max_epochs=2,
         ).fit(task, datamodule, ckpt_path=checkpoint)
         return task

@@ -21,6 +21,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from helpers.training import quiet_trainer
 from torchgeo_sigmae import FineTuning, ResumableCheckpoint, SIGMAETask, resumable
 from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae._compat import (
@@ -67,15 +68,7 @@ def chips(batch_size: int = 2, **kwargs: Any) -> LightningDataModule:
 def fit(task: LightningModule, *callbacks: Callback, **kwargs: Any) -> Trainer:
     dates = 2 if isinstance(task, ChangeDetection) else 0
     data = kwargs.pop('data', None) or chips(dates=dates)
-    trainer = Trainer(
-        accelerator='cpu',
-        callbacks=list(callbacks),
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{'max_steps': 1, **kwargs},
-    )
+    trainer = quiet_trainer(callbacks=list(callbacks), **{'max_steps': 1, **kwargs})
     trainer.fit(task, data)
     return trainer
 
@@ -355,17 +348,12 @@ def fit_and_keep(folder: Path, checkpoint: Path | None = None) -> Any:
     data = resumable(chips())
     torch.manual_seed(5)
     task = classification()
-    trainer = Trainer(
-        accelerator='cpu',
-        default_root_dir=folder,
+    trainer = quiet_trainer(
+        folder,
         callbacks=[
             FineTuning(lr=1e-3, drop_path=0.5),
             ResumableCheckpoint(every_n_train_steps=99 if checkpoint else 2, keep=99),
         ],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         max_epochs=2,
     )
     trainer.fit(task, data, ckpt_path=checkpoint)

@@ -12,8 +12,8 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 from torch.utils.data import Dataset
-from training import task, trainer
 
+from helpers.training import quiet_trainer, small_task
 from torchgeo_sigmae import FineTuning, FiniteGuard, SIGMAETask, resumable
 from torchgeo_sigmae._compat import Classification
 from torchgeo_sigmae.callbacks.finite import add_guard, batch_names
@@ -55,7 +55,7 @@ class Spoiled(SIGMAETask):
 
 
 def spoiled(what: str, **arguments: Any) -> Spoiled:
-    made = task(**arguments)
+    made = small_task(**arguments)
     made.__class__ = Spoiled
     made.what = what
     return made
@@ -66,7 +66,7 @@ def loaders(dataset: Dataset[Any], batch_size: int = 4) -> LightningDataModule:
 
 
 def fit(path: Path, made: SIGMAETask, data: Any, **kwargs: Any) -> None:
-    trainer(path, **{'max_epochs': 1, **kwargs}).fit(made, data)
+    quiet_trainer(path, **{'max_epochs': 1, **kwargs}).fit(made, data)
 
 
 @pytest.mark.parametrize('what', ['loss', 'gradient'])
@@ -136,13 +136,13 @@ def test_an_overflow_of_large_values_is_stopped(tmp_path: Path) -> None:
     data = Samples()
     data.image[5] = 1e30
     with pytest.raises(RuntimeError, match=r'Step 1: .*5\.tif'):
-        fit(tmp_path, task(), torch.utils.data.DataLoader(data, 4))
+        fit(tmp_path, small_task(), torch.utils.data.DataLoader(data, 4))
 
 
 def test_steps_a_gradient_scaler_leaves_out_are_no_error(tmp_path: Path) -> None:
     scaler = torch.amp.GradScaler('cpu', init_scale=2.0**127)
     plugin = MixedPrecision('16-mixed', 'cpu', scaler)
-    made = task()
+    made = small_task()
     before = made.model.encoder.norm.weight.clone()
     fit(tmp_path, made, torch.utils.data.DataLoader(Samples(), 4), plugins=[plugin])
     assert scaler.get_scale() < 2.0**127
@@ -165,8 +165,8 @@ def test_a_batch_without_a_valid_pixel_is_no_error(tmp_path: Path) -> None:
     for i, filler in enumerate((0.0, torch.nan, torch.inf)):
         data.image[4 * i : 4 * i + 4] = filler
     for norm in (False, True):
-        made = task(norm_pix_loss=norm, spectral_weight=0.5)
-        run = trainer(tmp_path, max_epochs=1)
+        made = small_task(norm_pix_loss=norm, spectral_weight=0.5)
+        run = quiet_trainer(tmp_path, max_epochs=1)
         run.fit(made, torch.utils.data.DataLoader(data, 4))
         assert run.callback_metrics['train_loss_epoch'] == 0
         assert all(p.isfinite().all() for p in made.parameters())
@@ -182,7 +182,7 @@ def test_tasks_of_torchgeo_are_guarded(tmp_path: Path, callback: Any) -> None:
     ]
     data[5]['image'][3, 0, 0] = torch.nan
     given = [callback()]
-    run = trainer(tmp_path, max_epochs=1, callbacks=given)
+    run = quiet_trainer(tmp_path, max_epochs=1, callbacks=given)
     with pytest.raises(RuntimeError, match='Step 1: the loss is not finite') as caught:
         run.fit(classify, torch.utils.data.DataLoader(data, 4))
     assert 'samples that are not known' in str(caught.value)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from affine import Affine
-from geotiffs import RGB, write
-from training import task, trainer
 
+from helpers.geotiffs import RGB, write
+from helpers.training import quiet_trainer, small_task
 from torchgeo_sigmae import SceneDataModule
 from torchgeo_sigmae.datasets import Scene, SceneChips, find_scenes
 from torchgeo_sigmae.maps import open_raster
@@ -111,7 +111,7 @@ def test_scenes_without_data_are_left_out_and_kept_out(
     seen = []
     for _ in range(2):
         datamodule = module(root)
-        datamodule.trainer = trainer(tmp_path / 'run')
+        datamodule.trainer = quiet_trainer(tmp_path / 'run')
         with pytest.warns(UserWarning, match=r'Skipped: .*b\.tif'):
             datamodule.setup('fit')
         seen.append([Path(s.path).stem for s in datamodule.train_dataset.scenes])
@@ -120,7 +120,7 @@ def test_scenes_without_data_are_left_out_and_kept_out(
     assert kept['left_out'] == ['b.tif']
     assert kept['scenes'] == 3
     strict = module(root, on_error='raise')
-    strict.trainer = trainer(tmp_path / 'run')
+    strict.trainer = quiet_trainer(tmp_path / 'run')
     with pytest.raises(ValueError, match=r'b\.tif holds no data'):
         strict.setup('fit')
     for name in 'acd':
@@ -187,10 +187,12 @@ def test_chips_skipped_in_training_are_counted(root: Path, workers: int) -> None
         datamodule.setup('fit')
         spoil(root / 'c.tif')
         torch.manual_seed(0)
-        made = task(bands=RGB, mean=None, std=None, normalize=None, indices=[_INDEX])
+        made = small_task(
+            bands=RGB, mean=None, std=None, normalize=None, indices=[_INDEX]
+        )
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter('always')
-            trainer(root.parent / 'run', max_epochs=1).fit(made, datamodule)
+            quiet_trainer(root.parent / 'run', max_epochs=1).fit(made, datamodule)
         text = [str(w.message) for w in caught if 'kipped' in str(w.message)]
         weights = torch.cat([p.flatten() for p in made.parameters()]).detach()
         return datamodule.skipped, text, weights

@@ -21,6 +21,7 @@ from torch.utils.data import (
 )
 from torchgeo.datamodules import EuroSATDataModule
 
+from helpers.training import quiet_trainer
 from torchgeo_sigmae import resumable
 from torchgeo_sigmae.datasets import is_resumable
 
@@ -78,15 +79,7 @@ def run(datamodule: Any, global_seed: int = 0, **kwargs: Any) -> Watch:
     np.random.seed(global_seed)
     random.seed(global_seed)
     watch = Watch()
-    Trainer(
-        accelerator='cpu',
-        max_epochs=2,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **kwargs,
-    ).fit(watch, datamodule)
+    quiet_trainer(max_epochs=2, **kwargs).fit(watch, datamodule)
     return watch
 
 

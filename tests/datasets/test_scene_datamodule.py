@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from geotiffs import RGB, numbered, write
 from lightning.pytorch import Trainer
-from training import trainer
-from windows import file_size_limit
 
+from helpers.faults import file_size_limit
+from helpers.geotiffs import RGB, numbered, write
+from helpers.training import quiet_trainer
 from torchgeo_sigmae import SceneDataModule, SIGMAETask, resumable
 from torchgeo_sigmae.datasets import HeldScene, Scene, SceneChips
 
@@ -323,7 +323,7 @@ def test_pretraining_on_scenes_with_gaps(tmp_path: Path, workers: int) -> None:
         tmp_path, bands, size=32, batch_size=4, val_paths='s0*', num_workers=workers
     )
     task = SIGMAETask(**SMALL, bands=bands)
-    run = trainer(tmp_path / 'run', max_epochs=2)
+    run = quiet_trainer(tmp_path / 'run', max_epochs=2)
     run.fit(task, datamodule)
     metrics = run.callback_metrics
     assert metrics['val_loss'].isfinite()
@@ -389,7 +389,7 @@ def test_real_scenes_train(
     datamodule = SceneDataModule(
         real_data(folder), size=32, batch_size=16, length=64, val_length=16, **options
     )
-    run = trainer(tmp_path, max_epochs=1)
+    run = quiet_trainer(tmp_path, max_epochs=1)
     run.fit(SIGMAETask(**SMALL), datamodule)
     assert run.global_step == 4
     assert run.callback_metrics['val_loss'].isfinite()

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from geotiffs import RGB, numbered, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.errors import NotGeoreferencedWarning
 
+from helpers.geotiffs import RGB, numbered, write
 from torchgeo_sigmae.bands import SENTINEL2_BANDS, SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.datasets import Scene, SceneChips, find_scenes
 from torchgeo_sigmae.datasets.scenes import group_overlapping

@@ -15,8 +15,8 @@ import torch
 from torchgeo.datasets import EuroSAT
 from torchgeo.models import ResNet18_Weights
 from torchvision.transforms.v2.functional import resize
-from training import task
 
+from helpers.training import small_task
 from torchgeo_sigmae import SIGMAE_Weights, SIGMAETask
 from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
@@ -31,7 +31,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def export(family: str, path: Path) -> SIGMAETask:
     torch.manual_seed(0)
-    made = task(
+    made = small_task(
         family,
         mean=[1000.0 + 100 * i for i in range(10)],
         std=[200.0 + i for i in range(10)],

@@ -10,11 +10,11 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
-from geotiffs import write
 from matplotlib.figure import Figure
 from PIL import Image
 from shapely import box
 
+from helpers.geotiffs import write
 from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.maps import open_raster

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from geotiffs import write
-from windows import failing_reads
 
+from helpers.faults import failing_reads
+from helpers.geotiffs import write
 from torchgeo_sigmae import SIGMAE_Weights
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.evaluation import FrozenEncoder

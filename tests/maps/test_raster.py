@@ -10,12 +10,12 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
-from geotiffs import numbered, write
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 from shapely import Point, box
 from torchgeo.datasets import Sentinel2
 
+from helpers.geotiffs import numbered, write
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.maps import (
     dataset_raster,

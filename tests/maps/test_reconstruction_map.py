@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from geotiffs import write
-from training import task, trainer
 
+from helpers.geotiffs import write
+from helpers.training import quiet_trainer, small_task
 from torchgeo_sigmae import SIGMAETask
 from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
@@ -22,7 +22,7 @@ from torchgeo_sigmae.maps import open_raster, reconstruction_map
 def trained(family: str, **changes: object) -> SIGMAETask:
     """A task that knows the statistics of its data."""
     torch.manual_seed(0)
-    made = task(family, mean=[1500.0] * 10, std=[900.0] * 10, **changes)
+    made = small_task(family, mean=[1500.0] * 10, std=[900.0] * 10, **changes)
     return made.eval()
 
 
@@ -91,7 +91,7 @@ def test_the_command(
     scene_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = trained('sigmae')
-    run = trainer(tmp_path)
+    run = quiet_trainer(tmp_path)
     run.strategy.connect(made)
     run.save_checkpoint(tmp_path / 'x.ckpt')
     out = tmp_path / 'r.tif'

@@ -9,9 +9,9 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
-from geotiffs import write
 from rasterio.transform import from_origin
 
+from helpers.geotiffs import write
 from torchgeo_sigmae.maps import salient_regions, write_regions
 
 NAMES = ('richness', 'saliency')

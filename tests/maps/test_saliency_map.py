@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from geotiffs import write
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from windows import failing_reads, file_size_limit
 
+from helpers.faults import failing_reads, file_size_limit
+from helpers.geotiffs import write
 from torchgeo_sigmae.bands import EUROSAT_BANDS
 from torchgeo_sigmae.maps import Raster, open_raster, saliency_map
 from torchgeo_sigmae.transforms import patch_saliency, patch_statistics

@@ -9,10 +9,10 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
-from geotiffs import write
 from pyproj import Transformer
 from sklearn.metrics.pairwise import cosine_similarity
 
+from helpers.geotiffs import write
 from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.maps import similar_map
 

@@ -12,8 +12,9 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from training import task, trainer
 
+from helpers.training import quiet_trainer as trainer
+from helpers.training import small_task as task
 from torchgeo_sigmae import (
     ResumableCheckpoint,
     SIGMAETask,

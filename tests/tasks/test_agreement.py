@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from kornia import augmentation as K
 from torchgeo.datamodules import EuroSATDataModule
 from torchgeo.models import ResNet50_Weights
-from training import task, trainer
 
+from helpers.training import quiet_trainer, small_task
 from torchgeo_sigmae import FineTuning
 from torchgeo_sigmae._compat import Classification, SemanticSegmentation
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
@@ -29,7 +29,7 @@ S2MAE, SATMAE = 's2mae_vit_tiny_patch8', 'satmae_vit_tiny_patch8'
 @pytest.fixture(scope='module')
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp('encoder') / 'encoder.pth'
-    task(size=64).export(path)
+    small_task(size=64).export(path)
     return path
 
 
@@ -94,7 +94,7 @@ def test_fine_tuning_checks(encoder: Path, eurosat_root: Path, tmp_path: Path) -
     """Through TorchGeo's own datamodule and task, before anything is trained."""
 
     def fit(bands: tuple[str, ...], weights: Path | None) -> None:
-        run = trainer(
+        run = quiet_trainer(
             tmp_path, callbacks=[FineTuning()], max_steps=1, limit_val_batches=0
         )
         path = None if weights is None else str(weights)
@@ -147,7 +147,7 @@ def test_the_first_layer_makes_up_for_another_normalisation(
     name: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
     size = 224 if '224' in name else 96  # those that TorchGeo builds
-    pretraining = task(model=name, size=size, **options)
+    pretraining = small_task(model=name, size=size, **options)
     pretraining.export(tmp_path / 'encoder.pth')
     path = str(tmp_path / 'encoder.pth')
     made = Classification(name, weights=path, in_channels=10, num_classes=10)
@@ -197,7 +197,7 @@ def test_what_cannot_be_made_up_for_is_said(
     tmp_path: Path,
 ) -> None:
     path = str(tmp_path / 'encoder.pth')
-    task(model=model, size=64, **options).export(path)
+    small_task(model=model, size=64, **options).export(path)
     made = Classification(model, weights=path, in_channels=10, num_classes=10)
     before = made.model.state_dict()['patch_embed.proj.weight'].clone()
     _, _, datamodule = raw_and(normalized_by)
@@ -237,7 +237,7 @@ def test_fine_tuning_matches(
     made = Classification(MODEL, weights=str(encoder), in_channels=10, num_classes=10)
     before = made.model.patch_embed.proj.weight.clone()
     tuning = FineTuning(lr=1e-12, weight_decay=0, match_normalization=wanted)
-    run = trainer(tmp_path, callbacks=[tuning], max_steps=1, limit_val_batches=0)
+    run = quiet_trainer(tmp_path, callbacks=[tuning], max_steps=1, limit_val_batches=0)
     run.fit(
         made,
         EuroSATDataModule(batch_size=2, root=eurosat_root, bands=SENTINEL2_TEN_BANDS),

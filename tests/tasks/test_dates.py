@@ -18,8 +18,8 @@ from torchgeo.datamodules import (
     SSL4EOS12DataModule,
 )
 from torchgeo.datasets import OSCD, SSL4EOS12
-from training import trainer
 
+from helpers.training import quiet_trainer
 from torchgeo_sigmae import (
     BitemporalAugmentation,
     PatchSaliency,
@@ -63,7 +63,7 @@ def watch_validation(
 ) -> tuple[PretrainingTask, Watch]:
     task = task or SIGMAETask(**SMALL)
     watch = Watch()
-    trainer(path, callbacks=[watch]).validate(task, datamodule, verbose=False)
+    quiet_trainer(path, callbacks=[watch]).validate(task, datamodule, verbose=False)
     return task, watch
 
 
@@ -141,7 +141,7 @@ def test_ssl4eos_saliency_in_the_task_is_that_of_the_raw_seasons(
 
 def test_ssl4eo_trains(ssl4eo_root: Path, tmp_path: Path) -> None:
     datamodule = SSL4EOS12DataModule(root=ssl4eo_root, seasons=2, batch_size=2)
-    run = trainer(tmp_path, max_epochs=1, limit_val_batches=1)
+    run = quiet_trainer(tmp_path, max_epochs=1, limit_val_batches=1)
     run.fit(SIGMAETask(**SMALL), datamodule)
     assert run.global_step == 1
     assert run.callback_metrics['train_loss'].isfinite()
@@ -150,7 +150,7 @@ def test_ssl4eo_trains(ssl4eo_root: Path, tmp_path: Path) -> None:
 
 def test_oscd_trains_and_is_tested(oscd_root: Path, tmp_path: Path) -> None:
     datamodule = OSCDDataModule(root=oscd_root, batch_size=2)
-    run = trainer(tmp_path, max_epochs=2)
+    run = quiet_trainer(tmp_path, max_epochs=2)
     task = SIGMAETask(**SMALL)
     run.fit(task, datamodule)
     assert run.global_step == 4
@@ -194,7 +194,7 @@ def test_torchgeos_change_detection_trains_on_a_repaired_datamodule(
         from torchgeo.trainers import ChangeDetectionTask as ChangeDetection
     datamodule = bitemporal(OSCDDataModule(root=oscd_root, batch_size=2))
     task = ChangeDetection('fcsiamdiff', 'resnet18', in_channels=13)
-    run = trainer(tmp_path, max_epochs=1)
+    run = quiet_trainer(tmp_path, max_epochs=1)
     run.fit(task, datamodule)
     assert run.global_step == 2
     assert run.callback_metrics['val_loss'].isfinite()
@@ -251,7 +251,7 @@ def test_seasons_without_a_datamodule_are_not_guessed(
     loader = DataLoader(SSL4EOS12(ssl4eo_root, seasons=2), batch_size=3)
     task = SIGMAETask(**SMALL, data_bands=OSCD_BANDS, mean=0, std=1e4, normalize=True)
     with pytest.raises(ValueError, match=r'26 channels.*attach the TorchGeo datamod'):
-        trainer(tmp_path).validate(task, loader, verbose=False)
+        quiet_trainer(tmp_path).validate(task, loader, verbose=False)
 
 
 @pytest.mark.parametrize(

@@ -3,22 +3,19 @@
 
 """Two gloo processes, as Lightning's ``ddp`` and ``torchrun`` start them.
 
-All families, four processes, kills and more: ``python -m soak.processes``.
+All families, four processes, kills and FSDP are in tests/slow/test_processes.py.
 """
 
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-import twice
 from lightning.pytorch import Trainer
 
-from soak.children import join, start_group
-from soak.processes import dies, every_task, masks, refuses_unused, sharded
+from helpers.distributed import fit_group, samples
 from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2DataModule
 
 SCRIPT = """
@@ -90,53 +87,35 @@ def test_ddp_on_two_processes(synthetic_root: Path, tmp_path: Path) -> None:
     assert abs(records[0]['initial_lr'] - 1.5e-4 * 32 / 256) < 1e-12
 
 
+#: Tasks whose masks do not depend on the number of processes. Augmentation is drawn for
+#: the batch of a process, and saliency sees what is augmented.
+COMPARED = {
+    'random, augmented': {'masking': 'random', 'predict_ratio': 0.5},
+    'saliency, not augmented': {
+        'masking': 'saliency',
+        'saliency_start': 1.0,
+        'predict_ratio': 0.5,
+        'augment': False,
+    },
+}
+
+
 def test_two_processes_are_one_with_twice_the_batch(
     synthetic_root: Path, tmp_path: Path
 ) -> None:
-    """The same masks for every sample, and the same loss."""
-    for size in (1, 2):
-        group = start_group(size, twice.fit, synthetic_root, tmp_path)
-        assert join(group, 300) == [0] * size
-    alone, weights = torch.load(tmp_path / '1-0.pt')
-    both = [torch.load(tmp_path / f'2-{rank}.pt') for rank in (0, 1)]
-    assert len(alone) == 4
-    for step, told in enumerate(alone):
-        parts = [part[0][step] for part in both]
-        for i in range(3):
-            found = [
-                row
-                for rows in zip(*(part[i] for part in parts), strict=True)
-                for row in rows
-            ]
-            assert found == told[i], (step, i)
-        # Processes average their losses.
-        loss = (parts[0][3] + parts[1][3]) / 2
-        assert loss == pytest.approx(told[3], rel=1e-5)
-    torch.testing.assert_close(both[0][1], weights, rtol=1e-3, atol=1e-4)
-    # Masks change from step to step and from sample to sample.
-    masks = {tuple(row) for told in alone for row in told[1]}
-    assert len(masks) == 4 * 16
-
-
-def test_masks_hang_on_the_sample(synthetic_root: Path, tmp_path: Path) -> None:
-    """Also those of augmented chips, unless guided by what was augmented."""
-    assert masks(synthetic_root, tmp_path, (1, 2), 2)[1] == []
-
-
-def test_no_parameter_is_left_out(synthetic_root: Path, tmp_path: Path) -> None:
-    jobs = {
-        's2mae': {'model': 's2mae_vit_tiny_patch8', 'masking': 'spatial'},
-        'satmae': {'model': 'satmae_vit_tiny_patch8', 'masking': 'channel'},
-    }
-    assert every_task(synthetic_root, tmp_path / 'all', jobs)[1] == []
-    assert refuses_unused(synthetic_root, tmp_path / 'unused') == []
-
-
-def test_a_killed_process_ends_the_other(synthetic_root: Path, tmp_path: Path) -> None:
-    found, failures = dies(synthetic_root, tmp_path / 'dies', signal.SIGKILL, 1)
-    assert failures == []
-    assert 'status 1' in found['rank 1 killed']
-
-
-def test_fsdp(synthetic_root: Path, tmp_path: Path) -> None:
-    assert sharded(synthetic_root, tmp_path)[1] == []
+    """The same chips under the same masks in every step, and the same loss."""
+    alone, both = (
+        fit_group(size, synthetic_root, tmp_path / str(size), COMPARED, limit=4)
+        for size in (1, 2)
+    )
+    for job in COMPARED:
+        rows = samples(tmp_path / '1' / job)
+        assert samples(tmp_path / '2' / job) == rows
+        # Each sample has its own mask.
+        assert len({mask for *_, mask in rows}) == len(rows) == 4 * 16
+        (one,), (first, second) = alone[job], both[job]
+        assert torch.equal(first.weights, second.weights)
+    # Processes average their losses.
+    pairs = zip(first.losses, second.losses, strict=True)
+    assert [sum(pair) / 2 for pair in pairs] == pytest.approx(one.losses, rel=1e-5)
+    torch.testing.assert_close(first.weights, one.weights, rtol=1e-3, atol=1e-4)

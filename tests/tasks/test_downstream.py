@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader
-from training import trainer
 
+from helpers.training import quiet_trainer
 from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2
 from torchgeo_sigmae._compat import (
     BaseTask,
@@ -53,7 +53,7 @@ def run(
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        trainer(path, **kwargs).fit(task, loader, loader)
+        quiet_trainer(path, **kwargs).fit(task, loader, loader)
 
 
 @pytest.fixture(scope='module')

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import training
 from lightning.pytorch import Callback
 from torch.optim import SGD
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
+from helpers.training import quiet_trainer, small_task
 from torchgeo_sigmae import SyntheticSentinel2DataModule
 from torchgeo_sigmae.models import MaskedAutoencoder, build_encoder
 from torchgeo_sigmae.tasks.optim import (
@@ -140,7 +140,7 @@ def test_errors() -> None:
 
 
 def test_gradients_are_freed_before_the_next_forward_pass(tmp_path: Path) -> None:
-    task = training.task('sigmae', mean=None, std=None, normalize=None)
+    task = small_task('sigmae', mean=None, std=None, normalize=None)
     held = []
 
     class Look(Callback):
@@ -148,7 +148,7 @@ def test_gradients_are_freed_before_the_next_forward_pass(tmp_path: Path) -> Non
             held.append(any(p.grad is not None for p in task.parameters()))
 
     data = SyntheticSentinel2DataModule(batch_size=2, root=tmp_path)
-    training.trainer(
+    quiet_trainer(
         tmp_path, max_steps=2, accumulate_grad_batches=2, limit_val_batches=0,
         callbacks=[Look()],
     ).fit(task, data)  # fmt: skip

@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch import Callback
 from torchgeo.datamodules import BigEarthNetDataModule, EuroSATDataModule
 from torchgeo.datasets import BigEarthNet, EuroSAT
-from training import trainer
 
+from helpers.training import quiet_trainer
 from torchgeo_sigmae import PatchSaliency, SIGMAETask
 from torchgeo_sigmae._compat import Classification
 from torchgeo_sigmae.bands import (
@@ -49,7 +49,7 @@ def test_saliency_in_the_task_is_that_of_the_raw_eurosat_chip(
     datamodule = EuroSATDataModule(root=eurosat_root, bands=bands, batch_size=20)
     watch = Saliency()
     task = SIGMAETask(**SMALL, size=64)
-    trainer(tmp_path, callbacks=[watch]).validate(task, datamodule, verbose=False)
+    quiet_trainer(tmp_path, callbacks=[watch]).validate(task, datamodule, verbose=False)
     raw = EuroSAT(eurosat_root, split='val')
     images = torch.stack([raw[i]['image'] for i in range(20)])
     expected = PatchSaliency(EUROSAT_BANDS).saliency(images).flatten(1)
@@ -65,7 +65,7 @@ def test_saliency_in_the_task_is_that_of_the_raw_bigearthnet_patch(
     )
     watch = Saliency()
     task = SIGMAETask(**SMALL, size=120)
-    run = trainer(tmp_path, callbacks=[watch])
+    run = quiet_trainer(tmp_path, callbacks=[watch])
     metrics = run.validate(task, datamodule, verbose=False)[0]
     raw = BigEarthNet(bigearthnet_root, split='val', bands='s2', num_classes=43)
     image = raw[0]['image'][None]
@@ -80,7 +80,7 @@ def test_bigearthnet_trains(bigearthnet_root: Path, tmp_path: Path) -> None:
         root=bigearthnet_root, bands='s2', num_classes=43, batch_size=1
     )
     task = SIGMAETask(**SMALL, size=64)
-    run = trainer(tmp_path, max_epochs=2)
+    run = quiet_trainer(tmp_path, max_epochs=2)
     run.fit(task, datamodule)
     assert run.global_step == 2
     assert run.callback_metrics['val_loss'].isfinite()
@@ -97,7 +97,7 @@ def pretrained(
     datamodule = EuroSATDataModule(
         root=eurosat_root, bands=SENTINEL2_TEN_BANDS, batch_size=28
     )
-    run = trainer(path, max_epochs=1)
+    run = quiet_trainer(path, max_epochs=1)
     run.fit(task, datamodule)
     run.save_checkpoint(path / 'training.ckpt')
     task.export(path / 'encoder.pth')
@@ -134,7 +134,7 @@ def test_torchgeos_classification_trains_on_the_pretrained_encoder(
     datamodule = EuroSATDataModule(
         root=eurosat_root, bands=SENTINEL2_TEN_BANDS, batch_size=28
     )
-    run = trainer(tmp_path, max_epochs=1)
+    run = quiet_trainer(tmp_path, max_epochs=1)
     run.fit(task, datamodule)
     metrics = run.test(task, datamodule, verbose=False)[0]
     assert 0 <= metrics['test_OverallAccuracy'] <= 1

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
-from training import task, trainer
 
+from helpers.training import quiet_trainer as trainer
+from helpers.training import small_task as task
 from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2
 from torchgeo_sigmae._compat import Classification, SemanticSegmentation
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as TEN

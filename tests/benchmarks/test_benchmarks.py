@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from geotiffs import write
 from lightning.pytorch import Trainer
-from programs import run
 from torchgeo.datamodules import EuroSATDataModule
 
 from benchmarks import finetune, weights_check, weights_release
+from helpers.geotiffs import write
+from helpers.processes import run
 from torchgeo_sigmae import SIGMAETask
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.models import read_encoder

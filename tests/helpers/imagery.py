@@ -1,9 +1,9 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Imagery that is sound, odd or broken, and what must come of it.
+"""Imagery that is sound, odd or broken, drawn by hypothesis.
 
-Everything is drawn by hypothesis as a recipe, whose ``repr`` makes it again.
+Each input is drawn as a recipe whose ``repr`` makes it again.
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 from affine import Affine
-from geotiffs import write
 from hypothesis import strategies as st
 
-#: What the default indices need, and one more.
-BANDS = ('B02', 'B03', 'B04', 'B08', 'B11')
+from helpers import oracles
+from helpers.geotiffs import write
+
+#: A band that no default index needs, and those of the oracle of saliency.
+BANDS = ('B02', *oracles.BANDS)
 
 #: Flaws of pixels, by name: functions of a generator and an image ``(C, H, W)``.
 FLAWS: dict[str, Any] = {
@@ -210,42 +212,6 @@ damages = st.builds(
     ),
     st.integers(0, 2**32),
 )
-
-
-def saliency_by_loop(image: np.ndarray, size: int) -> np.ndarray:
-    """Saliency (min-max, alpha 0.5) of one image, patch by patch in float64.
-
-    Args:
-        image: ``(C, H, W)`` of :data:`BANDS`; all bands 0 or not finite is missing.
-        size: Side of a patch.
-
-    Returns:
-        ``(H / size, W / size)``; NaN where a map is so flat that rounding decides.
-    """
-    image = image.astype('float64')
-    valid = np.isfinite(image).all(0) & (image != 0).any(0)
-    _, green, red, nir, swir = image
-    layers = []
-    for a, b in ((nir, red), (green, nir), (swir, nir)):
-        with np.errstate(all='ignore'):
-            index = np.where(abs(a + b) < 1e-6, 0, (a - b) / (a + b))
-        layers.append(np.clip(index, -1, 1))
-    height, width = (side // size for side in valid.shape)
-    parts = np.full((2, height, width), np.nan)
-    for i, j in np.ndindex(height, width):
-        cut = np.s_[i * size : (i + 1) * size, j * size : (j + 1) * size]
-        if valid[cut].any():
-            values = np.array([layer[cut][valid[cut]] for layer in layers])
-            parts[:, i, j] = abs(values).mean(), values.std(axis=1).mean()
-    result = np.zeros((height, width))
-    for part in parts:
-        known = np.isfinite(part)
-        spread = np.ptp(part[known]) if known.any() else 0.0
-        if abs(spread - 1e-3) < 1e-5:
-            return np.full((height, width), np.nan)
-        if spread >= 1e-3:
-            result += np.where(known, 0.5 * (part - part[known].min()) / spread, 0)
-    return result
 
 
 def _span(rng: np.random.Generator, length: int) -> slice:

@@ -16,12 +16,12 @@ from unittest import mock
 
 from markdown_it import MarkdownIt
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 #: Languages of blocks that are text to a reader, or Sphinx's own.
 SILENT = ('bibtex', 'text', '{csv-table}', '{include}', '{toctree}')
 _PROGRAMS = re.compile(
-    r'([A-Z_]+=\S* )*(export|make|pip|pytest|python|torchgeo-sigmae) \S'
+    r'([A-Z_]+=\S* )*(export|make|nox|pip|pytest|python|torchgeo-sigmae) \S'
 )
 
 

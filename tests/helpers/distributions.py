@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 #: What may lie in a checkout and has no place in a distribution.
 LEFT_OUT = shutil.ignore_patterns(
-    '.git', '.venv*', '__pycache__', '*.egg-info', '_build', 'generated', 'outputs',
-    'build', 'dist', '.*_cache', '.hypothesis', 'lightning_logs',
+    '.git', '.nox', '.venv*', '__pycache__', '*.egg-info', '_build', 'generated',
+    'outputs', 'build', 'dist', '.*_cache', '.hypothesis', 'lightning_logs',
 )  # fmt: skip
 
 

@@ -1,0 +1,42 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Small, quiet training runs."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from torchgeo_sigmae import SIGMAETask
+
+
+def quiet_trainer(path: Path | None = None, **kwargs: Any) -> Trainer:
+    """A trainer on the CPU that writes and prints nothing unless asked to."""
+    quiet = {
+        'accelerator': 'cpu',
+        'logger': False,
+        'enable_checkpointing': False,
+        'enable_progress_bar': False,
+        'enable_model_summary': False,
+        'default_root_dir': path,
+    }
+    return Trainer(**{**quiet, **kwargs})
+
+
+def small_task(
+    family: str = 'sigmae', kind: type[SIGMAETask] = SIGMAETask, **kwargs: Any
+) -> SIGMAETask:
+    """A small task of one of our families, for batches of raw values."""
+    small = {
+        'model': f'{family}_vit_tiny_patch8',
+        'size': 32,
+        'decoder_dim': 32,
+        'decoder_depth': 1,
+        'decoder_num_heads': 2,
+        'lr': 1e-3,
+        'mean': 3000.0,
+        'std': 2000.0,
+        'normalize': True,
+    }
+    return kind(**{**small, **kwargs})
