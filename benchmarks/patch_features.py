@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from torchgeo_sigmae.evaluation.features import Frozen
-from torchgeo_sigmae.transforms.saliency import check_patches, cut_patches
+from torchgeo_sigmae.patches import cut_patches, valid_patches
 
 __all__ = ('PatchFeatures', 'extract_patches', 'patch_labels')
 
@@ -54,10 +54,9 @@ def patch_labels(
         ValueError: If *patch_size* does not divide H and W, or *purity* is out of
             range.
     """
-    check_patches(mask.shape[-2], mask.shape[-1], patch_size, 'mask')
     if not 0 < purity <= 1:
         raise ValueError(f'purity: {purity} is not in (0, 1]. 0.75 is the default.')
-    pixels = cut_patches(mask, patch_size)
+    pixels = cut_patches(mask, patch_size, 'mask').flatten(-2)
     label = pixels.mode(dim=-1).values
     share = (pixels == label.unsqueeze(-1)).float().mean(dim=-1)
     usable = share >= purity
@@ -116,7 +115,7 @@ def extract_patches(
         missing = image.isnan().any(dim=0)
         mean = torch.nan_to_num(image.nanmean(dim=(1, 2), keepdim=True))
         image = torch.where(missing, mean, image).unsqueeze(0)
-        usable &= ~cut_patches(missing, patch_size).any(dim=-1)
+        usable &= ~valid_patches(missing, patch_size)
         encoder.standardize(image)
         maps = _chip_maps(encoder, image, patch_size, chip or max(image.shape))
         group, count = _blocks(label, block)

@@ -23,6 +23,7 @@ from torchgeo_sigmae.datasets import Scene, SceneChips
 from torchgeo_sigmae.models import MaskedAutoencoder, masked_mse, normalize_patches
 from torchgeo_sigmae.models.encoder import SIGMAEViT
 from torchgeo_sigmae.models.spectral import S2MAEViT, SatMAEViT
+from torchgeo_sigmae.patches import valid_pixels
 from torchgeo_sigmae.tasks.statistics import BatchStatistics
 from torchgeo_sigmae.transforms import (
     INDICES,
@@ -30,7 +31,6 @@ from torchgeo_sigmae.transforms import (
     PatchSaliency,
     patch_saliency,
     spectral_indices,
-    valid_pixels,
 )
 
 #: All bands that the indices take, by their common names.

@@ -17,10 +17,10 @@ from torchgeo.datamodules import NonGeoDataModule
 from ._compat import TORCHGEO_VERSION
 from ._files import write_figure
 from .datasets import SceneDataModule, SyntheticSentinel2DataModule
+from .patches import valid_patches
 from .plotting import plot_indices, plot_log, plot_mask, plot_saliency
 from .tasks import SIGMAETask
 from .transforms import patch_statistics, spectral_indices
-from .transforms.saliency import patch_validity
 
 __all__ = ('add_arguments', 'run_demo')
 
@@ -138,7 +138,7 @@ def _draw(task: SIGMAETask, datamodule: NonGeoDataModule, output: Path) -> Path:
     valid = chip.isfinite().all(dim=0)
     indices = spectral_indices(chip, task.bands)
     richness, heterogeneity = patch_statistics(indices, size, valid)
-    patches = patch_validity(valid, size)
+    patches = valid_patches(valid, size)
     generator = torch.Generator().manual_seed(0)
     masks = {}
     for title, progress in (('Start: at random', 0.0), ('End: salient first', 1.0)):

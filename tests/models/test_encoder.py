@@ -12,8 +12,8 @@ from torchgeo_sigmae.models import (
     build_encoder,
     encode_visible,
     gather_tokens,
-    patchify,
 )
+from torchgeo_sigmae.patches import patchify
 
 #: Ours, plain, with registers and no class position, without a class token, with a
 #: normalisation before the blocks, and a size whose positions must be interpolated.

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchgeo_sigmae.models import TokenLayout, patchify, unpatchify
+from torchgeo_sigmae.models import TokenLayout
+from torchgeo_sigmae.patches import patchify, unpatchify
 
 
 @st.composite

@@ -1,52 +1,15 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-import pytest
 import torch
-import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from lightly.models import utils
 
 from torchgeo_sigmae.models import (
     gather_tokens,
     masked_mse,
     normalize_patches,
-    patchify,
     scatter_tokens,
-    unpatchify,
 )
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    batch=st.integers(1, 3),
-    channels=st.integers(1, 5),
-    h=st.integers(1, 4),
-    w=st.integers(1, 4),
-    patch=st.integers(1, 6),
-)
-def test_patchify_and_back(
-    batch: int, channels: int, h: int, w: int, patch: int
-) -> None:
-    image = torch.rand(batch, channels, h * patch, w * patch)
-    patches = patchify(image, patch)
-    assert patches.shape == (batch, h * w, channels * patch**2)
-    assert torch.equal(unpatchify(patches, patch, (h, w)), image)
-
-
-def test_layout_is_that_of_a_convolution_kernel() -> None:
-    conv = torch.nn.Conv2d(3, 7, 4, stride=4)
-    image = torch.rand(2, 3, 16, 12)
-    expected = conv(image).flatten(2).transpose(1, 2)
-    found = F.linear(patchify(image, 4), conv.weight.flatten(1), conv.bias)
-    torch.testing.assert_close(found, expected)
-
-
-def test_same_pixels_as_lightlys_patchify() -> None:
-    image = torch.rand(2, 3, 16, 16)
-    ours = patchify(image, 4).unflatten(-1, (3, 16)).transpose(-1, -2).flatten(2)
-    torch.testing.assert_close(ours, utils.patchify(image, 4))
 
 
 def test_normalize_patches_agrees_with_lightly() -> None:
@@ -104,8 +67,3 @@ def test_masked_mse_leaves_out_what_does_not_count() -> None:
         loss.backward()
         assert loss.item() == 1
         assert torch.equal(prediction.grad, torch.tensor([2.0, 0.0]))
-
-
-def test_sizes_that_do_not_divide_are_refused() -> None:
-    with pytest.raises(ValueError, match='60 x 64 pixels cannot be cut'):
-        patchify(torch.rand(1, 3, 60, 64), 8)

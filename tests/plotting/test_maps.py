@@ -19,13 +19,13 @@ from torch import Tensor
 
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.masking import random_mask
+from torchgeo_sigmae.patches import valid_pixels
 from torchgeo_sigmae.plotting import plot_indices, plot_mask, plot_saliency
 from torchgeo_sigmae.transforms import (
     PatchSaliency,
     SpectralIndex,
     patch_statistics,
     spectral_indices,
-    valid_pixels,
 )
 
 BANDS = SENTINEL2_TEN_BANDS

@@ -25,7 +25,7 @@ from torchgeo_sigmae import (
 )
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.masking import fixed_mask
-from torchgeo_sigmae.models import patchify
+from torchgeo_sigmae.patches import patchify
 
 SMALL: dict[str, Any] = {
     'model': 'sigmae_vit_tiny_patch8',

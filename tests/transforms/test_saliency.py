@@ -13,13 +13,12 @@ from torchgeo.datasets import EuroSAT
 
 from helpers.oracles import BANDS, saliency_oracle, statistics_oracle
 from torchgeo_sigmae.bands import EUROSAT_BANDS
+from torchgeo_sigmae.patches import valid_pixels
 from torchgeo_sigmae.transforms import (
     PatchSaliency,
     patch_saliency,
     patch_statistics,
-    patch_validity,
     spectral_indices,
-    valid_pixels,
 )
 from torchgeo_sigmae.transforms.saliency import FLAT_RANGE, join_statistics
 
@@ -190,25 +189,6 @@ def test_takes_any_index_and_the_scale_it_needs() -> None:
     found = transform({'image': image * 1e4})['saliency']
     expected = patch_saliency(image, bands, 8, indices=('EVI', 'NDMI'))
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
-
-
-@settings(deadline=None, max_examples=60)
-@given(seed=st.integers(0, 2**31), nodata=st.sampled_from([None, 0.0, -9999.0]))
-def test_valid_pixels_is_what_it_says(seed: int, nodata: float | None) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    odd = torch.tensor([0.0, -9999.0, torch.nan, torch.inf, -torch.inf, 0.3])
-    image = odd[torch.randint(0, 6, (2, 3, 8, 8), generator=generator)]
-    expected = image.isfinite().all(dim=1)
-    if nodata is not None:
-        expected &= ~(image == nodata).all(dim=1)
-    assert torch.equal(valid_pixels(image, nodata), expected)
-
-
-def test_nodata_none_keeps_zeros() -> None:
-    image = torch.zeros(4, 8, 8)
-    assert not valid_pixels(image).any()
-    assert valid_pixels(image, nodata=None).all()
-    assert not valid_pixels(image - 1, nodata=-1).any()
 
 
 def test_as_a_transform_of_torchgeos_own_dataset(eurosat_root) -> None:
@@ -390,8 +370,6 @@ def test_a_single_valid_pixel_speaks_for_its_patch() -> None:
     valid[3, 4] = True
     richness, heterogeneity = patch_statistics(layers, 8, valid)
     assert (richness.item(), heterogeneity.item()) == (0.5, 0.0)
-    both = torch.cat([valid, torch.zeros_like(valid)], dim=1)
-    assert patch_validity(both, 8).tolist() == [[True, False]]
 
 
 def test_two_valid_patches_are_first_and_last() -> None:

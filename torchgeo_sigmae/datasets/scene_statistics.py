@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..transforms.saliency import valid_pixels
+from ..patches import valid_pixels
 from .chips import SceneChips
 from .scenes import Scene
 from .skipping import Skipped

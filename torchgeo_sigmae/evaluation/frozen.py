@@ -20,7 +20,7 @@ from ..bands import SENTINEL2_TEN_BANDS
 from ..models.loading import load_encoder_weights, read_weights
 from ..models.untrusted import check_model
 from ..models.weights import PackagedWeights, normalization, resolve_weights
-from ..transforms.saliency import cut_patches
+from ..patches import cut_patches
 
 __all__ = ('POOLS', 'BandStatistics', 'Frozen', 'FrozenEncoder')
 
@@ -121,7 +121,7 @@ class BandStatistics(Frozen):
         Returns:
             Features ``(B, 2 C, H / patch_size, W / patch_size)``.
         """
-        return pool(cut_patches(image, patch_size), 'mean+std')
+        return pool(cut_patches(image, patch_size).flatten(-2), 'mean+std')
 
 
 class FrozenEncoder(Frozen):

@@ -11,7 +11,7 @@ from rasterio.windows import Window
 from sklearn.decomposition import IncrementalPCA
 
 from ..evaluation import FrozenEncoder
-from ..transforms import patch_validity, valid_pixels
+from ..patches import valid_patches, valid_pixels
 from .geoparquet import require_pyarrow, write_geoparquet
 from .geotiff import write_map
 from .parts import Parts, fingerprint
@@ -203,7 +203,7 @@ def _embed(
         for (r, c), chip in zip(batch, found, strict=True):
             total[:, r, c] += chip * weight
             weights[r, c] += weight
-    held = patch_validity(valid_pixels(image, nodata=None), patch)
+    held = valid_patches(valid_pixels(image, nodata=None), patch)
     mean = (total / weights).where(held, torch.nan)
     row, column = top - first[0], left - first[1]
     return mean[:, row : row + height, column : column + width].numpy()

@@ -12,16 +12,15 @@ from rasterio.windows import Window
 from torch import Tensor
 
 from ..bands import SENTINEL2, Sensor
+from ..patches import cut_patches, valid_patches, valid_pixels
 from ..transforms import (
     DEFAULT_INDICES,
     SpectralIndex,
     get_index,
     patch_statistics,
-    patch_validity,
     spectral_indices,
-    valid_pixels,
 )
-from ..transforms.saliency import check_combination, cut_patches, join_statistics
+from ..transforms.saliency import check_combination, join_statistics
 from .geotiff import write_map
 from .parts import Parts
 from .raster import Raster
@@ -91,7 +90,7 @@ def saliency_map(
         means = _patch_means(layers, valid, patch_size)
         statistics = patch_statistics(layers, patch_size, valid)
         found = torch.cat([means, torch.stack(statistics)])
-        return found.where(patch_validity(valid, patch_size), torch.nan).numpy()
+        return found.where(valid_patches(valid, patch_size), torch.nan).numpy()
 
     settings = {
         'map': 'saliency',
@@ -144,8 +143,8 @@ def needed_bands(
 
 def _patch_means(layers: Tensor, valid: Tensor, patch_size: int) -> Tensor:
     """Mean of layers ``(K, H, W)`` over the valid pixels of every patch."""
-    counted = cut_patches(valid, patch_size)
-    values = torch.where(counted, cut_patches(layers, patch_size), 0)
+    counted = cut_patches(valid, patch_size).flatten(-2)
+    values = torch.where(counted, cut_patches(layers, patch_size).flatten(-2), 0)
     return values.sum(dim=-1) / counted.sum(dim=-1).clamp(min=1)
 
 

@@ -27,9 +27,7 @@ from .tokens import (
     gather_tokens,
     masked_mse,
     normalize_patches,
-    patchify,
     scatter_tokens,
-    unpatchify,
 )
 from .visible import encode_visible, layout_of
 from .weights import PackagedFile, PackagedWeights, SIGMAE_Weights, normalization
@@ -67,7 +65,6 @@ __all__ = (
     'normalization',
     'normalize_patches',
     'parse_stage',
-    'patchify',
     'read_encoder',
     'read_weights',
     'register',
@@ -75,7 +72,6 @@ __all__ = (
     'registry',
     'save_encoder',
     'scatter_tokens',
-    'unpatchify',
 )
 
 register()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .tokens import patchify, unpatchify
+from ..patches import patchify, unpatchify
 
 __all__ = ('TokenLayout', 'layout_of_state')
 

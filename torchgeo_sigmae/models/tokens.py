@@ -1,60 +1,18 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Images to patch tokens and back, and the reconstruction target on them."""
+"""Patch tokens, and the reconstruction target on them."""
 
 import torch
 from torch import Tensor
-
-from ..transforms.saliency import check_patches
 
 __all__ = (
     'gather_tokens',
     'masked_mse',
     'normalize_patches',
     'own_group',
-    'patchify',
     'scatter_tokens',
-    'unpatchify',
 )
-
-
-def patchify(image: Tensor, patch_size: int) -> Tensor:
-    """Cut images into flat patches, channel first: the layout of a convolution kernel.
-
-    Args:
-        image: ``(B, C, H, W)``.
-        patch_size: Side p of a patch in pixels; must divide H and W.
-
-    Returns:
-        Patches ``(B, N, C * p * p)`` in row-major order.
-
-    Raises:
-        ValueError: If *patch_size* does not divide H and W.
-    """
-    batch, channels, height, width = image.shape
-    check_patches(height, width, patch_size)
-    h, w = height // patch_size, width // patch_size
-    x = image.reshape(batch, channels, h, patch_size, w, patch_size)
-    return x.permute(0, 2, 4, 1, 3, 5).reshape(batch, h * w, -1)
-
-
-def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:
-    """Put flat patches back together: the inverse of :func:`patchify`.
-
-    Args:
-        patches: ``(B, N, C * p * p)``.
-        patch_size: Side p of a patch in pixels.
-        grid: Patches per column and per row, with ``N = grid[0] * grid[1]``.
-
-    Returns:
-        Images ``(B, C, H, W)``.
-    """
-    h, w = grid
-    x = patches.reshape(patches.shape[0], h, w, -1, patch_size, patch_size)
-    return x.permute(0, 3, 1, 4, 2, 5).reshape(
-        patches.shape[0], -1, h * patch_size, w * patch_size
-    )
 
 
 def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:

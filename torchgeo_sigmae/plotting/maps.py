@@ -15,13 +15,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..bands import SENTINEL2, Sensor
-from ..transforms import (
-    DEFAULT_INDICES,
-    SpectralIndex,
-    get_index,
-    spectral_indices,
-    valid_pixels,
-)
+from ..patches import valid_pixels
+from ..transforms import DEFAULT_INDICES, SpectralIndex, get_index, spectral_indices
 from ..transforms.indices import require_float
 from .canvas import (
     NODATA_COLOUR,

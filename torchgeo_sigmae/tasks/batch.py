@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from kornia import augmentation as K
 from torch import Tensor, nn
 
+from ..patches import valid_pixels
 from ..transforms.indices import require_float
-from ..transforms.saliency import valid_pixels
 from .statistics import BatchStatistics
 
 __all__ = (

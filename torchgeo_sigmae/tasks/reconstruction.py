@@ -21,7 +21,8 @@ from ..models import (
     normalize_patches,
     scatter_tokens,
 )
-from ..transforms import PatchSaliency, valid_pixels
+from ..patches import valid_pixels
+from ..transforms import PatchSaliency
 from .statistics import BatchStatistics
 
 __all__ = (

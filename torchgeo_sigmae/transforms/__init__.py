@@ -13,13 +13,7 @@ from .indices import (
     get_index,
     spectral_indices,
 )
-from .saliency import (
-    PatchSaliency,
-    patch_saliency,
-    patch_statistics,
-    patch_validity,
-    valid_pixels,
-)
+from .saliency import PatchSaliency, patch_saliency, patch_statistics
 
 __all__ = (
     'DEFAULT_INDICES',
@@ -33,7 +27,5 @@ __all__ = (
     'get_index',
     'patch_saliency',
     'patch_statistics',
-    'patch_validity',
     'spectral_indices',
-    'valid_pixels',
 )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..bands import SENTINEL2, Sensor, get_sensor, normalize_bands
+from ..patches import cut_patches, rank_patches, valid_patches, valid_pixels
 from .indices import (
     DEFAULT_INDICES,
     SpectralIndex,
@@ -25,51 +26,11 @@ from .indices import (
     spectral_indices,
 )
 
-__all__ = (
-    'PatchSaliency',
-    'patch_saliency',
-    'patch_statistics',
-    'patch_validity',
-    'valid_pixels',
-)
+__all__ = ('PatchSaliency', 'patch_saliency', 'patch_statistics')
 
 #: A richness or heterogeneity map whose range within an image is smaller than this says
 #: nothing but rounding noise, and becomes 0 instead of a ranking.
 FLAT_RANGE = 1e-3
-
-
-def valid_pixels(image: Tensor, nodata: float | None = 0.0) -> Tensor:
-    """Find the pixels that hold data.
-
-    Args:
-        image: Raw values, ``(..., C, H, W)``, before any normalisation.
-        nodata: A pixel is missing where *all* its bands equal this value; None if no
-            value marks missing data.
-
-    Returns:
-        Boolean mask ``(..., H, W)``: False at nodata, and where any band is NaN or
-        infinite.
-    """
-    # NaN and infinity survive minimum and maximum, and only equal bands have the same:
-    # two reductions instead of a mask as large as the image.
-    low, high = image.amin(dim=-3), image.amax(dim=-3)
-    valid = low.isfinite() & high.isfinite()
-    if nodata is not None:
-        valid &= ~((low == nodata) & (high == nodata))
-    return valid
-
-
-def patch_validity(valid: Tensor, patch_size: int) -> Tensor:
-    """Find the patches that hold at least one valid pixel.
-
-    Args:
-        valid: Boolean pixel mask ``(..., H, W)``.
-        patch_size: Side of a patch in pixels.
-
-    Returns:
-        Boolean patch mask ``(..., H / patch_size, W / patch_size)``.
-    """
-    return cut_patches(valid, patch_size).any(dim=-1)
 
 
 def patch_statistics(
@@ -84,7 +45,7 @@ def patch_statistics(
        R_p = \operatorname{mean}_{pixels} \frac{1}{K} \sum_k |I_k|, \qquad
        H_p = \operatorname{mean}_{k} \operatorname{std}_{pixels}(I_k),
 
-    with the population standard deviation, from centred values: the textbook shortcut
+    with the population standard deviation, from centered values: the textbook shortcut
     :math:`E[x^2] - E[x]^2` gives negative variances in float32.
 
     Args:
@@ -122,7 +83,6 @@ def index_moments(
     Raises:
         ValueError: If *patch_size* does not divide H and W.
     """
-    check_patches(indices.shape[-2], indices.shape[-1], patch_size)
     # Autocast must not touch statistics whose differences make a ranking.
     with torch.autocast(indices.device.type, enabled=False):
         x, v = _cut_valid(indices.float(), patch_size, valid)
@@ -135,8 +95,10 @@ def _cut_valid(
     x: Tensor, patch_size: int, valid: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """Cut ``(..., K, H, W)`` and its valid pixels into patches."""
-    cut = None if valid is None else cut_patches(valid, patch_size).unsqueeze(-4)
-    return cut_patches(x, patch_size), cut
+    patches = cut_patches(x, patch_size).flatten(-2)
+    if valid is None:
+        return patches, None
+    return patches, cut_patches(valid, patch_size).flatten(-2).unsqueeze(-4)
 
 
 def _patch_mean(x: Tensor, valid: Tensor | None) -> Tensor:
@@ -167,7 +129,7 @@ def patch_saliency(
 
     A map whose range within the image is under 1e-3 becomes 0, so that constant chips
     are ranked at random downstream and never by rounding noise. On EuroSAT patches
-    \|NDVI\| and \|NDWI\| correlate at 0.88, so R favours vegetation and water.
+    \|NDVI\| and \|NDWI\| correlate at 0.88, so R favors vegetation and water.
 
     Args:
         image: Reflectance or digital numbers proportional to it, ``(..., C, H, W)``,
@@ -193,14 +155,13 @@ def patch_saliency(
     """
     check_combination(alpha, combine)
     require_float(image, 'image')
-    check_patches(image.shape[-2], image.shape[-1], patch_size)
     with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
         finite = valid_pixels(image, nodata=None)
         valid = finite if valid is None else finite & valid.bool()
         image = torch.where(valid.unsqueeze(-3), image, 0)
         layers = spectral_indices(image, bands, indices, sensor)
         richness, heterogeneity = patch_statistics(layers, patch_size, valid)
-        patches = patch_validity(valid, patch_size)
+        patches = valid_patches(valid, patch_size)
         return join_statistics(richness, heterogeneity, patches, alpha, combine)
 
 
@@ -229,12 +190,9 @@ def join_statistics(
     if combine == 'rank':
         r, h = (_rank_scale(x, patches) for x in (richness, heterogeneity))
     else:
-        r, h = (
-            _minmax_scale(x, patches, *known)
-            for x, known in zip(
-                (richness, heterogeneity), limits or ((), ()), strict=True
-            )
-        )
+        r_limits, h_limits = limits or (None, None)
+        r = _minmax_scale(richness, patches, r_limits)
+        h = _minmax_scale(heterogeneity, patches, h_limits)
     return r * h if combine == 'product' else alpha * r + (1 - alpha) * h
 
 
@@ -242,7 +200,7 @@ class PatchSaliency(nn.Module):
     """Add patch saliency to a sample.
 
     Works as ``transforms=`` of any TorchGeo dataset and on batches. The image must not
-    be normalised yet: a normalised difference of z-scores is meaningless. Note that
+    be normalized yet: a normalized difference of z-scores is meaningless. Note that
     kornia moves keys that start with ``image`` or ``mask`` only, so a later crop
     leaves ``sample['saliency']`` uncropped; inside
     :class:`~torchgeo_sigmae.tasks.SIGMAETask` saliency is computed after augmentation.
@@ -282,7 +240,7 @@ class PatchSaliency(nn.Module):
             nodata: Pixels whose bands all equal this value are left out; None to keep
                 them.
             sensor: The sensor the band names belong to.
-            scale: Reflectance per unit of the image. Normalised differences do not need
+            scale: Reflectance per unit of the image. Normalized differences do not need
                 it; EVI and SAVI do.
             offset: Reflectance at 0.
 
@@ -372,37 +330,6 @@ class PatchSaliency(nn.Module):
         return f'indices={names}, patch_size={self.patch_size}, alpha={self.alpha}'
 
 
-def check_patches(
-    height: int, width: int, patch_size: int, argument: str = 'image'
-) -> None:
-    """Refuse images that the patch size does not divide.
-
-    Args:
-        height: Height of the image in pixels.
-        width: Width of the image in pixels.
-        patch_size: Side of a patch in pixels.
-        argument: What to call the image in the message.
-
-    Raises:
-        ValueError: If *patch_size* does not divide both.
-    """
-    if height % patch_size or width % patch_size or not height or not width:
-        sizes = [max(n // patch_size * patch_size, patch_size) for n in (height, width)]
-        raise ValueError(
-            f'{argument}: {height} x {width} pixels cannot be cut into patches of '
-            f'{patch_size} x {patch_size}. Crop or pad to multiples of {patch_size}, '
-            f'for example {sizes[0]} x {sizes[1]}.'
-        )
-
-
-def cut_patches(x: Tensor, patch_size: int) -> Tensor:
-    """Cut ``(..., H, W)`` into ``(..., H / p, W / p, p * p)``."""
-    h, w = x.shape[-2] // patch_size, x.shape[-1] // patch_size
-    x = x.unflatten(-1, (w, patch_size)).unflatten(-3, (h, patch_size))
-    patches: Tensor = x.transpose(-3, -2).flatten(-2)
-    return patches
-
-
 def check_combination(alpha: float, combine: str) -> None:
     """Refuse settings of :func:`patch_saliency` that mean nothing."""
     if not 0 <= alpha <= 1:
@@ -417,14 +344,14 @@ def check_combination(alpha: float, combine: str) -> None:
 
 
 def _minmax_scale(
-    x: Tensor, patches: Tensor, low: Any = None, high: Any = None
+    x: Tensor, patches: Tensor, limits: tuple[float, float] | None = None
 ) -> Tensor:
     """Scale ``(..., h, w)`` to [0, 1] over its valid patches; flat maps become 0."""
-    if low is None:
+    if limits is None:
         low = torch.where(patches, x, torch.inf).amin(dim=(-2, -1), keepdim=True)
         high = torch.where(patches, x, -torch.inf).amax(dim=(-2, -1), keepdim=True)
     else:
-        low, high = x.new_tensor(low), x.new_tensor(high)
+        low, high = x.new_tensor(limits)
     spread = high - low
     usable = patches & (spread >= FLAT_RANGE)
     return torch.where(usable, (x - low) / spread.clamp(min=FLAT_RANGE), 0)
@@ -435,13 +362,6 @@ def _rank_scale(x: Tensor, patches: Tensor) -> Tensor:
 
     Equal values share the mean of their ranks; flat maps become 0.
     """
-    flat = x.flatten(-2)
-    ok = patches.flatten(-2)
-    ordered = torch.where(ok, flat, torch.inf).sort(dim=-1).values
-    first = torch.searchsorted(ordered, flat)
-    last = torch.searchsorted(ordered, flat, right=True) - 1
-    count = ok.sum(dim=-1, keepdim=True)
-    rank = (first + last) / 2 / (count - 1).clamp(min=1)
-    usable = ok & (_minmax_scale(x, patches) > 0).flatten(-2).any(dim=-1, keepdim=True)
-    ranked: Tensor = torch.where(usable, rank, 0).unflatten(-1, x.shape[-2:])
-    return ranked
+    usable = patches & (_minmax_scale(x, patches) > 0).any(dim=(-2, -1), keepdim=True)
+    rank = rank_patches(x.flatten(-2), patches.flatten(-2)).unflatten(-1, x.shape[-2:])
+    return torch.where(usable, rank, 0)
