@@ -54,7 +54,8 @@ from torchgeo_sigmae.evaluation import (
     repeated_folds,
     score,
 )
-from torchgeo_sigmae.masking import Curriculum, VisibilityRatio
+from torchgeo_sigmae.masking import Curriculum
+from torchgeo_sigmae.metrics import VisibilityRatio
 from torchgeo_sigmae.tasks.batch import default_transform
 
 from .dense_probe import measure

@@ -29,7 +29,8 @@ from helpers.training import quiet_trainer, small_task
 from torchgeo_sigmae import SceneDataModule, SIGMAETask
 from torchgeo_sigmae.datasets import SceneChips, find_scenes
 from torchgeo_sigmae.maps import open_raster, saliency_map, salient_regions
-from torchgeo_sigmae.transforms import PatchSaliency, spectral_indices, valid_pixels
+from torchgeo_sigmae.patches import valid_pixels
+from torchgeo_sigmae.transforms import PatchSaliency, spectral_indices
 
 pytestmark = [
     pytest.mark.usefixtures('narrow_models'), pytest.mark.timeout(900),

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from torchgeo_sigmae.masking import (
     SCHEDULES,
     Curriculum,
-    VisibilityRatio,
     channel_mask,
     column_mask,
     fixed_mask,
@@ -21,6 +20,7 @@ from torchgeo_sigmae.masking import (
     schedule,
 )
 from torchgeo_sigmae.masking.curriculum import MASKINGS
+from torchgeo_sigmae.metrics import VisibilityRatio
 
 
 @given(st.floats(0, 1), st.floats(-5, 5), st.floats(-5, 5), st.sampled_from(SCHEDULES))
@@ -65,38 +65,6 @@ def test_random_ignores_saliency() -> None:
     found = curriculum.mask(score, 1.0, torch.Generator().manual_seed(1))
     expected = random_mask(score, 0.75, torch.Generator().manual_seed(1))
     assert torch.equal(found.keep, expected.keep)
-
-
-def test_counting_does_not_disturb_the_masks() -> None:
-    score = torch.rand(4, 64)
-    torch.manual_seed(3)
-    expected = torch.rand(4)
-    torch.manual_seed(3)
-    metric = VisibilityRatio()
-    metric.update(score, torch.zeros(4, 6, dtype=torch.long), torch.ones(4, 64) > 0)
-    assert torch.equal(torch.rand(4), expected)
-
-
-def test_visibility_ignores_invalid_tokens() -> None:
-    score = torch.arange(20.0)[None]
-    valid = torch.ones(1, 20, dtype=torch.bool)
-    valid[0, 10:] = False
-    metric = VisibilityRatio()
-    metric.update(score, torch.tensor([[0, 15, 16, 9]]), valid)
-    assert metric.least == 1
-    assert metric.most == 1
-
-
-def test_what_processes_count_is_added_up() -> None:
-    score = torch.rand(8, 64)
-    keep = saliency_mask(score, 0.5, beta=4.0).keep
-    whole, *parts = (VisibilityRatio() for _ in range(3))
-    whole.update(score, keep)
-    for metric, half in zip(parts, (slice(5), slice(5, 8)), strict=True):
-        metric.update(score[half], keep[half])
-    parts[0].merge_state(parts[1])
-    assert parts[0].least == whole.least
-    assert parts[0].most == whole.most
 
 
 @pytest.mark.parametrize(
@@ -199,28 +167,3 @@ def test_without_guidance_all_else_stays() -> None:
     assert one.unguided(shape='linear').shape == 'linear'
     assert Curriculum('group', groups=2).unguided() == Curriculum('group', groups=2)
     assert Curriculum().unguided().masking == 'random'
-
-
-def visibility(*kept: int) -> VisibilityRatio:
-    """Of eleven tokens, whose ranks are exact tenths."""
-    metric = VisibilityRatio()
-    metric.update(torch.arange(11.0)[None], torch.tensor([kept]))
-    return metric
-
-
-def test_a_tenth_is_a_tenth() -> None:
-    metric = visibility(0, 1, 9, 10)
-    assert (metric.least, metric.most) == (1, 1)
-    metric.update(torch.arange(11.0)[None], torch.tensor([[0, 5]]))
-    assert metric.compute() == 2
-    # Half a token in place of none.
-    assert visibility(0, 5).compute() == 2
-    assert visibility(5, 10).compute() == 0.5
-    assert visibility(5, 6).compute() == 1
-
-
-def test_visibility_of_invalid_tokens_counts_neither_way() -> None:
-    metric = VisibilityRatio()
-    valid = torch.tensor([[False, True, True, True]])
-    metric.update(torch.tensor([[0.0, 1.0, 2.0, 3.0]]), torch.tensor([[0, 1]]), valid)
-    assert (metric.least, metric.most) == (1, 0)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from torchgeo_sigmae.masking import (
     TokenMask,
-    VisibilityRatio,
     channel_mask,
     column_mask,
     fixed_mask,
@@ -26,6 +25,7 @@ from torchgeo_sigmae.masking import (
 from torchgeo_sigmae.masking.noise import hashed_noise
 from torchgeo_sigmae.masking.spectral import in_columns, mask_channels, mask_groups
 from torchgeo_sigmae.masking.strategies import mask_highest
+from torchgeo_sigmae.metrics import VisibilityRatio
 
 STRATEGIES = {
     'random': random_mask,

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Evaluation of pretrained encoders and of reconstructions."""
+"""Evaluation of pretrained encoders."""
 
 from .features import Features, extract_features
 from .frozen import BandStatistics, FrozenEncoder
@@ -13,13 +13,11 @@ from .probes import (
     repeated_folds,
     score,
 )
-from .reconstruction import ReconstructionMetrics
 
 __all__ = (
     'BandStatistics',
     'Features',
     'FrozenEncoder',
-    'ReconstructionMetrics',
     'Score',
     'extract_features',
     'few_labels',

@@ -7,7 +7,6 @@ from .curriculum import (
     MASKINGS,
     SCHEDULES,
     Curriculum,
-    VisibilityRatio,
     schedule,
 )
 from .fixed import fixed_mask
@@ -28,7 +27,6 @@ __all__ = (
     'Curriculum',
     'SampleNoise',
     'TokenMask',
-    'VisibilityRatio',
     'channel_mask',
     'column_mask',
     'fixed_mask',

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Generator, Tensor
-from torchmetrics import Metric
 
 from .fixed import fixed_mask
 from .noise import SampleNoise
@@ -20,10 +18,9 @@ from .strategies import (
     check_mask_ratio,
     random_mask,
     saliency_mask,
-    saliency_ranks,
 )
 
-__all__ = ('MASKINGS', 'SCHEDULES', 'Curriculum', 'VisibilityRatio', 'schedule')
+__all__ = ('MASKINGS', 'SCHEDULES', 'Curriculum', 'schedule')
 
 #: Known masking strategies, each with what it is for; G is the number of tokens at
 #: every place.
@@ -219,46 +216,3 @@ class Curriculum:
         masking = {'saliency': 'random', 'saliency_spatial': 'spatial'}
         name = masking.get(self.masking, self.masking)
         return replace(self, masking=name, **changes)
-
-
-class VisibilityRatio(Metric):
-    """How many times likelier the least salient tenth is visible than the most salient.
-
-    1 under random masking; above 1 where salient patches are hidden more often.
-    """
-
-    full_state_update = False
-    is_differentiable = False
-
-    least: Tensor
-    most: Tensor
-
-    def __init__(self) -> None:
-        """Initialize a new VisibilityRatio instance."""
-        super().__init__()
-        self.add_state('least', torch.tensor(0.0), dist_reduce_fx='sum')
-        self.add_state('most', torch.tensor(0.0), dist_reduce_fx='sum')
-
-    def update(self, score: Tensor, keep: Tensor, valid: Tensor | None = None) -> None:
-        """Count the visible tokens in both tenths.
-
-        Args:
-            score: Saliency per token, ``(B, N)``.
-            keep: Indices of the visible tokens, ``(B, V)``.
-            valid: Tokens that hold data, boolean ``(B, N)``; None if all do.
-        """
-        # A generator of its own: counting must not disturb the masks that follow.
-        generator = torch.Generator(score.device).manual_seed(0)
-        rank = saliency_ranks(score, generator, valid).gather(-1, keep)
-        if valid is not None:
-            rank = torch.where(valid.gather(-1, keep), rank, 0.5)
-        self.least += (rank < 0.1).sum()
-        self.most += (rank > 0.9).sum()
-
-    def compute(self) -> Tensor:
-        """Compute the ratio.
-
-        Returns:
-            The ratio, with half a token in place of a count of zero.
-        """
-        return self.least.clamp(min=0.5) / self.most.clamp(min=0.5)

@@ -18,9 +18,9 @@ from torchvision.models._api import WeightsEnum
 
 from .._random import seed_from, seeded_generator
 from ..bands import SENTINEL2_TEN_BANDS, get_sensor, normalize_bands
-from ..evaluation import ReconstructionMetrics
-from ..masking import Curriculum, SampleNoise, VisibilityRatio, select_predicted
+from ..masking import Curriculum, SampleNoise, select_predicted
 from ..masking.strategies import check_predict_ratio
+from ..metrics import ReconstructionMetrics, VisibilityRatio
 from ..models import (
     gather_tokens,
     masked_mse,

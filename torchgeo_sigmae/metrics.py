@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""How well hidden pixels are reconstructed."""
+"""Metrics of pretraining: reconstruction error, and visibility of salient patches."""
 
 import warnings
 from collections.abc import Sequence
@@ -16,11 +16,12 @@ from torchmetrics.functional.image import (
 )
 from torchmetrics.image import PeakSignalNoiseRatio
 
-__all__ = ('ReconstructionMetrics',)
+from .patches import rank_patches
 
-#: Images of which structural similarity is measured at a time: it takes ten times the
-#: memory of its images.
-_FEW = 16
+__all__ = ('ReconstructionMetrics', 'VisibilityRatio')
+
+#: Images per call of structural similarity, which takes ten times their memory.
+_SSIM_BATCH = 16
 
 
 class ReconstructionMetrics(nn.Module):
@@ -33,12 +34,12 @@ class ReconstructionMetrics(nn.Module):
     * ``spectral_angle``: mean angle between predicted and true spectra, in degrees,
       over pixels whose whole spectrum was predicted;
     * ``rmse`` and ``rmse_<band>``: root mean squared error in reflectance;
-    * ``ssim``, if asked for: structural similarity for a reflectance range of 1, of the
-      image with its predictions filled in, where they are; bands alike.
+    * ``ssim``, with *structure*: structural similarity for a reflectance range of 1,
+      averaged over the predicted values of images with the predictions filled in.
 
-    Where the reconstruction had to borrow the hidden patch's own mean and standard
-    deviation (``norm_pix_loss``), the reflectance metrics are named ``oracle_...``:
-    they cannot be compared with honest ones.
+    With ``norm_pix_loss``, a reconstruction needs the mean and the standard deviation
+    of the hidden patch itself. The reflectance metrics are then named ``oracle_...``:
+    they cannot be compared with those of other runs.
     """
 
     def __init__(
@@ -54,8 +55,7 @@ class ReconstructionMetrics(nn.Module):
             bands: Names of the bands, for the names of the metrics.
             prefix: Put before every name.
             oracle: Whether the reconstructions use oracle statistics.
-            structure: Whether to measure structural similarity, for which images are
-                filtered once more.
+            structure: Whether to measure structural similarity, which is slow.
         """
         super().__init__()
         self.bands = tuple(bands)
@@ -99,11 +99,11 @@ class ReconstructionMetrics(nn.Module):
         """
         images = (prediction, target, predicted)
         if self.structure and predicted.any():
-            for found, truth, counted in zip(
-                *(x.split(_FEW) for x in images), strict=True
+            for image, truth, counted in zip(
+                *(x.split(_SSIM_BATCH) for x in images), strict=True
             ):
                 _, similarity = structural_similarity_index_measure(
-                    found.float(), truth.float(), data_range=1.0, return_full_image=True
+                    image.float(), truth.float(), data_range=1.0, return_full_image=True
                 )
                 self.similarity.update(similarity[counted].sum())
             self.compared.update(predicted.sum())
@@ -127,18 +127,18 @@ class ReconstructionMetrics(nn.Module):
             return
         self.psnr.update(prediction[predicted], target[predicted])
         for band, error in enumerate(self.error):
-            known = predicted[:, band]
-            if known.any():
-                cast(Metric, error).update(prediction[known, band], target[known, band])
+            rows = predicted[:, band]
+            if rows.any():
+                cast(Metric, error).update(prediction[rows, band], target[rows, band])
         # The angle of a zero spectrum is undefined.
-        some = (prediction.norm(dim=1) > 0) & (target.norm(dim=1) > 0)
-        some &= predicted.all(dim=1)
-        if len(self.bands) > 1 and some.any():
+        whole = (prediction.norm(dim=1) > 0) & (target.norm(dim=1) > 0)
+        whole &= predicted.all(dim=1)
+        if len(self.bands) > 1 and whole.any():
             # A list of spectra is an image one pixel wide.
-            found, truth = (x[some].T[None, :, :, None] for x in (prediction, target))
-            angle = spectral_angle_mapper(found, truth, reduction='sum')
+            image, truth = (x[whole].T[None, :, :, None] for x in (prediction, target))
+            angle = spectral_angle_mapper(image, truth, reduction='sum')
             self.angle.update(torch.rad2deg(angle))
-            self.spectra.update(some.sum())
+            self.spectra.update(whole.sum())
 
     def compute(self) -> dict[str, Tensor]:
         """Compute all metrics over what was added.
@@ -147,8 +147,8 @@ class ReconstructionMetrics(nn.Module):
             Scalars by name; empty if no valid pixel was added.
         """
         with warnings.catch_warnings():
-            # Every process computes every metric, also one whose share held no data:
-            # the others wait for its sums.
+            # Every process computes every metric, even without data of its own: the
+            # other processes wait for its sums.
             warnings.filterwarnings('ignore', message='The ``compute`` method')
             pixels, spectra = self.pixels.compute(), self.spectra.compute()
             compared, similarity = self.compared.compute(), self.similarity.compute()
@@ -170,8 +170,52 @@ class ReconstructionMetrics(nn.Module):
 
     def reset(self) -> None:
         """Forget what was added."""
-        # A state born in inference mode could not be updated by a later fit.
+        # A state made in inference mode could not be updated by a later fit.
         with torch.inference_mode(False):
             for metric in self.modules():
                 if isinstance(metric, Metric):
                     metric.reset()
+
+
+class VisibilityRatio(Metric):
+    """How many times more likely the least salient patches are visible.
+
+    Counts the visible tokens among the least and the most salient tenth of each image.
+    The ratio is 1 under random masking, and above 1 where salient patches are hidden
+    more often. Patches of equal saliency share a rank, so images without any contrast
+    do not count.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+
+    least: Tensor
+    most: Tensor
+
+    def __init__(self) -> None:
+        """Initialize a new VisibilityRatio instance."""
+        super().__init__()
+        self.add_state('least', torch.tensor(0.0), dist_reduce_fx='sum')
+        self.add_state('most', torch.tensor(0.0), dist_reduce_fx='sum')
+
+    def update(self, score: Tensor, keep: Tensor, valid: Tensor | None = None) -> None:
+        """Count the visible tokens in both tenths.
+
+        Args:
+            score: Saliency per token, ``(B, N)``.
+            keep: Indices of the visible tokens, ``(B, V)``.
+            valid: Tokens that hold data, boolean ``(B, N)``; None if all do.
+        """
+        rank = rank_patches(score, valid).gather(-1, keep)
+        if valid is not None:
+            rank = torch.where(valid.gather(-1, keep), rank, 0.5)
+        self.least += (rank < 0.1).sum()
+        self.most += (rank > 0.9).sum()
+
+    def compute(self) -> Tensor:
+        """Compute the ratio.
+
+        Returns:
+            The ratio, with half a token in place of a count of zero.
+        """
+        return self.least.clamp(min=0.5) / self.most.clamp(min=0.5)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchgeo_sigmae.evaluation import ReconstructionMetrics
+from torchgeo_sigmae.metrics import ReconstructionMetrics, VisibilityRatio
 
 BANDS = ('B03', 'B04', 'B08')
 
@@ -182,3 +182,63 @@ def test_no_angle_without_a_whole_spectrum() -> None:
     cosine = torch.cosine_similarity(found[7], truth[7], dim=0)
     expected = torch.rad2deg(torch.arccos(cosine))
     torch.testing.assert_close(metrics.compute()['val_spectral_angle'], expected)
+
+
+# ------------------------------------------------------------------------- visibility
+
+
+def visibility(*kept: int) -> VisibilityRatio:
+    """Eleven tokens, whose ranks are exact tenths."""
+    metric = VisibilityRatio()
+    metric.update(torch.arange(11.0)[None], torch.tensor([kept]))
+    return metric
+
+
+def test_a_tenth_is_a_tenth() -> None:
+    metric = visibility(0, 1, 9, 10)
+    assert (metric.least, metric.most) == (1, 1)
+    metric.update(torch.arange(11.0)[None], torch.tensor([[0, 5]]))
+    assert metric.compute() == 2
+    # Half a token in place of none.
+    assert visibility(0, 5).compute() == 2
+    assert visibility(5, 10).compute() == 0.5
+    assert visibility(5, 6).compute() == 1
+
+
+def test_images_without_contrast_do_not_count() -> None:
+    metric = VisibilityRatio()
+    metric.update(torch.zeros(4, 20), torch.arange(20).expand(4, -1))
+    assert (metric.least, metric.most) == (0, 0)
+
+
+def test_counting_leaves_the_global_generator_alone() -> None:
+    state = torch.get_rng_state()
+    metric = VisibilityRatio()
+    keep = torch.zeros(4, 6, dtype=torch.long)
+    metric.update(torch.zeros(4, 64), keep, torch.ones(4, 64) > 0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_visibility_ignores_invalid_tokens() -> None:
+    valid = torch.ones(1, 20, dtype=torch.bool)
+    valid[0, 10:] = False
+    metric = VisibilityRatio()
+    metric.update(torch.arange(20.0)[None], torch.tensor([[0, 15, 16, 9]]), valid)
+    assert metric.least == 1
+    assert metric.most == 1
+    metric = VisibilityRatio()
+    valid = torch.tensor([[False, True, True, True]])
+    metric.update(torch.tensor([[0.0, 1.0, 2.0, 3.0]]), torch.tensor([[0, 1]]), valid)
+    assert (metric.least, metric.most) == (1, 0)
+
+
+def test_counts_of_processes_are_added_up() -> None:
+    score = torch.rand(8, 64)
+    keep = torch.rand(8, 64).argsort(dim=1)[:, :32]
+    whole, *parts = (VisibilityRatio() for _ in range(3))
+    whole.update(score, keep)
+    for metric, half in zip(parts, (slice(5), slice(5, 8)), strict=True):
+        metric.update(score[half], keep[half])
+    parts[0].merge_state(parts[1])
+    assert parts[0].least == whole.least
+    assert parts[0].most == whole.most
