@@ -26,7 +26,7 @@ from torch import Tensor
 from torchgeo_sigmae import SIGMAETask
 from torchgeo_sigmae.masking import select_predicted
 from torchgeo_sigmae.models import gather_tokens, masked_mse
-from torchgeo_sigmae.tasks.optim import build_optimizer
+from torchgeo_sigmae.optim import build_optimizer
 from torchgeo_sigmae.tasks.reconstruction import make_tokens
 
 from .measure import (

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from torchgeo_sigmae import SIGMAETask
 from torchgeo_sigmae.masking import random_mask
 from torchgeo_sigmae.models import gather_tokens, normalize_patches
-from torchgeo_sigmae.tasks.optim import build_optimizer
+from torchgeo_sigmae.optim import build_optimizer
 
 from .measure import inside, now
 

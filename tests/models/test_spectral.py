@@ -38,7 +38,7 @@ from torchgeo_sigmae.models import (
     save_encoder,
 )
 from torchgeo_sigmae.models.positions import sincos_1d
-from torchgeo_sigmae.tasks.optim import build_optimizer
+from torchgeo_sigmae.optim import build_optimizer
 
 pytestmark = pytest.mark.usefixtures('narrow_models')
 

@@ -15,9 +15,7 @@ from torch import nn
 
 from .._methods import replace_method, restore_method
 from ..models import MaskedAutoencoder
-from ..tasks.agreement import check_bands, match_normalization, read_known
-from ..tasks.datamodules import attached_datamodule
-from ..tasks.optim import (
+from ..optim import (
     UNDECAYED,
     adamw,
     scaled_lr,
@@ -25,6 +23,8 @@ from ..tasks.optim import (
     warmup_cosine,
     warmup_steps,
 )
+from ..tasks.agreement import check_bands, match_normalization, read_known
+from ..tasks.datamodules import attached_datamodule
 from .finite import add_guard
 
 __all__ = ('FineTuning', 'parameter_groups', 'set_drop_path')

@@ -28,16 +28,16 @@ from ..models.checkpoint import (
     save_encoder,
     to_checkpoint_keys,
 )
-from ..transforms import bitemporal
-from .batch import mark_valid_pixels
-from .datamodules import attached_datamodule, normalizes
-from .optim import (
+from ..optim import (
     build_optimizer,
     scaled_lr,
     total_steps,
     warmup_cosine,
     warmup_steps,
 )
+from ..transforms import bitemporal
+from .batch import mark_valid_pixels
+from .datamodules import attached_datamodule, normalizes
 from .statistics import BatchStatistics, resolve_statistics
 
 __all__ = ('PretrainingTask',)

@@ -14,9 +14,8 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from helpers.training import quiet_trainer, small_task
 from torchgeo_sigmae import SyntheticSentinel2DataModule
 from torchgeo_sigmae.models import MaskedAutoencoder, build_encoder
-from torchgeo_sigmae.tasks.optim import (
+from torchgeo_sigmae.optim import (
     build_optimizer,
-    effective_batch_size,
     scaled_lr,
     total_steps,
     warmup_cosine,
@@ -97,11 +96,13 @@ def test_too_long_a_warm_up_is_capped_with_a_warning() -> None:
 
 def test_steps_and_effective_batch() -> None:
     assert total_steps(trainer()) == 100
-    assert effective_batch_size(trainer()) == 4
-    assert effective_batch_size(trainer(accumulate_grad_batches=3, world_size=2)) == 24
+    # A base_lr of 256 gives the effective batch size.
+    assert scaled_lr(trainer(), None, 256) == 4
+    many = trainer(accumulate_grad_batches=3, world_size=2)
+    assert scaled_lr(many, None, 256) == 24
     sampler = BatchSampler(SequentialSampler(range(10)), 5, drop_last=True)
     loader = DataLoader(list(range(10)), batch_sampler=sampler)
-    assert effective_batch_size(trainer(train_dataloader=loader)) == 5
+    assert scaled_lr(trainer(train_dataloader=loader), None, 256) == 5
 
 
 def test_learning_rate_and_warm_up() -> None:
@@ -126,16 +127,16 @@ def test_data_are_loaded_where_only_max_steps_is_given() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match='max_steps: the training data do not tell'):
+    with pytest.raises(ValueError, match='max_steps: the training loader has no len'):
         total_steps(trainer(estimated_stepping_batches=-1))
-    with pytest.raises(ValueError, match='warmup_epochs: 2, but the training data do'):
+    with pytest.raises(ValueError, match='warmup_epochs: 2, but the training loader'):
         warmup_steps(trainer(num_training_batches=float('inf')), 100, 2)
-    with pytest.raises(ValueError, match='max_epochs: -1 with no max_steps'):
+    with pytest.raises(ValueError, match='max_epochs: -1 without max_steps'):
         total_steps(trainer(estimated_stepping_batches=float('inf')))
     with pytest.raises(ValueError, match=r'batch_size: 4 is larger .* \(10 samples\)'):
         total_steps(trainer(estimated_stepping_batches=0))
-    with pytest.raises(ValueError, match='lr: the training loader does not tell'):
-        effective_batch_size(trainer(train_dataloader=iter([])))
+    with pytest.raises(ValueError, match='lr: the training loader has no batch_size'):
+        scaled_lr(trainer(train_dataloader=iter([])), None, 1e-3)
     assert total_steps(trainer(estimated_stepping_batches=0, limit_train_batches=0))
 
 

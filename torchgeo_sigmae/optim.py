@@ -1,34 +1,33 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Optimisation as the field does it for masked autoencoders."""
+"""AdamW with linear warm-up and cosine decay, as is usual for masked autoencoders."""
 
 import math
 import warnings
 from collections.abc import Iterable
 from typing import Any
 
-import torch
+from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Trainer
 from timm.optim import param_groups_weight_decay
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 __all__ = (
     'adamw',
     'build_optimizer',
-    'effective_batch_size',
     'scaled_lr',
     'total_steps',
     'warmup_cosine',
     'warmup_steps',
 )
 
-#: Share of the steps spent warming up where nothing else is asked for.
+#: Default share of the run that is spent warming up.
 DEFAULT_WARMUP = 0.05
 
-#: Positions and tokens: they do not decay, though they have more than one dimension.
+#: Positions and tokens: not decayed, although they have more than one dimension.
 UNDECAYED = (
     'pos_embed',
     'spectral_embed',
@@ -40,7 +39,7 @@ UNDECAYED = (
 
 
 def total_steps(trainer: Trainer) -> int:
-    """Count the optimiser steps of a run.
+    """Count the optimizer steps of a run.
 
     Args:
         trainer: The trainer, with its data attached.
@@ -49,72 +48,61 @@ def total_steps(trainer: Trainer) -> int:
         The number of steps, at least 1.
 
     Raises:
-        ValueError: If the run has no end or none that is known, or its training loader
-            gives no batch because the dataset is smaller than the batch.
+        ValueError: If the run has no end, the training loader has no length, or the
+            training dataset is smaller than one batch.
     """
     steps = trainer.estimated_stepping_batches
     if math.isinf(steps):
         raise ValueError(
-            'max_epochs: -1 with no max_steps never ends, so neither the learning rate '
-            'nor the curriculum has a course. Pass max_epochs= or max_steps=.'
+            'max_epochs: -1 without max_steps never ends, so the learning-rate and '
+            'masking schedules cannot be computed. Pass max_epochs= or max_steps=.'
         )
     if steps < 0:
         raise ValueError(
-            'max_steps: the training data do not tell how long an epoch is, so neither '
-            'the learning rate nor the curriculum has a course. Pass max_steps=.'
+            'max_steps: the training loader has no length, so the learning-rate and '
+            'masking schedules cannot be computed. Pass max_steps=.'
         )
     loader = trainer.train_dataloader
     if steps == 0 and loader is not None and trainer.limit_train_batches != 0:
-        size = _length(getattr(loader, 'dataset', None))
+        size = sized_len(getattr(loader, 'dataset', None))
         raise ValueError(
             f'batch_size: {_batch_size(loader)} is larger than the training dataset '
-            f'({size} samples), whose loader drops the incomplete batch: there is '
-            'nothing to train on. Pass a smaller batch_size.'
+            f'({"?" if size is None else size} samples), and the loader drops the '
+            'incomplete batch, so no batch is left. Pass a smaller batch_size.'
         )
     return max(int(steps), 1)
 
 
-def effective_batch_size(trainer: Trainer) -> int:
-    """Count the samples behind one optimiser step, over accumulation and all devices.
-
-    Args:
-        trainer: The trainer, with its data attached.
-
-    Returns:
-        Batch size x accumulated batches x processes.
-
-    Raises:
-        ValueError: If the loader does not tell its batch size.
-    """
-    _load_data(trainer)
-    size = _batch_size(trainer.train_dataloader)
-    if size is None:
-        raise ValueError(
-            'lr: the training loader does not tell its batch size, so base_lr cannot '
-            'be scaled by it. Pass lr= itself.'
-        )
-    return size * trainer.accumulate_grad_batches * trainer.world_size
-
-
 def scaled_lr(trainer: Trainer, lr: float | None, base_lr: float) -> float:
-    """The learning rate: as given, or in proportion to the batch.
+    """Scale the learning rate linearly with the batch.
 
     Args:
         trainer: The trainer, with its data attached.
-        lr: The learning rate itself; None for *base_lr* x effective batch / 256.
-        base_lr: Learning rate of 256 samples per step.
+        lr: The learning rate itself; None for *base_lr* x effective batch size / 256.
+            The effective batch size is that of all processes and accumulated batches.
+        base_lr: Learning rate for 256 samples per step.
 
     Returns:
         The learning rate.
 
     Raises:
-        ValueError: If *lr* is None and the loader does not tell its batch size.
+        ValueError: If *lr* is None and the training loader has no batch size.
     """
-    return base_lr * effective_batch_size(trainer) / 256 if lr is None else lr
+    if lr is not None:
+        return lr
+    _load_data(trainer)
+    size = _batch_size(trainer.train_dataloader)
+    if size is None:
+        raise ValueError(
+            'lr: the training loader has no batch_size, so base_lr cannot be scaled by '
+            'it. Pass lr=.'
+        )
+    size *= trainer.accumulate_grad_batches * trainer.world_size
+    return base_lr * size / 256
 
 
 def warmup_steps(trainer: Trainer, steps: int, warmup_epochs: float | None) -> int:
-    """Count the optimiser steps of the warm-up.
+    """Count the optimizer steps of the warm-up.
 
     Args:
         trainer: The trainer, with its data attached.
@@ -125,7 +113,7 @@ def warmup_steps(trainer: Trainer, steps: int, warmup_epochs: float | None) -> i
         The number of steps.
 
     Raises:
-        ValueError: If *warmup_epochs* is given and the data do not tell their length.
+        ValueError: If *warmup_epochs* is given and the training loader has no length.
     """
     if warmup_epochs is None:
         return round(DEFAULT_WARMUP * steps)
@@ -133,9 +121,8 @@ def warmup_steps(trainer: Trainer, steps: int, warmup_epochs: float | None) -> i
     batches = trainer.num_training_batches
     if math.isinf(batches):
         raise ValueError(
-            f'warmup_epochs: {warmup_epochs}, but the training data do not tell how '
-            f'long an epoch is. Pass warmup_epochs=None for {DEFAULT_WARMUP:.0%} of '
-            'the run.'
+            f'warmup_epochs: {warmup_epochs}, but the training loader has no length. '
+            f'Pass warmup_epochs=None for {DEFAULT_WARMUP:.0%} of the run.'
         )
     return round(warmup_epochs * batches / trainer.accumulate_grad_batches)
 
@@ -146,16 +133,16 @@ def build_optimizer(
     weight_decay: float,
     trainer: Trainer | None = None,
 ) -> AdamW:
-    """AdamW (0.9, 0.95) without decay on biases, norms, positions and tokens.
+    """AdamW (0.9, 0.95) without decay of biases, norms, positions and tokens.
 
     Args:
-        modules: What to train.
+        modules: Modules to train.
         lr: Learning rate.
         weight_decay: Weight decay of matrices and kernels.
-        trainer: The trainer, which decides whether the fused kernel can be used.
+        trainer: See :func:`adamw`.
 
     Returns:
-        The optimiser.
+        The optimizer.
     """
     groups: list[dict[str, Any]] = []
     for module in modules:
@@ -171,35 +158,34 @@ def adamw(
     betas: tuple[float, float],
     trainer: Trainer | None = None,
 ) -> AdamW:
-    """AdamW with the fused kernel wherever it can be used.
+    """AdamW, with the fused kernel where possible.
 
     Args:
         groups: Parameter groups.
-        lr: Learning rate of the groups that have none of their own.
+        lr: Learning rate of the groups without one of their own.
         betas: Decay of the running means of the gradient and of its square.
-        trainer: The trainer, which decides whether the fused kernel can be used.
+        trainer: The trainer; None for the fused kernel in any case.
 
     Returns:
-        The optimiser.
+        The optimizer.
     """
-    fused = trainer is None or not _clips_in_mixed_precision(trainer)
-    for group in groups:
-        fused &= all(p.device.type in {'cpu', 'cuda'} for p in group['params'])
+    fused = all(p.device.type in {'cpu', 'cuda'} for g in groups for p in g['params'])
+    if trainer is not None and trainer.gradient_clip_val:
+        # Lightning refuses to clip gradients of fused optimizers in mixed precision.
+        fused &= 'mixed' not in str(trainer.precision)
     return AdamW(groups, lr=lr, betas=betas, fused=fused)
 
 
-def warmup_cosine(
-    optimizer: torch.optim.Optimizer, steps: int, warmup_steps: int
-) -> LambdaLR:
+def warmup_cosine(optimizer: Optimizer, steps: int, warmup_steps: int) -> LambdaLR:
     """Linear warm-up, then a half cosine to 0, per step.
 
     Args:
-        optimizer: The optimiser.
+        optimizer: The optimizer.
         steps: Steps of the whole run.
         warmup_steps: Steps of the warm-up; capped at half the run, with a warning.
 
     Returns:
-        The scheduler, to be stepped after every optimiser step.
+        The scheduler, to be stepped after every optimizer step.
     """
     if warmup_steps > steps / 2:
         capped = steps // 2
@@ -221,27 +207,14 @@ def warmup_cosine(
 
 
 def _load_data(trainer: Trainer) -> None:
-    """Lightning loads them late where max_steps alone tells the length of the run."""
+    """Load the data, which Lightning does late if max_steps is given."""
     if trainer.train_dataloader is None:
         trainer.fit_loop.setup_data()
 
 
-def _clips_in_mixed_precision(trainer: Trainer) -> bool:
-    """Lightning refuses gradient clipping of fused optimisers in mixed precision."""
-    return bool(trainer.gradient_clip_val) and 'mixed' in str(trainer.precision)
-
-
 def _batch_size(loader: Any) -> int | None:
-    """The batch size of a loader, if it tells."""
+    """Batch size of a loader; None if it has none."""
     size = getattr(loader, 'batch_size', None)
     if size is None:
         size = getattr(getattr(loader, 'batch_sampler', None), 'batch_size', None)
     return size
-
-
-def _length(dataset: Any) -> int | str:
-    """The length of a dataset, if it has one."""
-    try:
-        return len(dataset)
-    except TypeError:
-        return 'an unknown number of'
