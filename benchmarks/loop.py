@@ -42,7 +42,7 @@ from torchgeo.datamodules import (
 )
 
 from torchgeo_sigmae import PatchSaliency, SceneDataModule, SIGMAETask
-from torchgeo_sigmae.masking import Curriculum
+from torchgeo_sigmae.masking import MaskSchedule
 from torchgeo_sigmae.models import MaskedAutoencoder
 from torchgeo_sigmae.tasks import sigmae
 from torchgeo_sigmae.tasks.batch import default_transform
@@ -167,7 +167,7 @@ def run(
         for owner, name in (
             (sigmae, 'augment'),
             (PatchSaliency, 'saliency'),
-            (Curriculum, 'mask'),
+            (MaskSchedule, 'mask'),
             (MaskedAutoencoder, 'forward'),
         ):
             function = timed(name, getattr(owner, name))

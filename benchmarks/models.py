@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from torchgeo_sigmae import SIGMAETask
-from torchgeo_sigmae.masking import select_predicted
+from torchgeo_sigmae.masking import sample_noise, select_targets
 from torchgeo_sigmae.models import gather_tokens, masked_mse
 from torchgeo_sigmae.optim import build_optimizer
 from torchgeo_sigmae.tasks.reconstruction import make_tokens
@@ -106,9 +106,12 @@ class Step:
                 self.images, self.valid, task.statistics, task.patch_saliency,
                 task.model.layout,
             )  # fmt: skip
-            # At the end of training, where the curriculum is at its strongest.
-            mask = task.curriculum.mask(tokens.saliency, 1.0, valid=tokens.valid)
-            predicted, counts = select_predicted(mask.masked, tokens.valid)
+            # At the end of training, where the guidance is at its strongest.
+            index = torch.arange(len(tokens.image), device=tokens.image.device)
+            noise = sample_noise(0, index, tokens.valid.shape[1])
+            mask = task.mask_schedule.mask(tokens.saliency, noise, 1.0, tokens.valid)
+            noise = sample_noise(1, index, mask.masked.shape[1])
+            predicted, counts = select_targets(mask.masked, noise, 1, tokens.valid)
             masked = now(device)
             prediction = task.model(tokens.image, mask.keep, predicted, tokens.patches)
             target = task.target.encode(tokens, predicted)

@@ -34,6 +34,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ from torchgeo_sigmae.evaluation import (
     repeated_folds,
     score,
 )
-from torchgeo_sigmae.masking import Curriculum
+from torchgeo_sigmae.masking import MaskSchedule, sample_noise
 from torchgeo_sigmae.metrics import VisibilityRatio
 from torchgeo_sigmae.tasks.batch import default_transform
 
@@ -170,11 +171,12 @@ def beta_for(favor: float | None, mask_ratio: float) -> float:
         return 1e6
     generator = torch.Generator().manual_seed(0)
     saliency = torch.rand(4096, TOKENS, generator=generator)
+    noise = sample_noise(0, torch.arange(4096), TOKENS)
     low, high = 0.0, 20.0
     for _ in range(20):
         beta = (low + high) / 2
-        curriculum = Curriculum('saliency', mask_ratio, (beta, beta))
-        mask = curriculum.mask(saliency, 1.0, generator)
+        schedule = MaskSchedule('saliency', mask_ratio, (beta, beta))
+        mask = schedule.mask(saliency, noise, 1.0)
         ratio = VisibilityRatio()
         ratio.update(saliency, mask.keep)
         low, high = (beta, high) if ratio.compute() < favor else (low, beta)
@@ -287,7 +289,7 @@ def run(
     begin = time.process_time()
     trainer.fit(task, data)
     trained = time.process_time() - begin
-    task.curriculum = task.curriculum.unguided(mask_ratio=0.75)
+    task.mask_schedule = replace(task.mask_schedule, ratio=0.75)
     losses = quiet_trainer(arguments, 'pool').validate(task, data, verbose=False)[0]
     with tempfile.TemporaryDirectory() as folder:
         task.export(f'{folder}/encoder.pth')

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from torchgeo_sigmae import SIGMAETask
-from torchgeo_sigmae.masking import random_mask
+from torchgeo_sigmae.masking import random_mask, sample_noise
 from torchgeo_sigmae.models import gather_tokens, normalize_patches
 from torchgeo_sigmae.optim import build_optimizer
 
@@ -287,7 +287,8 @@ class Modules:
             The scalar loss.
         """
         patches = self.model.layout.patchify(self.images)
-        mask = random_mask(patches[..., 0], 0.9)
+        index = torch.arange(len(patches), device=patches.device)
+        mask = random_mask(sample_noise(0, index, patches.shape[1]), 0.9)
         prediction = self.model(self.images, mask.keep, mask.masked, patches)
         target, _, _ = normalize_patches(gather_tokens(patches, mask.masked))
         return F.mse_loss(prediction, target)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from torchgeo_sigmae import SIGMAE_Weights, SIGMAETask
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as BANDS
-from torchgeo_sigmae.masking import Curriculum
+from torchgeo_sigmae.masking import MaskSchedule, sample_noise
 from torchgeo_sigmae.plotting import plot_indices, plot_saliency, rgb_channels
 from torchgeo_sigmae.plotting.canvas import colours, stretch
 from torchgeo_sigmae.transforms import (
@@ -62,10 +62,10 @@ def hide(picture: np.ndarray, hidden: Tensor) -> np.ndarray:
     return np.where(pixels[..., None], 0.75, picture)
 
 
-def draw(curriculum: Curriculum, saliency: Tensor, progress: float) -> Tensor:
+def draw(schedule: MaskSchedule, saliency: Tensor, progress: float) -> Tensor:
     """Hidden tokens, boolean ``(B, G * N)``."""
-    generator = torch.Generator().manual_seed(0)
-    masked = curriculum.mask(saliency, progress, generator).masked
+    noise = sample_noise(0, torch.arange(len(saliency)), saliency.shape[1])
+    masked = schedule.mask(saliency, noise, progress).masked
     return torch.zeros_like(saliency, dtype=torch.bool).scatter(1, masked, True)
 
 
@@ -82,17 +82,17 @@ def panels(rows: int, columns: int, side: float = 2.2) -> tuple[Figure, Any]:
 def curriculum_figure(image: Tensor, saliency: Tensor) -> Figure:
     """A mask at the start and at the end, and how often a patch is visible."""
     natural, score = natural_colors(image), saliency.flatten()[None]
-    curriculum = Curriculum(mask_ratio=0.75, beta=(0.0, 2.0))
+    schedule = MaskSchedule(ratio=0.75, strength=(0.0, 2.0))
     figure, axes = panels(1, 5)
     axes[0, 0].imshow(natural)
     axes[0, 0].set_title('image')
     axes[0, 1].imshow(saliency, vmin=0, vmax=1)
     axes[0, 1].set_title('saliency')
     for axis, progress in zip(axes[0, 2:4], (0.0, 1.0), strict=True):
-        hidden = draw(curriculum, score, progress)[0].view(saliency.shape)
+        hidden = draw(schedule, score, progress)[0].view(saliency.shape)
         axis.imshow(hide(natural, hidden))
         axis.set_title(f'a mask, progress {progress:g}')
-    often = ~draw(curriculum, score.expand(20_000, -1), 1.0)
+    often = ~draw(schedule, score.expand(20_000, -1), 1.0)
     shares = often.float().mean(0).view(saliency.shape)
     shown = axes[0, 4].imshow(shares, vmin=0, cmap='magma')
     axes[0, 4].set_title('visible how often, progress 1', fontsize=9)
@@ -107,8 +107,8 @@ def visibility_figure(saliency: Tensor) -> Figure:
     figure = Figure(figsize=(5.5, 3.2), layout='constrained')
     axis = figure.subplots()
     for beta in (0.0, 1.0, 2.0, 4.0):
-        curriculum = Curriculum(mask_ratio=0.75, beta=(beta, beta))
-        visible = ~draw(curriculum, score, 1.0)
+        schedule = MaskSchedule(ratio=0.75, strength=(beta, beta))
+        visible = ~draw(schedule, score, 1.0)
         shares = visible.float().mean(0)[order]
         tenths = [float(part.mean()) for part in shares.tensor_split(10)]
         axis.plot(range(1, 11), tenths, marker='o', label=f'strength {beta:g}')
@@ -133,7 +133,7 @@ def cubes_figure(image: Tensor, saliency: Tensor) -> Figure:
     figure, axes = panels(len(rows), 5, 1.5)
     for row, (title, masking, groups) in zip(axes, rows, strict=True):
         score = saliency.flatten().repeat(groups)[None]
-        hidden = draw(Curriculum(masking, 0.75, groups=groups), score, 0.0)
+        hidden = draw(MaskSchedule(masking, 0.75, groups=groups), score, 0.0)
         grids = hidden.view(groups, *saliency.shape).expand(5, -1, -1)
         row[0].set_ylabel(title)
         for axis, grid, pair in zip(row, grids, image.split(2), strict=True):

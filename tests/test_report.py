@@ -79,7 +79,7 @@ def test_the_command(
 
 def test_what_is_hidden_is_what_is_measured(tmp_path: Path) -> None:
     task = small_task(normalize=True, masking='saliency')
-    before = task.curriculum
+    before = task.mask_schedule
     chips = SyntheticSentinel2(tmp_path, 'val')
     loader = DataLoader(
         [{'image': chips[i]['image'][:, :32, :32]} for i in range(8)], 4
@@ -95,12 +95,12 @@ def test_what_is_hidden_is_what_is_measured(tmp_path: Path) -> None:
     found = reconstruction_report(task, loader, (0.25, 0.5, 0.75))
     # Of sixteen patches.
     assert seen == [12, 12, 8, 8, 4, 4]
-    assert task.curriculum is before
+    assert task.mask_schedule is before
     # Other masks, other pixels.
     assert len({values['baseline_loss'] for values in found.values()}) == 3
     with pytest.raises(ValueError, match=r'mask_ratio: 1.5'):
         reconstruction_report(task, loader, (1.5,))
-    assert task.curriculum is before
+    assert task.mask_schedule is before
 
 
 def test_on_real_scenes(real_data: Callable[[str], Path], tmp_path: Path) -> None:

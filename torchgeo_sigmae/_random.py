@@ -9,9 +9,8 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Generator
 
-__all__ = ('seed_from', 'seeded', 'seeded_generator')
+__all__ = ('seed_from', 'seeded')
 
 
 def seed_from(*key: int) -> int:
@@ -25,19 +24,6 @@ def seed_from(*key: int) -> int:
     """
     state = np.random.SeedSequence(key).generate_state(1, np.uint64)
     return int(state[0]) >> 1
-
-
-def seeded_generator(device: torch.device, *key: int) -> Generator:
-    """Make a generator that depends on *key* alone.
-
-    Args:
-        device: Where it generates.
-        *key: See :func:`seed_from`.
-
-    Returns:
-        The generator.
-    """
-    return torch.Generator(device).manual_seed(seed_from(*key))
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from torchgeo.datamodules import NonGeoDataModule
 from ._compat import TORCHGEO_VERSION
 from ._files import write_figure
 from .datasets import SceneDataModule, SyntheticSentinel2DataModule
+from .masking import sample_noise
 from .patches import valid_patches
 from .plotting import plot_indices, plot_log, plot_mask, plot_saliency
 from .tasks import SIGMAETask
@@ -139,12 +140,12 @@ def _draw(task: SIGMAETask, datamodule: NonGeoDataModule, output: Path) -> Path:
     indices = spectral_indices(chip, task.bands)
     richness, heterogeneity = patch_statistics(indices, size, valid)
     patches = valid_patches(valid, size)
-    generator = torch.Generator().manual_seed(0)
+    noise = sample_noise(0, torch.tensor([0]), saliency.numel())
     masks = {}
     for title, progress in (('Start: at random', 0.0), ('End: salient first', 1.0)):
         hidden = torch.zeros(saliency.numel(), dtype=torch.bool)
-        token_mask = task.curriculum.mask(
-            saliency.reshape(1, -1), progress, generator, patches.reshape(1, -1)
+        token_mask = task.mask_schedule.mask(
+            saliency.reshape(1, -1), noise, progress, patches.reshape(1, -1)
         )
         hidden[token_mask.masked[0]] = True
         masks[title] = hidden.view_as(saliency)

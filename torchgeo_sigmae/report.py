@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from ._files import require_writable, write_figure, write_text
 from .datasets import SceneChips, find_scenes
+from .masking.masks import check_mask_ratio
 from .plotting import plot_mask_ratios
 from .tasks import SIGMAETask
 
@@ -82,14 +84,14 @@ def reconstruction_report(
 
 @contextmanager
 def _masked(task: SIGMAETask, ratio: float) -> Iterator[None]:
-    """Mask another share, nothing more often for its saliency, and measure all."""
-    before = task.curriculum
-    task.curriculum = before.unguided(mask_ratio=ratio)
+    """Mask another share, without guidance, and measure all."""
+    before = task.mask_schedule
+    task.mask_schedule = replace(before, ratio=ratio, strength=(0.0, 0.0))
     task.val_metrics.structure = True
     try:
         yield
     finally:
-        task.curriculum = before
+        task.mask_schedule = before
         task.val_metrics.structure = False
 
 
@@ -137,7 +139,7 @@ def run_report(arguments: argparse.Namespace) -> str:
         scenes, bands, size, random=False, length=arguments.chips, sensor=task.sensor
     )
     for ratio in arguments.mask_ratios:
-        task.curriculum.unguided(mask_ratio=ratio)
+        check_mask_ratio(ratio)
     output: Path = arguments.output
     require_writable(output / 'report.md')
     with _quiet():

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Noise of samples: uniform, independent, and nobody else's business."""
+"""Noise of samples: uniform, independent, and a function of its arguments alone."""
 
 import pytest
 import torch
@@ -9,25 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2, kstest
 
-from torchgeo_sigmae.masking import SampleNoise, saliency_mask
-from torchgeo_sigmae.masking.noise import (
-    _splitmix64,
-    gumbel_noise,
-    hashed_noise,
-    uniform_noise,
-)
-
-
-def draw(
-    key: int, index: torch.Tensor, count: int = 64, turns: int = 1
-) -> torch.Tensor:
-    noise = SampleNoise(key, index)
-    like = torch.zeros(len(index), count)
-    return torch.stack([uniform_noise(like, noise) for _ in range(turns)])
+from torchgeo_sigmae.masking import saliency_mask, sample_noise
+from torchgeo_sigmae.masking.noise import _splitmix64, gumbel
 
 
 def test_uniform() -> None:
-    values = draw(7, torch.arange(2000), 100, 2)
+    values = sample_noise(7, torch.arange(2000), 200)
     assert values.dtype == torch.float32
     assert kstest(values.flatten().double().numpy(), 'uniform').pvalue > 1e-3
     # Every bit that float32 can tell apart is as often 0 as 1.
@@ -38,32 +25,37 @@ def test_uniform() -> None:
 
 def test_ends_are_never_met() -> None:
     """Their logarithms are infinite."""
-    values = draw(0, torch.arange(50_000), 200)
+    values = sample_noise(0, torch.arange(50_000), 200)
     assert values.min() > 0
     assert values.max() < 1
-    assert (
-        gumbel_noise(torch.zeros(9, 9), SampleNoise(1, torch.arange(9)))
-        .isfinite()
-        .all()
-    )
+    ends = torch.tensor([0.5, 2**23 - 0.5]) / 2**23
+    assert gumbel(ends).isfinite().all()
 
 
 def test_gumbel() -> None:
-    found = gumbel_noise(torch.zeros(1000, 100), SampleNoise(3, torch.arange(1000)))
+    noise = sample_noise(3, torch.arange(1000), 100)
+    found = gumbel(noise)
     assert kstest(found.flatten().double().numpy(), 'gumbel_r').pvalue > 1e-3
+    expected = -(-noise.double().log()).log()
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('what', ['samples', 'keys', 'draws', 'tokens'])
-def test_neighbours_are_independent(what: str) -> None:
-    match what:
+def test_gumbel_noise_is_in_the_order_of_uniform_noise() -> None:
+    """All values there are: without guidance, masks are those of uniform noise."""
+    every = (torch.arange(2**23) + 0.5) / 2**23
+    assert (gumbel(every).diff() > 0).all()
+
+
+@pytest.mark.parametrize('neighbors', ['samples', 'keys', 'tokens'])
+def test_neighbors_are_independent(neighbors: str) -> None:
+    index = torch.arange(1500)
+    match neighbors:
         case 'samples':
-            one, other = draw(5, torch.arange(3000)).squeeze(0).split(1500)
+            one, other = sample_noise(5, torch.arange(3000), 64).split(1500)
         case 'keys':
-            one, other = (draw(key, torch.arange(1500))[0] for key in (5, 6))
-        case 'draws':
-            one, other = draw(5, torch.arange(1500), turns=2)
+            one, other = (sample_noise(key, index, 64) for key in (5, 6))
         case 'tokens':
-            one, other = draw(5, torch.arange(1500), 128)[0].split(64, dim=1)
+            one, other = sample_noise(5, index, 128).split(64, dim=1)
     table = torch.histogramdd(
         torch.stack([one.flatten(), other.flatten()], 1), [8, 8], [0.0, 1.0, 0.0, 1.0]
     ).hist
@@ -88,9 +80,9 @@ def test_a_sample_is_masked_alike_in_any_batch(
     }
 
     def masks(of: list[int]) -> dict[int, list[int]]:
-        noise = SampleNoise(key, torch.tensor(of))
+        noise = sample_noise(key, torch.tensor(of), tokens)
         score = torch.stack([scores[i] for i in of])
-        keep = saliency_mask(score, 0.5, noise, beta=2.0).keep
+        keep = saliency_mask(score, noise, 0.5, 2.0).keep
         return dict(zip(of, keep.tolist(), strict=True))
 
     together = masks(index)
@@ -100,18 +92,26 @@ def test_a_sample_is_masked_alike_in_any_batch(
     assert masks(index[:1]) == {index[0]: together[index[0]]}
 
 
-def test_draws_go_on_and_start_again() -> None:
-    first, second = draw(1, torch.arange(3), turns=2)
-    assert not (first == second).any()
-    assert torch.equal(draw(1, torch.arange(3))[0], first)
-    rows = draw(1, torch.tensor([4, 4]))[0]
+def test_equal_arguments_give_equal_noise() -> None:
+    first = sample_noise(1, torch.arange(3), 64)
+    assert torch.equal(sample_noise(1, torch.arange(3), 64), first)
+    assert not (sample_noise(2, torch.arange(3), 64) == first).any()
+    rows = sample_noise(1, torch.tensor([4, 4]), 64)
     assert torch.equal(rows[0], rows[1])
+    # More numbers begin with the same.
+    assert torch.equal(sample_noise(1, torch.arange(3), 99)[:, :64], first)
 
 
 def test_gradients_and_the_global_generator_are_left_alone() -> None:
     before = torch.get_rng_state()
-    assert not draw(1, torch.arange(3)).requires_grad
+    assert not sample_noise(1, torch.arange(3), 64).requires_grad
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_noise_is_made_where_the_indices_are() -> None:
+    noise = sample_noise(1, torch.arange(3, device='meta'), 5)
+    assert noise.device.type == 'meta'
+    assert noise.shape == (3, 5)
 
 
 MASK = 2**64 - 1
@@ -144,37 +144,13 @@ def test_bits_are_those_of_the_published_generator() -> None:
 
 
 @pytest.mark.parametrize('dtype', [torch.int32, torch.int64])
-def test_noise_of_a_release_is_that_of_the_last(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize('key', [0, 2**61 + 1])
+def test_noise_of_a_release_is_that_of_the_last(dtype: torch.dtype, key: int) -> None:
     """A run that is resumed after an update masks as before."""
     index = torch.tensor([0, 5, 70_000], dtype=dtype)
-    fixed = [
-        [(bits((i << 20) + n) >> 40) / 2**24 for n in range(4)] for i in index.tolist()
-    ]
-    assert hashed_noise(index, 4).tolist() == fixed
-    noise = SampleNoise(2**61 + 1, index)
-    for turn in range(3):
-        expected = []
-        for i in index.tolist():
-            row = bits(bits(bits(2**61 + 1) ^ i) + turn & MASK)
-            tokens = [bits(row + n & MASK) >> 41 for n in range(4)]
-            expected.append([(token + 0.5) / 2**23 for token in tokens])
-        assert noise.draw(torch.zeros(3, 4)).tolist() == expected
-
-
-def test_gumbel_noise_is_that_of_uniform_noise() -> None:
-    like = torch.zeros(3, 5)
-    uniform = SampleNoise(4, torch.arange(3)).draw(like).double()
-    found = gumbel_noise(like, SampleNoise(4, torch.arange(3)))
-    torch.testing.assert_close(found.double(), -(-uniform.log()).log())
-
-
-@pytest.mark.parametrize('make', [uniform_noise, gumbel_noise])
-def test_the_global_generator_is_used_without_another(make: object) -> None:
-    like = torch.zeros(2, 3)
-    torch.manual_seed(5)
-    first = make(like, None)  # type: ignore[operator]
-    torch.manual_seed(5)
-    assert torch.equal(make(like, None), first)  # type: ignore[operator]
-    known = torch.Generator().manual_seed(5)
-    assert torch.equal(make(like, known), first)  # type: ignore[operator]
-    assert not torch.equal(make(like, known), first)  # type: ignore[operator]
+    expected = []
+    for i in index.tolist():
+        row = bits(bits(key) ^ i)
+        tokens = [bits(row + n & MASK) >> 41 for n in range(4)]
+        expected.append([(token + 0.5) / 2**23 for token in tokens])
+    assert sample_noise(key, index, 4).tolist() == expected

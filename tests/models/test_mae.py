@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from torchgeo_sigmae.masking import random_mask
+from torchgeo_sigmae.masking import random_mask, sample_noise
 from torchgeo_sigmae.models import MaskedAutoencoder, build_encoder
 from torchgeo_sigmae.models.attention import fast_attention
 from torchgeo_sigmae.models.decoders import CrossDecoder, SelfDecoder, _attend_last
@@ -18,8 +18,7 @@ def model(decoder: str, name: str = 'sigmae_vit_tiny_patch8') -> MaskedAutoencod
 
 
 def masked(batch: int = 2, tokens: int = 16):
-    generator = torch.Generator().manual_seed(0)
-    return random_mask(torch.zeros(batch, tokens), 0.75, generator)
+    return random_mask(sample_noise(0, torch.arange(batch), tokens), 0.75)
 
 
 @pytest.mark.parametrize('decoder', ['cross', 'self'])

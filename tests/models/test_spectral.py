@@ -23,7 +23,7 @@ from torchgeo_sigmae._compat import (
 from torchgeo_sigmae.bands import LANDSAT8, SENTINEL2_BANDS
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as TEN
 from torchgeo_sigmae.callbacks.fine_tuning import parameter_groups
-from torchgeo_sigmae.masking import random_mask
+from torchgeo_sigmae.masking import random_mask, sample_noise
 from torchgeo_sigmae.models import (
     MaskedAutoencoder,
     S2MAEViT,
@@ -347,7 +347,7 @@ def test_gradients_reach_every_parameter(
     encoder = narrow(kind, 10, positions=positions).train()
     model = MaskedAutoencoder(encoder, decoder, 32, 2, 4)
     count = 16 * encoder.layout.num_groups
-    mask = random_mask(torch.zeros(2, count), 0.75)
+    mask = random_mask(sample_noise(0, torch.arange(2), count), 0.75)
     image = torch.randn(2, 10, 32, 32)
     out = model(image, mask.keep, mask.masked)
     assert out.shape == (2, mask.masked.shape[1], encoder.layout.token_size)
@@ -374,7 +374,7 @@ def test_order_of_tokens_does_not_matter_and_groups_do(
     model = MaskedAutoencoder(encoder, decoder, 32, 2, 4).eval()
     places = 20  # another image than it was built for
     count = places * encoder.layout.num_groups
-    mask = random_mask(torch.zeros(2, count), 0.75)
+    mask = random_mask(sample_noise(0, torch.arange(2), count), 0.75)
     image = torch.randn(2, 10, 32, 40)
     expected = model(image, mask.keep, mask.masked)
     found = model(image, mask.keep.flip(1), mask.masked.flip(1)).flip(1)
@@ -581,7 +581,8 @@ def test_a_masked_autoencoder_loads_its_own_groups() -> None:
     source = MaskedAutoencoder(narrow(SatMAEViT, 6, groups=OWN), 'cross', 16, 1, 2)
     loaded = MaskedAutoencoder(narrow(SatMAEViT, 6, groups=OWN), 'cross', 16, 1, 2)
     loaded.load_state_dict(source.state_dict())
-    image, mask = torch.randn(2, 6, 32, 32), random_mask(torch.zeros(2, 48), 0.5)
+    image = torch.randn(2, 6, 32, 32)
+    mask = random_mask(sample_noise(0, torch.arange(2), 48), 0.5)
     expected = source.eval()(image, mask.keep, mask.masked)
     assert torch.equal(loaded.eval()(image, mask.keep, mask.masked), expected)
 

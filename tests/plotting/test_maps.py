@@ -18,7 +18,7 @@ from rasterio.windows import Window
 from torch import Tensor
 
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
-from torchgeo_sigmae.masking import random_mask
+from torchgeo_sigmae.masking import random_mask, sample_noise
 from torchgeo_sigmae.patches import valid_pixels
 from torchgeo_sigmae.plotting import plot_indices, plot_mask, plot_saliency
 from torchgeo_sigmae.transforms import (
@@ -275,7 +275,8 @@ def test_indices_of_a_real_scene(
 @given(st.integers(1, 8), st.floats(0.05, 0.95))
 @settings(max_examples=10, deadline=None)
 def test_masks_of_pixels_and_of_patches(patch: int, ratio: float) -> None:
-    hidden = random_mask(torch.zeros(1, 12), ratio).masked
+    noise = sample_noise(0, torch.tensor([0]), 12)
+    hidden = random_mask(noise, ratio).masked
     patches = torch.zeros(1, 12, dtype=torch.bool).scatter(1, hidden, True).view(3, 4)
     pixels = patches.repeat_interleave(patch, 0).repeat_interleave(patch, 1)
     image = torch.rand(10, 3 * patch, 4 * patch)

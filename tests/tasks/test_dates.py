@@ -27,7 +27,7 @@ from torchgeo_sigmae import (
     bitemporal,
 )
 from torchgeo_sigmae.bands import OSCD_BANDS
-from torchgeo_sigmae.masking import fixed_mask
+from torchgeo_sigmae.masking import sample_noise
 from torchgeo_sigmae.tasks.base import PretrainingTask
 from torchgeo_sigmae.tasks.batch import VALID_KEY, mark_valid_pixels
 from torchgeo_sigmae.tasks.datamodules import datamodule_bands, datamodule_dates
@@ -165,11 +165,11 @@ def test_the_fixed_mask_of_a_date_is_the_same_in_one_process_and_in_two(
 ) -> None:
     places: list[torch.Tensor] = []
 
-    def spy(place: torch.Tensor, *rest: Any) -> Any:
+    def spy(key: int, place: torch.Tensor, count: int) -> torch.Tensor:
         places.append(place)
-        return fixed_mask(place, *rest)
+        return sample_noise(key, place, count)
 
-    monkeypatch.setattr('torchgeo_sigmae.masking.curriculum.fixed_mask', spy)
+    monkeypatch.setattr('torchgeo_sigmae.tasks.sigmae.sample_noise', spy)
     bands = ('B03', 'B04', 'B08', 'B11')
     task = SIGMAETask(**SMALL, bands=bands, mean=0.0, std=1e4)
     batch = {'image': torch.rand(2, 3, 4, 64, 64)}

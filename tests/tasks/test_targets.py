@@ -16,7 +16,7 @@ from helpers.training import small_task as task
 from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2
 from torchgeo_sigmae._compat import Classification, SemanticSegmentation
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as TEN
-from torchgeo_sigmae.masking import TokenMask, random_mask
+from torchgeo_sigmae.masking import TokenMask, random_mask, sample_noise
 from torchgeo_sigmae.models import TokenLayout, gather_tokens
 from torchgeo_sigmae.tasks.reconstruction import (
     TARGETS,
@@ -209,7 +209,8 @@ def test_the_baseline_is_the_mean_of_what_is_seen(
 ) -> None:
     tokens, known = batch(layout), space(target, norm_pix)
     count = tokens.valid.shape[1]
-    mask = random_mask(torch.zeros(2, count), 0.6, None, tokens.valid)
+    noise = sample_noise(0, torch.arange(2), count)
+    mask = random_mask(noise, 0.6, tokens.valid)
     found = baseline_prediction(tokens, mask, known)
     assert found.shape == (2, mask.masked.shape[1], layout.token_size)
     encoded = known.encode(tokens, torch.arange(count).expand(2, -1))
@@ -249,7 +250,7 @@ def test_a_group_nothing_is_seen_of_has_the_mean_of_the_training_data(
 def test_predictions_are_put_in_their_place(layout: TokenLayout) -> None:
     tokens = batch(layout)
     count = tokens.valid.shape[1]
-    mask = random_mask(torch.zeros(2, count), 0.6)
+    mask = random_mask(sample_noise(0, torch.arange(2), count), 0.6)
     prediction = torch.full((2, mask.masked.shape[1], layout.token_size), 7.0)
     image, hidden = fill_in(tokens, mask.masked, prediction)
     assert torch.equal(image, torch.where(hidden, 7.0, tokens.image))
@@ -314,7 +315,7 @@ def test_every_model_trains_with_every_masking(
     assert found['mask'].shape == shape
     assert found['saliency'].shape == (3, 8, 8)
     hidden = found['mask'] if family != 'sigmae' else found['mask'].unsqueeze(1)
-    ratio = made.curriculum.ratio_at(1.0)
+    ratio = made.mask_schedule.ratio_at(1.0)
     if masking in ('random', 'saliency', 'spatial', 'saliency_spatial', 'group'):
         tokens = made.model.layout.patchify(hidden.expand_as(raw))
         share = tokens[..., 0].float().mean().item()

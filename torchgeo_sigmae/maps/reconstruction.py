@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from rasterio.windows import Window
 
+from ..masking.masks import check_mask_ratio
 from ..tasks import SIGMAETask
 from .geotiff import write_map
 from .parts import Parts, fingerprint
@@ -66,9 +67,8 @@ def reconstruction_map(
             'a patch.'
         )
     # The ratio is checked before the first window is read.
-    task.curriculum.unguided(
-        **({} if mask_ratio is None else {'mask_ratio': mask_ratio})
-    )
+    if mask_ratio is not None:
+        check_mask_ratio(mask_ratio)
     task = task.eval()
     _, columns, _ = raster.grid(size)
     settings = {

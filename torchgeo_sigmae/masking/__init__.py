@@ -1,40 +1,32 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Masking strategies and the curriculum that drives them: tensors, no Lightning."""
+"""Masking strategies and their schedule: tensors, no Lightning."""
 
-from .curriculum import (
-    MASKINGS,
-    SCHEDULES,
-    Curriculum,
-    schedule,
-)
-from .fixed import fixed_mask
-from .noise import SampleNoise
-from .spectral import channel_mask, column_mask, group_mask
-from .strategies import (
+from .masks import (
     TokenMask,
+    independent_group_mask,
     num_masked_tokens,
     random_mask,
     saliency_mask,
-    saliency_ranks,
-    select_predicted,
+    select_targets,
+    spatial_mask,
+    whole_group_mask,
 )
+from .noise import sample_noise
+from .schedule import MASKINGS, SCHEDULES, MaskSchedule
 
 __all__ = (
     'MASKINGS',
     'SCHEDULES',
-    'Curriculum',
-    'SampleNoise',
+    'MaskSchedule',
     'TokenMask',
-    'channel_mask',
-    'column_mask',
-    'fixed_mask',
-    'group_mask',
+    'independent_group_mask',
     'num_masked_tokens',
     'random_mask',
     'saliency_mask',
-    'saliency_ranks',
-    'schedule',
-    'select_predicted',
+    'sample_noise',
+    'select_targets',
+    'spatial_mask',
+    'whole_group_mask',
 )

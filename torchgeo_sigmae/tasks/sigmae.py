@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchvision.models._api import WeightsEnum
 
-from .._random import seed_from, seeded_generator
+from .._random import seed_from
 from ..bands import SENTINEL2_TEN_BANDS, get_sensor, normalize_bands
-from ..masking import Curriculum, SampleNoise, select_predicted
-from ..masking.strategies import check_predict_ratio
+from ..masking import MaskSchedule, TokenMask, sample_noise, select_targets
+from ..masking.masks import check_predict_ratio
 from ..metrics import ReconstructionMetrics, VisibilityRatio
 from ..models import (
     gather_tokens,
@@ -48,8 +48,11 @@ from .spectral_target import spectral_loss, spectral_target
 
 __all__ = ('SIGMAETask',)
 
-#: First element of every seed key, so that no two stages share randomness.
-_STAGES = {'train': 0, 'augment': 1, 'predict': 2}
+#: First element of every seed key, so that no two draws share randomness.
+_STAGES = {'train': 0, 'augment': 1, 'predict': 2, 'targets': 3}
+
+#: Key of the masks of evaluation, the same for every seed.
+_FIXED_KEY = 0
 
 
 class SIGMAETask(PretrainingTask):
@@ -236,7 +239,7 @@ class SIGMAETask(PretrainingTask):
             self.history = stage.known.get('trained_on', [])
             for line in str(stage.report or '').splitlines():
                 rank_zero_info(line)
-        self.curriculum = Curriculum(
+        self.mask_schedule = MaskSchedule(
             hparams['masking'],
             hparams['mask_ratio'],
             (hparams['saliency_start'], hparams['saliency_end']),
@@ -261,7 +264,7 @@ class SIGMAETask(PretrainingTask):
         # A diverged run shows: torchmetrics would leave NaN out.
         self.train_loss = MeanMetric(nan_strategy='disable')
         self.epoch_metrics = {'train_loss_epoch': self.train_loss}
-        if self.curriculum.guided:
+        if self.mask_schedule.guided:
             self.visibility_ratio = VisibilityRatio()
             self.epoch_metrics['visibility_ratio'] = self.visibility_ratio
 
@@ -327,10 +330,9 @@ class SIGMAETask(PretrainingTask):
     ) -> None:
         """Compute validation loss and reflectance metrics under a fixed mask.
 
-        The mask depends on the place of a sample in the validation data alone, and
-        hides together what the strategy hides together, see
-        :meth:`torchgeo_sigmae.masking.Curriculum.fixed_mask`: the only ground on which
-        guidance, seeds and batch sizes can be compared.
+        The mask is that of the strategy at the end of training, without guidance, and
+        depends on the sample index in the validation data alone. Runs with other
+        guidance, seeds or batch sizes can be compared under it.
 
         Args:
             batch: The output of your DataLoader.
@@ -421,7 +423,7 @@ class SIGMAETask(PretrainingTask):
             'positions': self.hparams['positions'],
             'target': self.hparams['target'],
             'masking': self.hparams['masking'],
-            'mask_ratio': self.curriculum.ratio_at(1.0),
+            'mask_ratio': self.mask_schedule.ratio_at(1.0),
             'groups': self.model.layout.names(self.bands),
         }
 
@@ -439,8 +441,8 @@ class SIGMAETask(PretrainingTask):
                 several dates, as a batch in training or ``(B, T, len(data_bands), H,
                 W)``.
             mask_ratio: Share of masked tokens; None for that at the end of training.
-            place: A whole number for every image, ``(B,)``, that alone decides its
-                mask, which is then not guided; None for masks as in training.
+            place: Sample index of every image, ``(B,)``: its mask depends on the index
+                alone and is not guided. None for masks as in training.
 
         Returns:
             As :meth:`predict_step`, every date an image.
@@ -455,10 +457,10 @@ class SIGMAETask(PretrainingTask):
             {'image': image.to(self.device)}, self.statistics, self.hparams['nodata']
         )
         batch['image'] = self.statistics.normalize(batch['image'])
-        curriculum = self.curriculum
+        schedule = self.mask_schedule
         if mask_ratio is not None:
-            curriculum = replace(curriculum, mask_ratio=mask_ratio)
-        prediction: dict[str, Tensor] = self._reconstruct(batch, 0, curriculum, place)
+            schedule = replace(schedule, ratio=mask_ratio)
+        prediction: dict[str, Tensor] = self._reconstruct(batch, 0, schedule, place)
         return prediction
 
     def plot(self, prediction: dict[str, Tensor]) -> Figure:
@@ -496,16 +498,18 @@ class SIGMAETask(PretrainingTask):
         seed = seed_from(_STAGES['augment'], *key, self.global_rank)
         share = self.hparams['predict_ratio']
         spectral = self.hparams['spectral_weight'] > 0
-        tokens = self._prepare(batch, seed, self.curriculum.guided, spectral)
+        schedule, progress = self.mask_schedule, self.progress
+        tokens = self._prepare(batch, seed, schedule.guided, spectral)
         place = self._places(batch, tokens, 0)
-        noise = SampleNoise(seed_from(_STAGES['train'], *key), place)
-        mask = self.curriculum.mask(tokens.saliency, self.progress, noise, tokens.valid)
-        predicted, counts = select_predicted(mask.masked, tokens.valid, share, noise)
-        size = tokens.image.shape[0]
-        ratio = self.curriculum.ratio_at(self.progress)
-        self.log('mask_ratio', ratio, batch_size=size)
-        if self.curriculum.guided:
-            beta = self.curriculum.beta_at(self.progress)
+        size, count = tokens.valid.shape
+        noise = sample_noise(seed_from(_STAGES['train'], *key), place, count)
+        mask = schedule.mask(tokens.saliency, noise, progress, tokens.valid)
+        count = mask.masked.shape[1]
+        noise = sample_noise(seed_from(_STAGES['targets'], *key), place, count)
+        predicted, counts = select_targets(mask.masked, noise, share, tokens.valid)
+        self.log('mask_ratio', schedule.ratio_at(progress), batch_size=size)
+        if schedule.guided:
+            beta = schedule.strength_at(progress)
             self.log('saliency_beta', beta, batch_size=size)
             self.visibility_ratio.update(tokens.saliency, mask.keep, tokens.valid)
         return tokens, mask.keep, predicted, counts
@@ -563,7 +567,7 @@ class SIGMAETask(PretrainingTask):
         tokens, space = self._prepare(batch, salient=False), self.target
         place = self._places(batch, tokens, self._evaluated)
         self._evaluated += len(place)
-        mask = self.curriculum.fixed_mask(place, tokens.valid.shape[1], tokens.valid)
+        mask = self._fixed_mask(tokens, place, self.mask_schedule)
         prediction = self.model(tokens.image, mask.keep, mask.masked, tokens.patches)
         prediction = prediction[..., : tokens.patches.shape[-1]]
         prediction = space.place(prediction, tokens, mask.masked)
@@ -588,19 +592,28 @@ class SIGMAETask(PretrainingTask):
         self,
         batch: dict[str, Any],
         batch_idx: int,
-        curriculum: Curriculum | None = None,
+        schedule: MaskSchedule | None = None,
         place: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Mask as at the end of training and reconstruct, see :meth:`reconstruct`."""
-        curriculum, tokens = curriculum or self.curriculum, self._prepare(batch)
+        schedule, tokens = schedule or self.mask_schedule, self._prepare(batch)
         if place is None:
             key = (_STAGES['predict'], self.hparams['seed'], batch_idx)
-            generator = seeded_generator(torch.device('cpu'), *key, self.global_rank)
-            mask = curriculum.mask(tokens.saliency, 1.0, generator, tokens.valid)
+            size, count = tokens.valid.shape
+            index = torch.arange(size, device=self.device)
+            noise = sample_noise(seed_from(*key, self.global_rank), index, count)
+            mask = schedule.mask(tokens.saliency, noise, 1.0, tokens.valid)
         else:
-            place, count = place.to(self.device), tokens.valid.shape[1]
-            mask = curriculum.fixed_mask(place, count, tokens.valid)
+            mask = self._fixed_mask(tokens, place.to(self.device), schedule)
         return reconstruct(self.model, tokens, mask, self.statistics, self.target)
+
+    def _fixed_mask(
+        self, tokens: TokenBatch, place: Tensor, schedule: MaskSchedule
+    ) -> TokenMask:
+        """Mask as at the end of training, by the sample index and without guidance."""
+        noise = sample_noise(_FIXED_KEY, place, tokens.valid.shape[1])
+        unguided = torch.zeros_like(tokens.saliency)
+        return schedule.mask(unguided, noise, 1.0, tokens.valid)
 
     @torch.compiler.disable
     def _log_metrics(self, metrics: ReconstructionMetrics) -> None:
