@@ -20,7 +20,8 @@ from torch import Tensor
 from torchgeo.datasets import EuroSAT
 
 from torchgeo_sigmae import adapt_bands
-from torchgeo_sigmae.models import build_encoder, read_encoder
+from torchgeo_sigmae.models import build_encoder
+from torchgeo_sigmae.weights import read_weights
 
 TARGETS = {
     'RGB + B08': ['B04', 'B03', 'B02', 'B08'],
@@ -39,9 +40,9 @@ def features(path: Path, images: Tensor, scale: float = 1.0) -> Tensor:
     Returns:
         ``(N * tokens, D)``.
     """
-    content = read_encoder(path)
-    encoder = build_encoder(content.hyper_parameters['model'], images.shape[1], 64)
-    encoder.load_state_dict(content.state_dict)
+    content = read_weights(path)
+    encoder = build_encoder(content.info['model'], images.shape[1], 64)
+    encoder.load_state_dict(content.encoder)
     encoder.eval()
     with torch.no_grad():
         encoder.patch_embed.proj.weight *= scale
@@ -56,7 +57,7 @@ def main(encoder: Path, root: Path) -> None:
         encoder: An encoder file or a training checkpoint.
         root: Folder of EuroSAT.
     """
-    bands = list(read_encoder(encoder).hyper_parameters['bands'])
+    bands = list(read_weights(encoder).info['bands'])
     chips = [
         sample['image']
         for split in ('train', 'val', 'test')

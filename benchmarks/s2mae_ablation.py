@@ -137,7 +137,7 @@ def build(setting: dict[str, Any], seed: int, previous: str | None) -> SIGMAETas
         del own[key]
     model = f's2mae_vit_tiny_patch{own.pop("patch_size")}'
     return SIGMAETask(
-        model, previous=previous, size=SIZE, masking='random',
+        model, weights=previous, size=SIZE, masking='random',
         decoder_dim=128, decoder_num_heads=4, lr=1e-3,
         seed=seed, **own,
     )  # fmt: skip

@@ -5,9 +5,9 @@
 
     python -m benchmarks.weights_release CHECKPOINT sentinel2
 
-Writes ``torchgeo_sigmae/models/<model>_<name>-<first 8 of its SHA-256>.pth`` in half
+Writes ``torchgeo_sigmae/weights/<model>_<name>-<first 8 of its SHA-256>.pth`` in half
 precision, encoder and decoder, without optimiser and without the paths of the machine
-it was trained on. Prints what ``torchgeo_sigmae/models/weights.py`` has to say of it.
+it was trained on. Prints the entry for ``torchgeo_sigmae/weights/packaged.py``.
 """
 
 import argparse
@@ -15,9 +15,9 @@ import hashlib
 from pathlib import Path
 
 from torchgeo_sigmae import SIGMAETask
-from torchgeo_sigmae.models import save_encoder
+from torchgeo_sigmae.weights import Weights, write_weights
 
-FOLDER = Path(__file__).parents[1] / 'torchgeo_sigmae' / 'models'
+FOLDER = Path(__file__).parents[1] / 'torchgeo_sigmae' / 'weights'
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -34,7 +34,9 @@ def main(arguments: argparse.Namespace) -> None:
         if stage.get('root'):
             stage['root'] = Path(stage['root']).name
     part = arguments.folder / f'{arguments.name}.part'
-    save_encoder(task.model.encoder, part, known, task.model.decoder, half=True)
+    model = task.model
+    weights = Weights(model.encoder.state_dict(), model.decoder.state_dict(), known)
+    write_weights(weights, part, half=True)
     digest = hashlib.sha256(part.read_bytes()).hexdigest()
     file = part.with_name(f'{known["model"]}_{arguments.name}-{digest[:8]}.pth')
     part.rename(file)

@@ -148,10 +148,10 @@ def cubes_figure(image: Tensor, saliency: Tensor) -> Figure:
 
 def reconstruction_figure(image: Tensor) -> Figure:
     """What the decoder of the packaged weights makes of a place it never saw."""
-    known = SIGMAE_Weights.SENTINEL2.read().hyper_parameters
+    known = SIGMAE_Weights.SENTINEL2.read().info
     task = SIGMAETask(
         known['model'],
-        previous=SIGMAE_Weights.SENTINEL2,
+        weights=SIGMAE_Weights.SENTINEL2,
         size=SIZE,
         mask_ratio=0.75,
         norm_pix_loss=True,

@@ -28,8 +28,8 @@ from torchgeo.datasets import NonGeoDataset
 from torchgeo_sigmae import BitemporalAugmentation
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, band_indices
 from torchgeo_sigmae.datasets import Scene
-from torchgeo_sigmae.models import read_weights
 from torchgeo_sigmae.plotting.canvas import colours, panel_grid, stretch
+from torchgeo_sigmae.weights import read_weights
 
 #: Label of padding: no loss, no metric.
 IGNORE = 255
@@ -206,7 +206,7 @@ class BarkBeetleDataModule(NonGeoDataModule):
         self.val_batch_size = self.test_batch_size = 1
         mean, std = self.band_mean, self.band_std
         if weights is not None:
-            known = read_weights(weights).hyper_parameters
+            known = read_weights(weights).info
             mean, std = known['mean'], known['std']
             if None in (*mean, *std):
                 raise ValueError(

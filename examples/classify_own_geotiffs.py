@@ -34,7 +34,7 @@ from torchgeo.datasets import NonGeoClassificationDataset
 from torchgeo_sigmae import FineTuning, SIGMAE_Weights, adapt_bands
 from torchgeo_sigmae.bands import SENTINEL2, SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.datasets import Scene
-from torchgeo_sigmae.models import read_weights
+from torchgeo_sigmae.weights import read_weights
 
 try:
     from torchgeo.tasks import Classification  # TorchGeo 0.10
@@ -224,7 +224,7 @@ def main(
     warnings.filterwarnings('ignore', "Dataset has no geotransform|'pin_memory'")
     found = look_at(root, bands)
     adapt_bands(SIGMAE_Weights.SENTINEL2, found['bands'], output / 'encoder.pth')
-    known = read_weights(output / 'encoder.pth').hyper_parameters
+    known = read_weights(output / 'encoder.pth').info
     mean, std = (torch.tensor(known[name]).view(-1, 1, 1) for name in ('mean', 'std'))
     # In the units of the files.
     mean, std = (mean - offset) / scale, std / scale

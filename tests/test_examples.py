@@ -20,8 +20,8 @@ from torchgeo_sigmae.bands import (
     SENTINEL2_L2A_BANDS,
     SENTINEL2_TEN_BANDS,
 )
-from torchgeo_sigmae.models import read_encoder
 from torchgeo_sigmae.plotting import read_log
+from torchgeo_sigmae.weights import read_weights
 
 EXAMPLES = Path(__file__).parents[1] / 'examples'
 
@@ -100,7 +100,7 @@ def test_pretraining_from_the_example_config(
     checkpoint = torch.load(path, weights_only=True)
     assert checkpoint['global_step'] == 1
     assert checkpoint['statistics']['dates'] == dates
-    hparams = read_encoder(path).hyper_parameters
+    hparams = read_weights(path).info
     assert hparams['bands'] == list(SENTINEL2_TEN_BANDS)
     # A training checkpoint tells as much as an exported encoder.
     assert all(isinstance(value, float) for value in hparams['mean'] + hparams['std'])
@@ -151,7 +151,7 @@ def test_pretraining_on_real_data_from_the_example_config(
     assert found
     for path in found:
         assert torch.load(path, weights_only=True)['global_step'] == 1
-        hparams = read_encoder(path).hyper_parameters
+        hparams = read_weights(path).info
         assert hparams['bands'] == list(SENTINEL2_TEN_BANDS)
     log = read_log(output)
     assert {'train_loss_epoch', 'val_loss', 'val_baseline_loss'} <= set(log)
@@ -188,26 +188,26 @@ def test_progressive_pretraining_from_the_example_configs(
         main(command)
         (path,) = (tmp_path / 'outputs' / name / 'resume').glob('*.ckpt')
         assert torch.load(path, weights_only=True)['global_step'] == 1
-        found[name] = read_encoder(path)
+        found[name] = read_weights(path)
     first, second = found.values()
-    assert first.hyper_parameters['bands'] == list(SENTINEL2_TEN_BANDS)
-    assert second.hyper_parameters['bands'] == list(SENTINEL2_L2A_BANDS)
-    stages = second.hyper_parameters['trained_on']
-    assert stages[:1] == first.hyper_parameters['trained_on']
+    assert first.info['bands'] == list(SENTINEL2_TEN_BANDS)
+    assert second.info['bands'] == list(SENTINEL2_L2A_BANDS)
+    stages = second.info['trained_on']
+    assert stages[:1] == first.info['trained_on']
     assert [(len(stage['bands']), stage['size']) for stage in stages] == [
         (10, 64),
         (12, 96),
     ]
     assert [Path(stage['root']).name for stage in stages] == ['scenes', 'barkbeetle']
     # Cubes of two bands in both, on 8 x 8 and on 12 x 12 places.
-    assert first.state_dict['spectral_embed'].shape == (1, 5, 192)
-    assert second.state_dict['spectral_embed'].shape == (1, 6, 192)
-    assert first.state_dict['pos_embed'].shape == (1, 1 + 64, 192)
-    assert second.state_dict['pos_embed'].shape == (1, 1 + 144, 192)
+    assert first.encoder['spectral_embed'].shape == (1, 5, 192)
+    assert second.encoder['spectral_embed'].shape == (1, 6, 192)
+    assert first.encoder['pos_embed'].shape == (1, 1 + 64, 192)
+    assert second.encoder['pos_embed'].shape == (1, 1 + 144, 192)
     # It went on: Adam's first step moves a weight by little more than 0.0005 at most.
     moved = [
-        (value - first.state_dict[key]).abs().max()
-        for key, value in second.state_dict.items()
+        (value - first.encoder[key]).abs().max()
+        for key, value in second.encoder.items()
         if key.startswith('blocks.') or key == 'patch_embed.proj.weight'
     ]
     assert len(moved) == 12 * 12 + 1
@@ -238,7 +238,7 @@ def test_the_run_of_the_packaged_weights(
     main(['fit', f'--config={config}', *few, *FAST])
     folder = tmp_path / 'outputs' / 'pretrain_sentinel2'
     (path,) = (folder / 'resume').glob('*.ckpt')
-    hparams = read_encoder(path).hyper_parameters
+    hparams = read_weights(path).info
     assert hparams['spectral_weight'] == 0.5
     assert hparams['trained_on'][0]['steps'] == 1
     assert 'train_spectral_loss' in read_log(folder)

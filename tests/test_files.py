@@ -28,7 +28,7 @@ from torchgeo_sigmae.maps import write_regions
 from torchgeo_sigmae.maps.arguments import save
 from torchgeo_sigmae.maps.geoparquet import write_geoparquet
 from torchgeo_sigmae.maps.geotiff import write_map
-from torchgeo_sigmae.models import adapt_bands
+from torchgeo_sigmae.weights import adapt_bands
 
 #: The names files are hard to write under.
 ODD = 'a #%?& ü name'

@@ -15,7 +15,7 @@ import torch
 import torchgeo_sigmae
 from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.demo import run_demo
-from torchgeo_sigmae.models import read_encoder
+from torchgeo_sigmae.weights import read_weights
 
 EXAMPLES = Path(__file__).parents[1] / 'examples'
 FAST = [
@@ -47,7 +47,7 @@ def test_pretraining_from_the_example_config(
     arguments = map(str, (script, checkpoint, eurosat_root, picture))
     subprocess.run([sys.executable, *arguments], check=True)
     assert picture.read_bytes()[:4] == b'\x89PNG'
-    hparams = read_encoder(checkpoint).hyper_parameters
+    hparams = read_weights(checkpoint).info
     assert hparams['bands'] == list(torchgeo_sigmae.bands.SENTINEL2_TEN_BANDS)
 
 
@@ -94,7 +94,7 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = run_demo(tmp_path / 'demo', steps=4)
     assert picture.read_bytes()[:4] == b'\x89PNG'
     torch.load(tmp_path / 'demo' / 'last.ckpt', weights_only=True)
-    assert read_encoder(tmp_path / 'demo' / 'encoder.pth').hyper_parameters['model']
+    assert read_weights(tmp_path / 'demo' / 'encoder.pth').info['model']
     out = capsys.readouterr().out
     assert 'Validation loss before' in out
     assert 'TorchGeo' in out.splitlines()[-1]
@@ -161,4 +161,4 @@ def test_the_readmes_ten_lines(
     # The newest TorchGeo warns that ClassificationTask has a new name.
     script = 'import warnings; warnings.simplefilter("ignore")\n' + code
     subprocess.run([sys.executable, '-c', script], check=True, timeout=300)
-    assert read_encoder(tmp_path / 'encoder.pth').hyper_parameters['size'] == 64
+    assert read_weights(tmp_path / 'encoder.pth').info['size'] == 64

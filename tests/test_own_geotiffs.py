@@ -19,7 +19,7 @@ from torchgeo.datasets import NonGeoClassificationDataset
 from helpers.geotiffs import write
 from torchgeo_sigmae.bands import SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.example_files import copy_examples
-from torchgeo_sigmae.models import read_encoder
+from torchgeo_sigmae.weights import read_weights
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / 'examples' / 'classify_own_geotiffs.py'
@@ -115,7 +115,7 @@ def test_reflectance_of_four_unnamed_bands(
     accuracy = script.main(root, tmp_path / 'out', bands, 1e4, epochs=4, batch_size=6)
     assert accuracy == 1
     assert 'bands B02 B03 B04 B08' in capsys.readouterr().out
-    hparams = read_encoder(tmp_path / 'out' / 'encoder.pth').hyper_parameters
+    hparams = read_weights(tmp_path / 'out' / 'encoder.pth').info
     assert hparams['bands'] == ['B02', 'B03', 'B04', 'B08']
     told = json.loads((tmp_path / 'out' / 'classifier.json').read_text())
     # In the units of the files.

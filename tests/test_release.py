@@ -60,7 +60,7 @@ def test_pypi_would_take_them(sdist: Path, wheel: Path) -> None:
 def test_the_wheel_has_weights_examples_and_types(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert 'torchgeo_sigmae/py.typed' in names
-    assert any(re.search(r'models/.*sentinel2-[0-9a-f]{8}\.pth$', n) for n in names)
+    assert any(re.search(r'weights/.*sentinel2-[0-9a-f]{8}\.pth$', n) for n in names)
     for path in [*ROOT.glob('examples/**/*.yaml'), *ROOT.glob('examples/**/*.py')]:
         assert f'torchgeo_sigmae/{path.relative_to(ROOT)}' in names
     ours = {

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Files of strangers: nothing in them is executed, and no claim of theirs believed."""
+"""Files from strangers: nothing in them is executed, and their claims are checked."""
 
 import os
 import pickle
@@ -27,10 +27,9 @@ from torchgeo_sigmae._compat import Classification, SemanticSegmentation
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.callbacks import newest_checkpoint
 from torchgeo_sigmae.evaluation import FrozenEncoder
-from torchgeo_sigmae.models import adapt_bands, read_encoder, read_weights
-from torchgeo_sigmae.models.checkpoint import load_plain
 from torchgeo_sigmae.tasks.agreement import read_known
 from torchgeo_sigmae.tasks.statistics import BatchStatistics
+from torchgeo_sigmae.weights import adapt_bands, read_weights
 
 NAME = 'sigmae_vit_tiny_patch8'
 
@@ -107,17 +106,10 @@ def finetune(path: Path) -> None:
 
 #: Everything that reads a file of weights.
 READERS: dict[str, Callable[[Path], object]] = {
-    'read_encoder': read_encoder,
-    'read_weights': lambda path: read_weights(str(path)),
+    'read_weights': read_weights,
     'weights=': lambda path: small_task(weights=str(path)),
-    'previous=': lambda path: small_task(previous=str(path)),
-    'previous= of a folder': lambda path: small_task(
-        previous=str(folder_of(path))
-    ),
+    'weights= of a folder': lambda path: small_task(weights=str(folder_of(path))),
     'load_from_checkpoint': lambda path: SIGMAETask.load_from_checkpoint(path),
-    'load_from_checkpoint of a string': lambda path: SIGMAETask.load_from_checkpoint(
-        str(path), map_location='cpu'
-    ),
     'FrozenEncoder': FrozenEncoder.load,
     'adapt_bands': lambda path: adapt_bands(path, ['B04'], path.with_suffix('.out')),
     'Classification': lambda path: Classification(
@@ -129,6 +121,10 @@ READERS: dict[str, Callable[[Path], object]] = {
     ),
     'FineTuning': finetune,
     'resume': fit_from,
+}  # fmt: skip
+
+#: Commands that read one.
+COMMANDS = {
     'report': command(
         'report', 'CHECKPOINT', '--data', 'SCENES', '--size', '32', '-o', 'FOLDER'
     ),
@@ -141,7 +137,6 @@ READERS: dict[str, Callable[[Path], object]] = {
     'adapt-bands': command(
         'adapt-bands', 'CHECKPOINT', '--bands', 'B04', '-o', 'FOLDER'
     ),
-    'probe': command('probe', 'CHECKPOINT', '--root', 'FOLDER', '-o', 'FOLDER'),
 }  # fmt: skip
 
 
@@ -153,16 +148,15 @@ def folder_of(path: Path) -> Path:
     return folder.parent
 
 
-#: What they say of a file they do not take. TorchGeo's own say what torch says.
-REFUSALS = (ValueError, RuntimeError, pickle.UnpicklingError, SystemExit)
+#: How they refuse a file. TorchGeo's own pass on torch's error.
+REFUSALS = (ValueError, RuntimeError, pickle.UnpicklingError)
 
 
 @pytest.mark.parametrize('reader', READERS)
 @pytest.mark.parametrize('legacy', [False, True])
 def test_code_in_a_file_is_not_executed(
-    reader: str, legacy: bool, small: dict[str, Any], tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    reader: str, legacy: bool, small: dict[str, Any], tmp_path: Path
+) -> None:
     witness, path = tmp_path / 'executed', tmp_path / 'x.ckpt'
     content = {**small, 'payload': Payload(witness)}
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
@@ -174,14 +168,14 @@ def test_code_in_a_file_is_not_executed(
     assert witness.is_dir()
 
 
-@pytest.mark.parametrize('reader', [r for r in READERS if r not in {'probe', 'resume'}])
+@pytest.mark.parametrize('reader', [*READERS, *COMMANDS])
 def test_a_sound_file_of_any_name_is_read(
     reader: str, sound: dict[str, Any], tmp_path: Path
 ) -> None:
     path = tmp_path / f'{ODD} folder' / f'{ODD}.ckpt'
     path.parent.mkdir()
     torch.save(sound, path)
-    READERS[reader](path)
+    (READERS | COMMANDS)[reader](path)
 
 
 def altered(content: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
@@ -191,14 +185,6 @@ def altered(content: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
         'hyper_parameters': {**content['hyper_parameters'], **change},
         'encoder': {**content['encoder'], **change},
     }
-
-
-def nested(depth: int) -> list[Any]:
-    """Two to the power of depth values, in a few bytes."""
-    value: list[Any] = ['x']
-    for _ in range(depth):
-        value = [value, value]
-    return value
 
 
 #: What cannot be true of an encoder.
@@ -216,7 +202,7 @@ CLAIMS: dict[str, dict[str, Any]] = {
     'names of bands': {'bands': ['B' * 10_000_000]},
     'bands that are no list': {'bands': 7},
     'bands that are no names': {'bands': [1, 2]},
-    'bands of bands': {'bands': nested(60)},
+    'bands of bands': {'bands': [['B02'] * 10]},
     'depth': {'decoder_depth': 10**6},
     'depth that is just too large': {'decoder_depth': 900},
     'width': {'decoder_dim': 10**7},
@@ -233,8 +219,6 @@ CLAIMS: dict[str, dict[str, Any]] = {
     'no model': {'model': 'no_such_model'},
     'model that is no name': {'model': 7},
     'a model on the network': {'model': 'hf-hub:someone/something'},
-    'a long number': {'seed': 10**300},
-    'a laughing list': {'masking': nested(100)},
 }
 
 
@@ -261,10 +245,10 @@ def test_claims_are_not_believed(
 ) -> None:
     path = tmp_path / 'x.ckpt'
     torch.save(altered(small, CLAIMS[claim]), path)
-    only_task = {'decoder_depth', 'decoder_dim', 'seed', 'masking'} & set(CLAIMS[claim])
+    only_task = {'decoder_depth', 'decoder_dim'} & set(CLAIMS[claim])
     readers = ['load_from_checkpoint']
     if not only_task:
-        readers += ['FrozenEncoder', 'weights=', 'previous=', 'adapt_bands']
+        readers += ['read_weights']
     if CLAIMS[claim].get('model'):
         readers = ['load_from_checkpoint', 'FrozenEncoder']
     for reader in readers:
@@ -295,17 +279,17 @@ def bombs(path: Path) -> Iterator[tuple[str, Path]]:
     zeros = bytes(2**27)
     rewritten(small, packed, zipfile.ZIP_DEFLATED, {'data/0': zeros})
     assert packed.stat().st_size < 2**20
-    yield 'packed', packed
+    yield 'bytes are claimed', packed
     pickled = path / 'pickled.ckpt'
     rewritten(small, pickled, zipfile.ZIP_DEFLATED, {'data.pkl': zeros})
-    yield 'packed', pickled
+    yield 'bytes are claimed', pickled
     # The directory of the archive says the entry is larger than the file.
     claims = path / 'claims.ckpt'
     raw = bytearray(small.read_bytes())
     place = raw.rindex(b'PK\x01\x02', 0, raw.rindex(b'data/0'))
     raw[place + 20 : place + 28] = (2**31 - 1).to_bytes(4, 'little') * 2
     claims.write_bytes(raw)
-    yield 'claimed', claims
+    yield 'bytes are claimed', claims
     # A tensor of four bytes that is a trillion times the same number.
     for dtype in (torch.float16, torch.float32):
         view = path / f'{dtype}.ckpt'
@@ -328,15 +312,14 @@ def bombs(path: Path) -> Iterator[tuple[str, Path]]:
     yield 'not dense', sparse
     legacy = path / 'legacy.ckpt'
     torch.save(content, legacy, _use_new_zipfile_serialization=False)
-    yield 'no archive', legacy
+    yield 'not a zip file', legacy
 
 
 def test_small_files_do_not_become_large_ones(tmp_path: Path) -> None:
     for why, path in bombs(tmp_path):
-        with memory_limit(2**26), pytest.raises(ValueError, match=why):
-            load_plain(path)
-        with memory_limit(2**26), pytest.raises(ValueError, match=path.name):
-            read_encoder(path)
+        with memory_limit(2**26), pytest.raises(ValueError, match=path.name) as error:
+            read_weights(path)
+        assert why in f'{error.value} {error.value.__cause__}'
 
 
 def test_statistics_of_strangers(sound: dict[str, Any], tmp_path: Path) -> None:
@@ -384,7 +367,7 @@ def test_tensors_of_strangers(
     tensors = {f'model.{key}': value for key, value in change.items()}
     content = {**small, 'state_dict': {**small['state_dict'], **tensors}}
     torch.save(content, tmp_path / 'x.ckpt')
-    for reader in ('FrozenEncoder', 'weights=', 'previous=', 'load_from_checkpoint'):
+    for reader in ('read_weights', 'load_from_checkpoint'):
         with pytest.raises(ValueError, match=REASONS):
             READERS[reader](tmp_path / 'x.ckpt')
 
@@ -401,13 +384,12 @@ def test_a_checkpoint_makes_no_other_class_and_reads_no_other_file(
             'init_args': {'in_features': 1, 'out_features': 1},
         },
         'weights': str(tmp_path / 'secret'),
-        'previous': str(tmp_path / 'secret'),
     }
     torch.save(altered(sound, change), tmp_path / 'x.ckpt')
     loaded = SIGMAETask.load_from_checkpoint(tmp_path / 'x.ckpt')
     assert type(loaded) is SIGMAETask
     assert isinstance(loaded.transform, AugmentationSequential)
-    assert loaded.weights is loaded.previous is None
+    assert loaded.weights is None
     for key, value in loaded.model.encoder.state_dict().items():
         assert torch.equal(value, sound['state_dict'][f'model.{key}'])
 

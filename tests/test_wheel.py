@@ -87,7 +87,7 @@ def test_readmes_lines_load_the_weights_and_classify(
 def test_a_corrupted_file_is_refused(installed: Path, tmp_path: Path) -> None:
     site = tmp_path / 'site'
     shutil.copytree(installed, site)
-    (file,) = site.glob('torchgeo_sigmae/models/*_sentinel2-*.pth')
+    (file,) = site.glob('torchgeo_sigmae/weights/*_sentinel2-*.pth')
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)

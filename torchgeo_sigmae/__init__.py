@@ -17,6 +17,7 @@ from . import (
     plotting,
     tasks,
     transforms,
+    weights,
 )
 from ._version import __version__
 from .callbacks import (
@@ -31,9 +32,9 @@ from .datasets import (
     SyntheticSentinel2DataModule,
     resumable,
 )
-from .models import SIGMAE_Weights, adapt_bands
 from .tasks import SIGMAETask
 from .transforms import BitemporalAugmentation, PatchSaliency, bitemporal
+from .weights import SIGMAE_Weights, adapt_bands
 
 __all__ = (
     'BitemporalAugmentation',
@@ -60,4 +61,5 @@ __all__ = (
     'resumable',
     'tasks',
     'transforms',
+    'weights',
 )

@@ -35,10 +35,10 @@ from .maps.command import (
     run_saliency,
     run_similar,
 )
-from .models import adapt_bands
-from .models.matching import METHODS
 from .report import add_arguments as add_report_arguments
 from .report import run_report
+from .weights import adapt_bands
+from .weights.matching import METHODS
 
 __all__ = ('main',)
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import timm
 from timm.layers import resample_patch_embed
 
-from torchgeo_sigmae.models import build_encoder, save_encoder
+from torchgeo_sigmae.models import build_encoder
+from torchgeo_sigmae.weights import Weights, write_weights
 
 NAME = 'sigmae_vit_small_patch8'
 
@@ -32,18 +33,15 @@ def main(output: Path) -> None:
     state[projection] = resample_patch_embed(state[projection], [8, 8])
     encoder = build_encoder(NAME, 3)
     encoder.load_state_dict(state)
-    save_encoder(
-        encoder,
-        output,
-        {
-            'model': NAME,
-            'in_channels': 3,
-            'bands': ['B04', 'B03', 'B02'],
-            'sensor': 'sentinel2',
-            'size': encoder.patch_embed.img_size[0],
-            'ssl_method': 'supervised, ImageNet-1k (vit_small_patch16_224.augreg_in1k)',
-        },
-    )
+    info = {
+        'model': NAME,
+        'in_channels': 3,
+        'bands': ['B04', 'B03', 'B02'],
+        'sensor': 'sentinel2',
+        'size': encoder.patch_embed.img_size[0],
+        'ssl_method': 'supervised, ImageNet-1k (vit_small_patch16_224.augreg_in1k)',
+    }
+    write_weights(Weights(encoder.state_dict(), info=info), output)
     print(f'Wrote {output}.')
 
 

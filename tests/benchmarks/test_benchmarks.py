@@ -21,7 +21,7 @@ from helpers.geotiffs import write
 from helpers.processes import run
 from torchgeo_sigmae import SIGMAETask
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
-from torchgeo_sigmae.models import read_encoder
+from torchgeo_sigmae.weights import read_weights
 
 #: What is no share of the time of a loop.
 NOT_PARTS = ('source', 'workers', 'images_per_second')
@@ -87,9 +87,9 @@ def test_weights_release(tmp_path: Path) -> None:
     weights_release.main(arguments)
     (file,) = tmp_path.glob('sigmae_vit_tiny_patch8_here-*.pth')
     assert hashlib.sha256(file.read_bytes()).hexdigest().startswith(file.stem[-8:])
-    stages = read_encoder(file).hyper_parameters['trained_on']
+    stages = read_weights(file).info['trained_on']
     assert stages[0] == {'root': 'data', 'steps': 1}
-    assert SIGMAETask('sigmae_vit_tiny_patch8', previous=str(file), size=32)
+    assert SIGMAETask('sigmae_vit_tiny_patch8', weights=str(file), size=32)
 
 
 def test_maps(tmp_path: Path) -> None:

@@ -21,8 +21,7 @@ from torchgeo_sigmae import SIGMAE_Weights, SIGMAETask
 from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.evaluation import BandStatistics, FrozenEncoder, extract_features
-from torchgeo_sigmae.models import read_encoder
-from torchgeo_sigmae.models.checkpoint import write_encoder
+from torchgeo_sigmae.weights import read_weights, write_weights
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -150,9 +149,9 @@ def test_refusals(tmp_path: Path, eurosat_root: Path, oscd_root: Path) -> None:
             FrozenEncoder.load(tmp_path / 'encoder.pth', scale=scale)
     with pytest.raises(FileNotFoundError, match=r"'nothing.pth' is neither a file nor"):
         FrozenEncoder.load('nothing.pth')
-    known = read_encoder(tmp_path / 'encoder.pth')
-    del known.hyper_parameters['bands']
-    write_encoder(known, tmp_path / 'bandless.pth')
+    known = read_weights(tmp_path / 'encoder.pth')
+    del known.info['bands']
+    write_weights(known, tmp_path / 'bandless.pth')
     with pytest.raises(ValueError, match=r'bandless.pth.* does not tell its bands'):
         FrozenEncoder.load(tmp_path / 'bandless.pth')
     with pytest.raises(ValueError, match="dataset: 'Eurosat' is not in torchgeo"):

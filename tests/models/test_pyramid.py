@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from torchgeo_sigmae.models import SIGMAEPyramid, build_encoder, save_encoder
+from torchgeo_sigmae.models import SIGMAEPyramid, build_encoder
 from torchgeo_sigmae.models.pyramid import _resample
 from torchgeo_sigmae.models.registry import NAMES, Architecture
+from torchgeo_sigmae.weights import Weights, write_weights
 
 TINY = 'sigmae_vit_tiny_patch8'
 PATCH = {8: TINY, 16: 'sigmae_vit_tiny_patch16'}
@@ -139,7 +140,9 @@ def test_an_exported_file_loads_strictly_and_bit_by_bit(
     tmp_path: Path, size: int
 ) -> None:
     encoder = build_encoder(TINY, 10, size).eval()
-    save_encoder(encoder, tmp_path / 'encoder.pth', {'model': TINY})
+    write_weights(
+        Weights(encoder.state_dict(), info={'model': TINY}), tmp_path / 'encoder.pth'
+    )
     state = torch.load(tmp_path / 'encoder.pth')['state_dict']
     state = {key.removeprefix('model.'): value for key, value in state.items()}
     model = smp.encoders.get_encoder(TINY, in_channels=10, depth=3).eval()

@@ -34,11 +34,10 @@ from torchgeo_sigmae.models import (
     gather_tokens,
     group_bands,
     layout_of,
-    load_encoder_weights,
-    save_encoder,
 )
 from torchgeo_sigmae.models.positions import sincos_1d
 from torchgeo_sigmae.optim import build_optimizer
+from torchgeo_sigmae.weights import Weights, load_weights, write_weights
 
 pytestmark = pytest.mark.usefixtures('narrow_models')
 
@@ -409,7 +408,7 @@ def random_file(path: Path, name: str, channels: int = 10, **arguments: Any) -> 
     encoder = build_encoder(name, channels, 64, **arguments)
     for parameter in encoder.parameters():
         nn.init.normal_(parameter, std=0.1)
-    save_encoder(encoder, path, {'model': name})
+    write_weights(Weights(encoder.state_dict(), info={'model': name}), path)
     return dict(encoder.state_dict())
 
 
@@ -550,7 +549,7 @@ def test_width_mismatch_says_what_to_change(tmp_path: Path) -> None:
         TASKS['unet']('satmae_vit_small_patch8', str(tmp_path / 'y.pth'), 10)
     encoder = build_encoder('s2mae_vit_small_patch8', 10, 32)
     with pytest.raises(ValueError, match=f"was made for model='{S2MAE}' and does not"):
-        load_encoder_weights(encoder, tmp_path / 'x.pth')
+        load_weights(encoder, tmp_path / 'x.pth')
 
 
 @pytest.mark.parametrize('depth', [1, 4, 6, 12])

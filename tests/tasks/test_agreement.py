@@ -18,9 +18,8 @@ from helpers.training import quiet_trainer, small_task
 from torchgeo_sigmae import FineTuning
 from torchgeo_sigmae._compat import Classification, SemanticSegmentation
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
-from torchgeo_sigmae.models import read_encoder
-from torchgeo_sigmae.models.checkpoint import write_encoder
 from torchgeo_sigmae.tasks.agreement import check_bands, match_normalization
+from torchgeo_sigmae.weights import read_weights, write_weights
 
 MODEL = 'sigmae_vit_tiny_patch8'
 S2MAE, SATMAE = 's2mae_vit_tiny_patch8', 'satmae_vit_tiny_patch8'
@@ -84,9 +83,9 @@ def test_nothing_is_known_about_the_weights_of_others(
 
 def test_files_without_bands_or_of_an_own_sensor(encoder: Path, tmp_path: Path) -> None:
     for change in ({'bands': None}, {'sensor': 'drone'}):
-        known = read_encoder(encoder)
-        known.hyper_parameters.update(change)
-        write_encoder(known, tmp_path / 'changed.pth')
+        known = read_weights(encoder)
+        known.info.update(change)
+        write_weights(known, tmp_path / 'changed.pth')
         check_bands(tmp_path / 'changed.pth', gives(*SHUFFLED))
 
 
@@ -209,9 +208,9 @@ def test_what_cannot_be_made_up_for_is_said(
 def test_where_nothing_is_known_nothing_is_done(encoder: Path, tmp_path: Path) -> None:
     made = Classification(MODEL, weights=str(encoder), in_channels=10, num_classes=10)
     before = made.model.patch_embed.proj.weight.clone()
-    known = read_encoder(encoder)
-    known.hyper_parameters['mean'] = None
-    write_encoder(known, tmp_path / 'changed.pth')
+    known = read_weights(encoder)
+    known.info['mean'] = None
+    write_weights(known, tmp_path / 'changed.pth')
     _, _, datamodule = raw_and((500.0, 300.0))
     for weights, data in (
         (tmp_path / 'changed.pth', datamodule),

@@ -24,7 +24,7 @@ from torchgeo_sigmae._compat import (
     SemanticSegmentation,
 )
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
-from torchgeo_sigmae.models import read_encoder
+from torchgeo_sigmae.weights import read_weights
 
 NAME = 'sigmae_vit_tiny_patch8'
 CHANNELS = 10
@@ -135,7 +135,7 @@ def test_every_pair_trains_on_the_pretrained_encoder(
         freeze_backbone=freeze,
         **arguments,
     )
-    saved = read_encoder(pretrained).state_dict
+    saved = read_weights(pretrained).encoder
     before = {key: value.clone() for key, value in task.model.state_dict().items()}
     own = {key: value.clone() for key, value in encoder_of(task).state_dict().items()}
     assert set(own) - set(saved) <= {'head.weight', 'head.bias'}

@@ -20,7 +20,7 @@ from torchgeo_sigmae.bands import (
     EUROSAT_BANDS,
     SENTINEL2_TEN_BANDS,
 )
-from torchgeo_sigmae.models import read_encoder
+from torchgeo_sigmae.weights import read_weights
 
 NAME = 'sigmae_vit_tiny_patch8'
 SMALL: dict[str, Any] = {
@@ -120,7 +120,7 @@ def test_torchgeos_classification_trains_on_the_pretrained_encoder(
     freeze_backbone: bool,
 ) -> None:
     task = classification(pretrained[kind], freeze_backbone=freeze_backbone)
-    expected = read_encoder(pretrained['export']).state_dict
+    expected = read_weights(pretrained['export']).encoder
     grid = expected.pop('pos_embed')
     loaded = task.model.state_dict()
     # Every pretrained tensor is in the network, and only the head is not pretrained.
@@ -164,5 +164,5 @@ def test_pretraining_continues_from_an_exported_encoder(
     pretrained: dict[str, Path],
 ) -> None:
     task = SIGMAETask(**SMALL, size=64, weights=str(pretrained['export']))
-    for key, value in read_encoder(pretrained['export']).state_dict.items():
+    for key, value in read_weights(pretrained['export']).encoder.items():
         assert torch.equal(task.model.encoder.state_dict()[key], value), key

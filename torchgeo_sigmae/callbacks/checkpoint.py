@@ -13,7 +13,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from ..models.checkpoint import load_plain
+from ..weights.files import load_plain
 from .log import keep_log
 
 __all__ = ('ResumableCheckpoint', 'newest_checkpoint')

@@ -17,10 +17,11 @@ from torchgeo.models import get_model
 from torchvision.models._api import WeightsEnum
 
 from ..bands import SENTINEL2_TEN_BANDS
-from ..models.loading import load_encoder_weights, read_weights
-from ..models.untrusted import check_model
-from ..models.weights import PackagedWeights, normalization, resolve_weights
 from ..patches import cut_patches
+from ..weights import load_weights, read_weights
+from ..weights.packaged import PackagedWeights, normalization
+from ..weights.read import find_weights
+from ..weights.schema import check_model
 
 __all__ = ('POOLS', 'BandStatistics', 'Frozen', 'FrozenEncoder')
 
@@ -207,23 +208,23 @@ class FrozenEncoder(Frozen):
             bands = tuple(bands or SENTINEL2_TEN_BANDS)
             encoder = _build(source, len(bands))
             return cls(encoder, bands, **kwargs)
-        source = resolve_weights(source)
+        source = find_weights(source)
         if isinstance(source, WeightsEnum) and not isinstance(source, PackagedWeights):
             model = get_model(source.meta['model'], weights=source)
             return cls(model, source.meta['bands'], source.transforms, **kwargs)
-        checkpoint = read_weights(source)
-        known = checkpoint.hyper_parameters
+        weights = read_weights(source)
+        known = weights.info
         if not known.get('bands'):
             raise ValueError(
                 f'weights: {str(source)!r} does not tell its bands. Pass a file made '
                 'by SIGMAETask.export.'
             )
         model = known['model']
-        check_model(model, checkpoint.state_dict, str(source))
+        check_model(model, weights.encoder, weights.name)
         # On the grid of pretraining: positions are resampled once, to the images' size.
         size = {'img_size': known['size']} if known.get('size') else {}
         encoder = _build(model, len(known['bands']), **size)
-        load_encoder_weights(encoder, source, checkpoint=checkpoint)
+        load_weights(encoder, weights)
         transform = None
         if None not in (known.get('mean') or [None]):
             transform = normalization(known['mean'], known['std'])

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What a token is: a patch of all bands, of a few neighbouring bands, or of a group."""
+"""The layout of tokens: patches of all bands, of neighboring bands, or of groups."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ __all__ = ('TokenLayout', 'layout_of_state')
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """How the G tokens at every place share the bands.
+    """How the G tokens at every patch position share the bands.
 
-    Tokens are ordered group by group: token ``g * N + n`` is group g at place n, of N
-    places in row-major order. A token is a vector of ``L = m * p * p`` values, channel
-    first, where m is the size of the largest group; smaller groups are padded with
-    values that mean nothing, which :meth:`slots` tells apart.
+    Tokens are ordered group by group: token ``g * N + n`` is group g at patch position
+    n, of N positions in row-major order. A token is a vector of ``L = m * p * p``
+    values, channel first, where m is the size of the largest group. Smaller groups are
+    padded; :meth:`slots` marks the values that are data.
 
     Attributes:
         patch_size: Side p of a patch in pixels.
@@ -33,7 +33,7 @@ class TokenLayout:
 
     @classmethod
     def whole(cls, patch_size: int, channels: int) -> 'TokenLayout':
-        """One token a place, of all bands: SIGMAE's and every plain ViT's.
+        """One token per patch position, of all bands: SIGMAE's and every plain ViT's.
 
         Args:
             patch_size: Side of a patch in pixels.
@@ -46,7 +46,7 @@ class TokenLayout:
 
     @classmethod
     def cubes(cls, patch_size: int, channels: int, depth: int) -> 'TokenLayout':
-        """Cubes of neighbouring bands: S2MAE's.
+        """Cubes of neighboring bands: S2MAE's.
 
         Args:
             patch_size: Side of a patch in pixels.
@@ -83,7 +83,7 @@ class TokenLayout:
 
     @property
     def num_groups(self) -> int:
-        """Number of tokens at every place, G."""
+        """Number of tokens at every patch position, G."""
         return len(self.groups)
 
     @property
@@ -120,30 +120,29 @@ class TokenLayout:
         ]
 
     def places(self) -> list[tuple[int, int]]:
-        """Where every channel stands.
+        """Locate every channel.
 
         Returns:
-            For each of the C channels, the number of its group and its place in it.
+            For each of the C channels, the number of its group and its index in it.
         """
-        found = {
+        located = {
             channel: (g, slot)
             for g, group in enumerate(self.groups)
             for slot, channel in enumerate(group)
         }
-        return [found[channel] for channel in range(self.channels)]
+        return [located[channel] for channel in range(self.channels)]
 
     def slots(self, device: torch.device | None = None) -> Tensor:
-        """Which values of a token are data, not padding.
+        """Mark the values of a token that are data, not padding.
 
         Args:
-            device: Where to put the answer.
+            device: Device of the result.
 
         Returns:
             Boolean ``(G, L)``.
         """
         sizes = torch.tensor([len(group) for group in self.groups], device=device)
-        place = torch.arange(self.group_size, device=device)
-        slots: Tensor = place < sizes[:, None]
+        slots: Tensor = torch.arange(self.group_size, device=device) < sizes[:, None]
         return slots.repeat_interleave(self.patch_size**2, dim=1)
 
     def patchify(self, image: Tensor) -> Tensor:
@@ -185,17 +184,17 @@ class TokenLayout:
         return image if order == list(range(image.shape[1])) else image[:, order]
 
 
-def layout_of_state(encoder: Mapping[str, Tensor], patch_size: int) -> TokenLayout:
-    """What the tokens of an encoder are, from its tensors.
+def layout_of_state(encoder: Mapping[str, Tensor]) -> TokenLayout:
+    """Derive the layout of the tokens from the tensors of an encoder.
 
     Args:
         encoder: Tensors under plain timm keys.
-        patch_size: Side of its patches in pixels.
 
     Returns:
         The layout.
     """
     kernel = encoder['patch_embed.proj.weight']
+    patch_size = kernel.shape[-1]
     if kernel.ndim == 5:
         depth, cubes = kernel.shape[2], encoder['spectral_embed'].shape[1]
         return TokenLayout.cubes(patch_size, depth * cubes, depth)

@@ -3,8 +3,8 @@
 
 """Our names in segmentation-models-pytorch and in TorchGeo's model registry.
 
-Neither has a function to register with, only tables. Where a table is not what we know,
-a warning says what is unavailable, and everything else works.
+Neither has a function to register with, only tables. If a table has changed, a warning
+says what is unavailable, and everything else works.
 """
 
 import functools
@@ -23,7 +23,7 @@ from .registry import NAMES
 
 __all__ = ('build_model', 'register', 'register_weights')
 
-#: What an entry of smp's table holds.
+#: Keys of an entry of smp's table.
 _SMP_ENTRY = {'encoder', 'params', 'pretrained_settings'}
 
 
@@ -32,7 +32,7 @@ def build_model(
 ) -> VisionTransformer:
     """Build one of our encoders as TorchGeo's model builders do.
 
-    ``torchgeo.models.get_model(name, weights=..., **kwargs)`` ends here.
+    ``torchgeo.models.get_model(name, weights=..., **kwargs)`` calls it.
 
     Args:
         model: One of our names.
@@ -70,7 +70,7 @@ def build_model(
     return encoder
 
 
-#: TorchGeo looks weights up by builder too, so each name has one that stays the same.
+#: TorchGeo looks weights up by builder as well, so each name has one builder for good.
 _BUILDERS: dict[str, Callable[..., VisionTransformer]] = {
     name: functools.partial(build_model, name) for name in NAMES
 }
@@ -79,17 +79,17 @@ _BUILDERS: dict[str, Callable[..., VisionTransformer]] = {
 def register() -> None:
     """Make our names known to smp's models and to TorchGeo's model registry.
 
-    Importing the package does this; doing it again changes nothing.
+    Importing the package does this; a second call changes nothing.
 
     Warns:
-        UserWarning: If a table has changed; it names what is unavailable.
+        UserWarning: If a table has changed; the message names what is unavailable.
     """
     lost = []
     encoders = _table(smp, 'encoders', 'encoders')
     if encoders is not None and all(map(_is_smp_entry, encoders.values())):
-        for name, known in NAMES.items():
+        for name, architecture in NAMES.items():
             encoders[name] = {
-                'encoder': PYRAMIDS[known.encoder],
+                'encoder': PYRAMIDS[architecture.encoder],
                 'params': {'model': name},
                 'pretrained_settings': {},
             }
@@ -120,46 +120,29 @@ def register() -> None:
         )
 
 
-def register_weights(
-    name: str,
-    builder: Callable[..., VisionTransformer] | None,
-    weights: type[WeightsEnum],
-) -> None:
-    """Make weights known to TorchGeo's model registry, by name and by builder.
+def register_weights(weights: type[WeightsEnum]) -> None:
+    """Make weights known to TorchGeo's model registry, under all of our names.
 
-    After it ``torchgeo.models.get_model_weights(name)`` answers, and
-    ``torchgeo.models.get_weight`` knows the members by their strings.
+    ``torchgeo.models.get_model_weights(name)`` then returns the enum, and
+    ``torchgeo.models.get_weight`` finds its members by their strings.
 
     Args:
-        name: Name of the model.
-        builder: Its builder, registered as well; None for ours.
-        weights: The enum, which may have no members.
-
-    Raises:
-        ValueError: If *builder* is None and *name* is not one of ours.
+        weights: The enum.
     """
-    builder = builder or _BUILDERS.get(name)
-    if builder is None:
-        raise ValueError(
-            f'builder: {name!r} is not one of our models {list(NAMES)}, so its builder '
-            'is not known. Pass builder=, a function that builds it.'
-        )
-    # Where a table is missing, register() has said so.
-    models = _table(torchgeo.models, 'api', '_model')
-    if models is not None:
-        models[name] = builder
+    # register() warns if the table is missing.
     table = _table(torchgeo.models, 'api', '_model_weights')
     if table is not None:
-        table[builder] = table[name] = weights
+        for name, builder in _BUILDERS.items():
+            table[builder] = table[name] = weights
 
 
 def _table(owner: object, *path: str) -> MutableMapping[Any, Any] | None:
-    """Find a table by its private name; None where it has gone or changed."""
+    """Find a table by its private name; None if it is gone or has changed."""
     for name in path:
         owner = getattr(owner, name, None)
     return owner if isinstance(owner, MutableMapping) else None
 
 
 def _is_smp_entry(entry: object) -> bool:
-    """Whether an entry of smp's table is laid out as ours will be."""
+    """Does an entry of smp's table have the keys we write?"""
     return isinstance(entry, MutableMapping) and set(entry) >= _SMP_ENTRY

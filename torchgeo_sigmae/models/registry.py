@@ -3,16 +3,12 @@
 
 """Our encoders under their names: importing this module registers them with timm."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from timm.models import build_model_with_cfg, register_model
 
 from .encoder import SIGMAEViT
 from .spectral import S2MAEViT, SatMAEViT
-
-# A list, because timm's register_model appends the names to it.
-__all__: list[str] = []
 
 #: Default image side by patch size: 12 x 12 and 14 x 14 tokens.
 _IMAGE_SIZE = {8: 96, 16: 224}
@@ -26,7 +22,7 @@ _WIDTHS: dict[str, dict[str, int]] = {
 
 
 class Architecture(NamedTuple):
-    """What is behind one of our names.
+    """The encoder behind one of our names.
 
     Attributes:
         encoder: Its class.
@@ -48,8 +44,8 @@ class Architecture(NamedTuple):
             'patch_size': self.patch_size,
             'img_size': _IMAGE_SIZE[self.patch_size],
             'in_chans': 10,
-            # The feature that is probed is the one that is fine-tuned: the mean of the
-            # normalised patch tokens, with no second norm in front of the head.
+            # Probing and fine-tuning read one feature: the mean of the normalized
+            # patch tokens, without a second norm in front of the head.
             'global_pool': 'avg',
             'fc_norm': False,
             'dynamic_img_size': True,
@@ -58,7 +54,7 @@ class Architecture(NamedTuple):
 
 
 def _config(patch_size: int) -> dict[str, Any]:
-    """Write timm's default configuration of one of our models."""
+    """Default configuration of one of our models, for timm."""
     size = _IMAGE_SIZE[patch_size]
     return {
         'url': '',
@@ -75,14 +71,14 @@ def _config(patch_size: int) -> dict[str, Any]:
     }
 
 
-#: Our names, and what is behind them.
+#: Our names and their encoders.
 NAMES: dict[str, Architecture] = {
     f'{family}_vit_{variant}_patch{patch_size}': Architecture(
         encoder, variant, patch_size
     )
     for family, encoder, patch_sizes in (
         ('sigmae', SIGMAEViT, (8, 16)),
-        # Both patch sizes, because S2MAE's slides compare them.
+        # S2MAE's slides compare both patch sizes.
         ('s2mae', S2MAEViT, (8, 16)),
         ('satmae', SatMAEViT, (8,)),
     )
@@ -90,10 +86,12 @@ NAMES: dict[str, Architecture] = {
     for patch_size in patch_sizes
 }
 
-default_cfgs = {name: _config(known.patch_size) for name, known in NAMES.items()}
+default_cfgs = {
+    name: _config(architecture.patch_size) for name, architecture in NAMES.items()
+}
 
 
-def _register(name: str, architecture: Architecture) -> Callable[..., SIGMAEViT]:
+def _register(name: str, architecture: Architecture) -> None:
     """Register a name with timm, whose builders are functions of that name."""
 
     def build(pretrained: bool = False, **kwargs: Any) -> SIGMAEViT:
@@ -111,8 +109,11 @@ def _register(name: str, architecture: Architecture) -> Callable[..., SIGMAEViT]
         f'{architecture.encoder.__name__}, {architecture.variant}, patches of '
         f'{architecture.patch_size} pixels, 10 bands.'
     )
-    registered: Callable[..., SIGMAEViT] = register_model(build)
-    return registered
+    register_model(build)
 
 
-globals().update({name: _register(name, known) for name, known in NAMES.items()})
+for _name, _architecture in NAMES.items():
+    _register(_name, _architecture)
+
+# Down here, because timm appends the names of builders to the list of their module.
+__all__ = ('NAMES', 'Architecture')

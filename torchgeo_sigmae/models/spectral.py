@@ -391,7 +391,7 @@ def encoder_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     """
     if 'spectral_embed' not in state_dict:
         return {}
-    layout = layout_of_state(state_dict, 1)
+    layout = layout_of_state(state_dict)
     if 'patch_embed.band_group' in state_dict:
         return {'groups': layout.groups}
     return {'cube_bands': layout.group_size}

@@ -29,10 +29,10 @@ def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
 
 
 def own_group(values: Tensor, group: Tensor) -> Tensor:
-    """Of what was computed for every group, keep that of a token's own.
+    """Pick, for every token, the result of its group.
 
     Args:
-        values: ``(B, K, G, D)``.
+        values: Results for every group, ``(B, K, G, D)``.
         group: The group of every token, ``(B, K)``.
 
     Returns:
@@ -60,7 +60,7 @@ def scatter_tokens(tokens: Tensor, index: Tensor, values: Tensor) -> Tensor:
 def normalize_patches(
     patches: Tensor, valid: Tensor | None = None, eps: float = 1e-6
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalise every patch by its own mean and variance, as MAE's ``norm_pix_loss``.
+    """Normalize every patch by its own mean and variance, as MAE's ``norm_pix_loss``.
 
     In float32 at least: squares of half precision overflow.
 
@@ -70,7 +70,7 @@ def normalize_patches(
         eps: Added to the variance.
 
     Returns:
-        The normalised patches ``(B, N, L)``, and the mean and standard deviation
+        The normalized patches ``(B, N, L)``, and the mean and standard deviation
         ``(B, N, 1)`` that undo it.
     """
     patches = _precise(patches)
@@ -80,14 +80,14 @@ def normalize_patches(
     else:
         count = valid.sum(dim=-1, keepdim=True)
         mean = torch.where(valid, patches, 0).sum(-1, keepdim=True) / count.clamp(min=1)
-        centred = torch.where(valid, patches - mean, 0)
-        var = centred.square().sum(-1, keepdim=True) / (count - 1).clamp(min=1)
+        centered = torch.where(valid, patches - mean, 0)
+        var = centered.square().sum(-1, keepdim=True) / (count - 1).clamp(min=1)
     std = (var + eps).sqrt()
     return (patches - mean) / std, mean, std
 
 
 def masked_mse(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Mean squared error over the entries that count, in float32 at least.
+    """Compute the mean squared error over the entries that count, in float32 at least.
 
     Args:
         prediction: Any shape.
@@ -98,7 +98,7 @@ def masked_mse(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         The scalar error; 0, with zero gradients, where nothing counts.
     """
     prediction = _precise(prediction)
-    # Errors are left out, not multiplied by 0: what does not count may be NaN.
+    # Errors are left out, not multiplied by 0: entries that do not count may be NaN.
     error = torch.where(valid, prediction - target.to(prediction.dtype), 0)
     return error.square().sum() / valid.sum().clamp(min=1)
 

@@ -12,10 +12,10 @@ from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from ..bands import get_sensor
-from ..models.checkpoint import EncoderCheckpoint
 from ..models.embeddings import GroupEmbed
-from ..models.loading import read_weights
-from ..models.weights import PackagedWeights, resolve_weights
+from ..weights import Weights, read_weights
+from ..weights.packaged import PackagedWeights
+from ..weights.read import find_weights
 from .datamodules import datamodule_bands, datamodule_normalization
 
 __all__ = ('check_bands', 'match_normalization', 'read_known')
@@ -29,7 +29,7 @@ _CLOSE, _FAR = 1e-3, 100.0
 
 
 def check_bands(
-    weights: object, datamodule: object, checkpoint: EncoderCheckpoint | None = None
+    weights: object, datamodule: object, checkpoint: Weights | None = None
 ) -> None:
     """Refuse data of as many bands as the weights, but others or in another order.
 
@@ -51,7 +51,7 @@ def check_bands(
     if not told:
         return
     checkpoint = checkpoint or read_known(weights)
-    known = {} if checkpoint is None else checkpoint.hyper_parameters
+    known = {} if checkpoint is None else checkpoint.info
     made_for = known.get('bands')
     if not made_for or len(told) != len(made_for):
         return
@@ -75,7 +75,7 @@ def match_normalization(
     encoder: nn.Module,
     weights: object,
     datamodule: object,
-    checkpoint: EncoderCheckpoint | None = None,
+    checkpoint: Weights | None = None,
 ) -> None:
     r"""Let pretrained weights see the data as they did in pretraining.
 
@@ -103,7 +103,7 @@ def match_normalization(
     checkpoint = checkpoint or read_known(weights)
     if told is None or checkpoint is None:
         return
-    difference = _difference(checkpoint.hyper_parameters, *told)
+    difference = _difference(checkpoint.info, *told)
     if difference is None:
         return
     factor, shift = difference
@@ -114,7 +114,7 @@ def match_normalization(
     )
     remedy = (
         'Normalise as in pretraining, see mean and std in '
-        'torchgeo_sigmae.models.read_encoder(weights).hyper_parameters.'
+        'torchgeo_sigmae.weights.read_weights(weights).info.'
     )
     if not 1 / _FAR < float(factor.median()) < _FAR:
         rank_zero_warn(
@@ -126,7 +126,7 @@ def match_normalization(
             f'weights: {differs}, and the first layer of {type(encoder).__name__} '
             f'cannot make up for it. {remedy}'
         )
-    elif _as_loaded(encoder.state_dict(), checkpoint.state_dict):
+    elif _as_loaded(encoder.state_dict(), checkpoint.encoder):
         _fold(encoder, factor, shift)
         rank_zero_info(
             f'FineTuning: {differs}. The first layer makes up for it, so that the '
@@ -188,7 +188,7 @@ def _as_loaded(state: dict[str, Tensor], loaded: dict[str, Tensor]) -> bool:
     )
 
 
-def read_known(weights: object) -> EncoderCheckpoint | None:
+def read_known(weights: object) -> Weights | None:
     """Read weights of ours.
 
     Args:
@@ -200,9 +200,9 @@ def read_known(weights: object) -> EncoderCheckpoint | None:
     if not isinstance(weights, str | Path | PackagedWeights):
         return None
     try:
-        found = resolve_weights(weights)
-        ours = isinstance(found, Path | PackagedWeights)
-        return read_weights(found) if ours else None
+        source = find_weights(weights)
+        ours = isinstance(source, Path | PackagedWeights)
+        return read_weights(source) if ours else None
     except FileNotFoundError:
         return None
     except ValueError:  # a file of another format, which TorchGeo may take

@@ -20,14 +20,6 @@ from ..bands import Sensor
 from ..callbacks.finite import add_guard
 from ..datasets.resumable import is_resumable
 from ..models import MaskedAutoencoder
-from ..models.checkpoint import (
-    ENCODER_KEY,
-    check_task,
-    from_checkpoint_keys,
-    read_content,
-    save_encoder,
-    to_checkpoint_keys,
-)
 from ..optim import (
     build_optimizer,
     scaled_lr,
@@ -36,6 +28,14 @@ from ..optim import (
     warmup_steps,
 )
 from ..transforms import bitemporal
+from ..weights import Weights, write_weights
+from ..weights.files import (
+    ENCODER_KEY,
+    check_task,
+    from_checkpoint_keys,
+    plain,
+    to_checkpoint_keys,
+)
 from .batch import mark_valid_pixels
 from .datamodules import attached_datamodule, normalizes
 from .statistics import BatchStatistics, resolve_statistics
@@ -264,16 +264,17 @@ class PretrainingTask(BaseTask):
 
         Args:
             path: The file; missing folders are made. Written atomically.
-            decoder: Whether to add the decoder, so that pretraining can go on from the
-                file by ``previous=``. Tasks of TorchGeo take no notice of it.
+            decoder: Whether to add the decoder, so that pretraining goes on from the
+                file by ``weights=``. Tasks of TorchGeo ignore it.
             half: Whether to store in half precision, which halves the file.
 
         Raises:
             ValueError: If mean and std of the training data are not known, because the
                 task was neither trained nor given them.
         """
-        kept = self.model.decoder if decoder else None
-        save_encoder(self.model.encoder, path, self.encoder_record, kept, half)
+        kept = self.model.decoder.state_dict() if decoder else {}
+        weights = Weights(self.model.encoder.state_dict(), kept, self.encoder_record)
+        write_weights(weights, path, half)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is needed to use the weights, under names TorchGeo can read.
@@ -285,6 +286,7 @@ class PretrainingTask(BaseTask):
             checkpoint: The checkpoint about to be saved.
         """
         checkpoint['state_dict'] = to_checkpoint_keys(checkpoint['state_dict'])
+        checkpoint['hyper_parameters'] = plain(checkpoint['hyper_parameters'])
         if self._statistics is not None:
             checkpoint['statistics'] = self._statistics.as_dict()
             checkpoint[ENCODER_KEY] = self.encoder_record
@@ -311,7 +313,7 @@ class PretrainingTask(BaseTask):
         """Make a task of a training checkpoint, perhaps a stranger's.
 
         Nothing in the file is executed, and nothing it claims is believed before it is
-        checked. *weights*, *previous* and *transform* are those given here, or none.
+        checked. *weights* and *transform* are those given here, or none.
 
         Args:
             checkpoint_path: The file, or a URL.
@@ -331,9 +333,8 @@ class PretrainingTask(BaseTask):
         """
         local = isinstance(checkpoint_path, str | Path)
         if weights_only and local and os.path.isfile(checkpoint_path):
-            name = str(checkpoint_path)
-            check_task(read_content(checkpoint_path, name), name)
-        given = dict.fromkeys(('weights', 'previous', 'transform', '_instantiator'))
+            check_task(checkpoint_path)
+        given = dict.fromkeys(('weights', 'transform', '_instantiator'))
         task: Self = super().load_from_checkpoint(
             checkpoint_path,
             map_location,

@@ -1,15 +1,15 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""From the arguments of a task to its model, whoever's weights it starts from."""
+"""From the arguments of a task to its model."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from timm.models import VisionTransformer
-from torch import Tensor
 from torchvision.models._api import WeightsEnum
 
 from ..bands import Sensor
@@ -18,22 +18,19 @@ from ..models import (
     S2MAEViT,
     SatMAEViT,
     SpectralViT,
-    Stage,
     build_encoder,
     encoder_arguments,
     group_bands,
     layout_of,
-    load_encoder_weights,
-    load_stage,
-    parse_stage,
-    read_weights,
 )
+from ..weights import Weights, load_weights, read_weights
+from ..weights.adapt import weights_for_bands
 
 __all__ = ('build_model', 'encoder_settings', 'family')
 
 
 def family(model: str) -> str:
-    """Tell whose encoder a name is.
+    """Name the method that an encoder belongs to.
 
     Args:
         model: Name of the encoder.
@@ -49,48 +46,35 @@ def build_model(
     hparams: Mapping[str, Any],
     bands: tuple[str, ...],
     sensor: Sensor,
-    weights: WeightsEnum | str | bool | None,
-    previous: WeightsEnum | str | None,
-) -> tuple[MaskedAutoencoder, Stage | None]:
-    """Build the model of a task, and load what it starts from.
+    source: WeightsEnum | str | Path | bool | None,
+) -> tuple[MaskedAutoencoder, dict[str, Any]]:
+    """Build the model of a task, and load the weights it starts from.
 
     Args:
         hparams: Arguments of the task.
         bands: Canonical names of the bands the model sees.
         sensor: Their sensor.
-        weights: Initial encoder weights, if any.
-        previous: The stage of pretraining before this one, if any.
+        source: The argument ``weights`` of the task.
 
     Returns:
-        The model, and the stage before.
+        The model, and the information about the weights; empty without weights.
 
     Raises:
-        ValueError: If arguments do not go with each other or with what is loaded.
+        ValueError: If arguments do not fit each other or the weights.
         FileNotFoundError: If there is no such file.
     """
-    if weights is True:
+    if source is True:
         raise ValueError(
-            "weights: True would mean timm's own weights, which are for "
-            'three bands. Pass the path of an exported encoder, a weight enum or '
-            'its string, or None.'
+            "weights: True would mean timm's own weights, which are for three bands. "
+            'Pass the path of an exported encoder, a weight enum or its string, or '
+            'None.'
         )
-    if weights and previous:
-        raise ValueError(
-            'weights, previous: both given, but a stage brings its encoder along. '
-            'Pass one of them.'
-        )
-    arguments = _asked(hparams, bands, sensor)
-    stage = given = None
-    if previous:
-        stage = parse_stage(previous, hparams['model']).for_bands(bands, sensor)
-        arguments = _go_on(hparams, arguments, stage.encoder, stage.known)
-    elif weights:
-        given = read_weights(weights)
-        known = given.hyper_parameters
-        arguments = _go_on(hparams, arguments, given.state_dict, known)
+    weights = None
+    arguments = _spectral_arguments(hparams, bands, sensor)
+    if source:
+        weights = weights_for_bands(read_weights(source), (bands, sensor))
+        arguments = _continued(hparams, arguments, weights)
     encoder = build_encoder(hparams['model'], len(bands), hparams['size'], **arguments)
-    if weights:
-        load_encoder_weights(encoder, weights, bands, sensor, given)
     model = MaskedAutoencoder(
         encoder,
         hparams['decoder'],
@@ -99,9 +83,10 @@ def build_model(
         hparams['decoder_num_heads'],
         len(hparams['indices']) if hparams['spectral_weight'] else None,
     )
-    if stage is not None:
-        load_stage(model, stage)
-    return model, stage
+    if weights is None:
+        return model, {}
+    load_weights(model, weights)
+    return model, weights.info
 
 
 def encoder_settings(
@@ -127,10 +112,10 @@ def encoder_settings(
     return settings
 
 
-def _asked(
+def _spectral_arguments(
     hparams: Mapping[str, Any], bands: tuple[str, ...], sensor: Sensor
 ) -> dict[str, Any]:
-    """What S2MAE's and SatMAE's encoders take; refused for others."""
+    """Collect the arguments of S2MAE's and SatMAE's encoders; refused for others."""
     model = hparams['model']
     whose = family(model)
     for name, default, allowed in (
@@ -166,31 +151,36 @@ def _check_order(bands: tuple[str, ...], sensor: Sensor) -> None:
         )
 
 
-def _go_on(
-    hparams: Mapping[str, Any],
-    arguments: dict[str, Any],
-    state_dict: Mapping[str, Tensor],
-    known: Mapping[str, Any],
+def _continued(
+    hparams: Mapping[str, Any], arguments: dict[str, Any], weights: Weights
 ) -> dict[str, Any]:
-    """Take over cubes or groups of an encoder; refuse others than its own."""
-    own = encoder_arguments(state_dict)
-    asked: dict[str, Any] = {
-        name: arguments[name]
-        for name in ('cube_bands', 'groups')
-        if name in arguments and hparams[name] is not None
+    """Take over cubes, groups and positions of weights; refuse contradictions."""
+    stored = {
+        name: value
+        for name, value in encoder_arguments(weights.encoder).items()
+        if name in arguments
     }
-    if 'positions' in known and 'positions' in arguments:
-        own['positions'] = known['positions']
-        asked['positions'] = arguments['positions']
+    if not stored:
+        return arguments
+    asked = {name: arguments[name] for name in stored if hparams[name] is not None}
+    asked['positions'] = arguments['positions']
+    stored['positions'] = _positions_of(weights, arguments['positions'])
     for name, value in asked.items():
-        if name in own and _listed(value) != _listed(own[name]):
+        if _as_lists(value) != _as_lists(stored[name]):
             raise ValueError(
-                f'{name}: {value!r}, but the encoder goes on with {own[name]!r}. Pass '
-                'that, or train from scratch.'
+                f'{name}: {value!r}, but the encoder goes on with {stored[name]!r}. '
+                'Pass that, or train from scratch.'
             )
-    return {**arguments, **own} if arguments else arguments
+    return {**arguments, **stored}
 
 
-def _listed(value: Any) -> Any:
-    """Nested tuples as lists, to compare with what a configuration holds."""
-    return [*map(_listed, value)] if isinstance(value, list | tuple) else value
+def _positions_of(weights: Weights, asked: str) -> str:
+    """The kind of positions; if the file does not tell, what its tensors allow."""
+    joint = bool(weights.encoder['joint_positions'])
+    possible = asked if joint == (asked == 'vanilla') else 'learnable'
+    return str(weights.info.get('positions', 'vanilla' if joint else possible))
+
+
+def _as_lists(value: Any) -> Any:
+    """Nested tuples as lists, to compare with the values of a configuration."""
+    return [*map(_as_lists, value)] if isinstance(value, list | tuple) else value

@@ -69,13 +69,12 @@ class SIGMAETask(PretrainingTask):
     .. versionadded:: 0.1
     """
 
-    ignore = ('transform', 'weights', 'previous')
+    ignore = ('transform', 'weights')
 
     def __init__(
         self,
         model: str = 'sigmae_vit_small_patch8',
         weights: WeightsEnum | str | None = None,
-        previous: WeightsEnum | str | None = None,
         in_channels: int | None = None,
         bands: Sequence[str] = SENTINEL2_TEN_BANDS,
         data_bands: Sequence[str] | None = None,
@@ -120,13 +119,11 @@ class SIGMAETask(PretrainingTask):
                 ``sigmae_vit_{tiny,small,base,large}_patch{8,16}`` or any timm
                 ``VisionTransformer``; ``s2mae_vit_..._patch{8,16}`` for S2MAE,
                 ``satmae_vit_..._patch8`` for SatMAE.
-            weights: Initial encoder weights: a weight enum, its string, the path of an
-                exported encoder, or None to start from scratch.
-            previous: The stage of progressive pretraining before this one: its training
-                checkpoint, the ``default_root_dir`` of its run, what ``export(path,
-                decoder=True)`` wrote, or a weight enum of ours or its string. Encoder
-                and decoder go on from there, at any image size; other bands are matched
-                as in ``adapt_bands``.
+            weights: Initial weights: a weight enum, its string, the path of an exported
+                encoder or of a training checkpoint, the ``default_root_dir`` of a run,
+                or None to start from scratch. The decoder goes on as well if the file
+                holds one of the same shape. Any image size will do; other bands are
+                matched as in ``adapt_bands``.
             in_channels: Number of bands the model sees; by default that of *bands*.
             bands: Names of the bands the model sees, in order and any spelling.
             data_bands: Names of the channels of a batch, in order, those of one date.
@@ -194,10 +191,10 @@ class SIGMAETask(PretrainingTask):
             ValueError: If an argument is out of range, or a name is unknown; the
                 message names the argument, the value and what to pass instead.
             TypeError: If *transform* cannot move the valid-pixel mask along.
-            FileNotFoundError: If *weights* is neither a file nor a known enum.
+            FileNotFoundError: If *weights* is neither a file, a folder of a run, nor a
+                known enum.
         """
         self.weights = weights
-        self.previous = previous
         super().__init__()
         side = self.hparams['size'] or self.model.encoder.patch_embed.img_size[0]
         self.transform = default_transform(side) if transform is None else transform
@@ -230,15 +227,10 @@ class SIGMAETask(PretrainingTask):
                 'finite; 0 predicts pixels alone.'
             )
         TargetSpace(hparams['target'], hparams['norm_pix_loss'])
-        self.model, stage = build_model(
-            hparams, self.bands, self.sensor, self.weights, self.previous
-        )
+        self.model, info = build_model(hparams, self.bands, self.sensor, self.weights)
         # What came with weights, so that a checkpoint restores without them.
         hparams.update(encoder_settings(self.model.encoder, self.bands))
-        if stage is not None:
-            self.history = stage.known.get('trained_on', [])
-            for line in str(stage.report or '').splitlines():
-                rank_zero_info(line)
+        self.history = info.get('trained_on', [])
         self.mask_schedule = MaskSchedule(
             hparams['masking'],
             hparams['mask_ratio'],

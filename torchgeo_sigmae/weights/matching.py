@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Which bands can stand in for which: by name, else by wavelength."""
+"""Match bands by name, else by wavelength."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,26 +17,26 @@ __all__ = (
     'target_bands',
 )
 
-#: How far centre wavelengths may be apart, as a share of the source band's, for one
+#: How far center wavelengths may be apart, as a share of the source band's, for one
 #: band to stand in for another. 4 % tells all bands of Sentinel-2 apart but B08 and
 #: B8A (3.8 %; the next, B05 and B06, are 5.0 % apart), and joins every reflective band
 #: of Landsat-8 but the panchromatic one with Sentinel-2's (at most 2 %).
 TOLERANCE = 0.04
 
-#: How bands without a counterpart of the same name are dealt with.
+#: What happens to bands without a counterpart of the same name.
 METHODS = ('auto', 'name', 'zero')
 
 
 @dataclass(frozen=True)
 class AdaptedBand:
-    """Where the weights of one input channel come from.
+    """The source of the weights of one input channel.
 
     Attributes:
         band: Name of the target band.
         sources: The source bands it stands in for, each with its share in [0, 1];
             empty for a band without counterpart, which starts at zero.
-        named: Whether a source band has the same name and sensor: it is then taken
-            with the mean and std of its data.
+        named: Whether a source band has the same name and sensor. Its mean and std
+            are then carried over.
     """
 
     band: str
@@ -56,30 +56,30 @@ class AdaptedBand:
 
 @dataclass(frozen=True)
 class BandReport:
-    """What :func:`~torchgeo_sigmae.models.adapt_bands` did.
+    """Report of :func:`~torchgeo_sigmae.weights.adapt_bands`.
 
     Attributes:
-        bands: One entry a target band, in order.
+        bands: One entry per target band, in order.
         left_out: Source bands that no target band stands in for. A plain ViT sees them
             at their mean.
         dates: Number of dates.
-        halved: Whether every weight was divided by it.
+        divided: Whether every weight was divided by it.
     """
 
     bands: tuple[AdaptedBand, ...]
     left_out: tuple[str, ...]
     dates: int
-    halved: bool = True
+    divided: bool = True
 
     def __str__(self) -> str:
         """One line a band, and what was left out."""
         lines = [str(band) for band in self.bands]
         if self.left_out:
             left_out = ', '.join(self.left_out)
-            how = ', seen at their mean' if self.halved else ''
+            how = ', seen at their mean' if self.divided else ''
             lines.append(f'Left out{how}: {left_out}.')
         if self.dates > 1:
-            weight = f'weight 1/{self.dates}' if self.halved else 'token'
+            weight = f'weight 1/{self.dates}' if self.divided else 'token'
             lines.append(f'Every {weight}, once for each date.')
         return '\n'.join(lines)
 
@@ -110,8 +110,7 @@ def target_bands(bands: Sequence[str], sensor: Sensor, method: str) -> tuple[str
                 'sensor start at zero.'
             ) from None
     else:
-        known = [name for name in bands if sensor.find(name)]
-        normalize_bands(known, sensor)
+        normalize_bands([name for name in bands if sensor.find(name)], sensor)
         names = sensor.spell(bands)
         if len(set(names)) < len(names):
             raise ValueError(
@@ -142,27 +141,28 @@ def match_bands(
         dates: Number of dates, for the report.
 
     Returns:
-        One entry a target band, in order.
+        One entry per target band, in order.
     """
     same = source_sensor.name == target_sensor.name
     wavelengths = {
-        name: known.wavelength
+        name: band.wavelength
         for name in target
-        if (known := target_sensor.find(name)) is not None
+        if (band := target_sensor.find(name)) is not None
     }
     shares: dict[str, dict[str, float]] = {name: {} for name in target}
-    for band in source:
-        if same and band in shares:
-            nearest = [band]
-        elif method == 'name' or (found := source_sensor.find(band)) is None:
+    for origin in source:
+        if same and origin in shares:
+            nearest = [origin]
+        elif method == 'name' or (described := source_sensor.find(origin)) is None:
             nearest = []
         else:
-            distance = {n: abs(w - found.wavelength) for n, w in wavelengths.items()}
+            center = described.wavelength
+            distance = {n: abs(w - center) for n, w in wavelengths.items()}
             least = min(distance.values(), default=float('inf'))
-            near = least <= TOLERANCE * found.wavelength
+            near = least <= TOLERANCE * center
             nearest = [name for name in distance if distance[name] == least and near]
         for name in nearest:
-            shares[name][band] = 1 / len(nearest)
+            shares[name][origin] = 1 / len(nearest)
     taken = {band for sources in shares.values() for band in sources}
     return BandReport(
         tuple(

@@ -25,14 +25,15 @@ from torchgeo_sigmae.bands import (
     Sensor,
 )
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as TEN
-from torchgeo_sigmae.models import (
+from torchgeo_sigmae.models import build_encoder
+from torchgeo_sigmae.weights import (
     BandReport,
-    build_encoder,
-    load_encoder_weights,
-    read_encoder,
-    save_encoder,
+    Weights,
+    load_weights,
+    read_weights,
+    write_weights,
 )
-from torchgeo_sigmae.models.matching import TOLERANCE
+from torchgeo_sigmae.weights.matching import TOLERANCE
 
 NAME = 'sigmae_vit_tiny_patch8'
 FIRST = 'patch_embed.proj.weight'
@@ -56,12 +57,16 @@ def hyper_parameters(bands: tuple[str, ...], /, **more: object) -> dict[str, obj
     }
 
 
+def save(encoder: torch.nn.Module, path: Path, info: dict[str, object]) -> None:
+    write_weights(Weights(encoder.state_dict(), info=info), path)
+
+
 @pytest.fixture(scope='module')
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An encoder of ten bands."""
     path = tmp_path_factory.mktemp('source') / 'encoder.pth'
     torch.manual_seed(1)
-    save_encoder(build_encoder(NAME, 10, 32), path, hyper_parameters(TEN))
+    save(build_encoder(NAME, 10, 32), path, hyper_parameters(TEN))
     return path
 
 
@@ -71,7 +76,7 @@ def shallow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp('shallow') / 'encoder.pth'
     encoder = build_encoder(NAME, 10, 32)
     encoder.blocks = encoder.blocks[:1]
-    save_encoder(encoder, path, hyper_parameters(TEN))
+    save(encoder, path, hyper_parameters(TEN))
     return path
 
 
@@ -81,12 +86,12 @@ def target(tmp_path: Path) -> Path:
 
 
 def first_layer(path: Path) -> Tensor:
-    return read_encoder(path).state_dict[FIRST]
+    return read_weights(path).encoder[FIRST]
 
 
 def features(path: Path, image: Tensor) -> Tensor:
     encoder = build_encoder(NAME, image.shape[1], 32).eval()
-    load_encoder_weights(encoder, path)
+    load_weights(encoder, path)
     with torch.no_grad():
         return encoder.forward_features(image)
 
@@ -136,7 +141,7 @@ def test_channels_are_picked_by_name(
         else:
             assert torch.equal(after[:, channel], before[:, TEN.index(name)])
     # All else is untouched.
-    old, adapted = read_encoder(source).state_dict, read_encoder(target).state_dict
+    old, adapted = read_weights(source).encoder, read_weights(target).encoder
     assert list(adapted) == list(old)
     assert all(torch.equal(adapted[key], old[key]) for key in old if key != FIRST)
 
@@ -176,7 +181,7 @@ def test_the_order_of_bands_is_free(
     adapt_bands(shallow, [bands[i] for i in order], target)
     assert torch.equal(first_layer(target), there[:, order])
     # Everything of the source is used once at most.
-    sources = read_encoder(target).hyper_parameters['adapted_from']['sources']
+    sources = read_weights(target).info['adapted_from']['sources']
     for band in TEN:
         assert sum(shares.get(band, 0) for shares in sources.values()) in (0, 1)
 
@@ -184,11 +189,11 @@ def test_the_order_of_bands_is_free(
 def test_back_and_forth(source: Path, target: Path, tmp_path: Path) -> None:
     adapt_bands(source, EUROSAT_BANDS, target)
     adapt_bands(target, TEN, tmp_path / 'back.pth')
-    first, back = read_encoder(source), read_encoder(tmp_path / 'back.pth')
-    for key, value in first.state_dict.items():
-        assert torch.equal(back.state_dict[key], value)
+    first, back = read_weights(source), read_weights(tmp_path / 'back.pth')
+    for key, value in first.encoder.items():
+        assert torch.equal(back.encoder[key], value)
     for key in ('bands', 'mean', 'std', 'scale', 'sensor', 'in_channels', 'model'):
-        assert back.hyper_parameters[key] == first.hyper_parameters[key]
+        assert back.info[key] == first.info[key]
 
 
 @pytest.mark.parametrize('sensor', ['landsat8', 'Landsat-9'])
@@ -218,7 +223,7 @@ def test_landsat_is_matched_by_wavelength(
         rtol=1e-4,
         atol=1e-4,
     )
-    known = read_encoder(target).hyper_parameters
+    known = read_weights(target).info
     assert known['sensor'] == 'landsat8'
     assert known['mean'] == known['std'] == [None] * 10
     assert known['scale'] is known['offset'] is None
@@ -231,7 +236,7 @@ def test_landsats_cirrus_and_coastal_bands_have_counterparts(
 ) -> None:
     path = tmp_path / 'thirteen.pth'
     encoder = build_encoder(NAME, 13, 32)
-    save_encoder(encoder, path, hyper_parameters(SENTINEL2_BANDS))
+    save(encoder, path, hyper_parameters(SENTINEL2_BANDS))
     report = adapt_bands(path, ('coastal', 'cirrus'), target, sensor='landsat8')
     assert [list(band.sources) for band in report.bands] == [['B01'], ['B10']]
 
@@ -289,13 +294,13 @@ def test_equal_dates_give_the_activations_of_one(
     torch.testing.assert_close(
         features(target, image.repeat(1, dates, 1, 1)), expected, rtol=1e-4, atol=1e-4
     )
-    known = read_encoder(target).hyper_parameters
+    known = read_weights(target).info
     assert known['in_channels'] == 4 * dates
     assert known['dates'] == dates
     assert known['bands'] == list(bands)
     with pytest.raises(ValueError, match=f"already adapted to {dates}.*'encoder.pth'"):
         adapt_bands(target, bands, target.with_name('x.pth'))
-    with pytest.raises(ValueError, match=f'channels of {dates} dates'):
+    with pytest.raises(ValueError, match=f'already adapted to {dates} dates'):
         SIGMAETask(NAME, str(target), bands=('B04', 'B03', 'B02', 'B10'), size=32)
 
 
@@ -316,7 +321,7 @@ def test_report(source: Path, target: Path, caplog: pytest.LogCaptureFixture) ->
     assert str(report).splitlines() == lines
     said = list(dict.fromkeys(record.getMessage() for record in caplog.records))
     assert said == lines
-    known = read_encoder(target).hyper_parameters
+    known = read_weights(target).info
     assert known['mean'] == [106.0, 102.0, None]
     assert known['std'] == [16.0, 12.0, None]
     assert known['scale'] == 1e-4
@@ -383,14 +388,14 @@ def test_weights_that_cannot_be_adapted(source: Path, target: Path) -> None:
 
     other = target.with_name('other.pth')
     for known in ({'bands': None}, {'sensor': None}):
-        save_encoder(build_encoder(NAME, 10, 32), other, hyper_parameters(TEN, **known))
+        save(build_encoder(NAME, 10, 32), other, hyper_parameters(TEN, **known))
         with pytest.raises(ValueError, match='does not tell its bands'):
             adapt_bands(other, ('B04',), target)
-    save_encoder(build_encoder(NAME, 4, 32), other, hyper_parameters(TEN))
-    with pytest.raises(ValueError, match=r'10 bands .*its shape is \(192, 4, 8, 8\)'):
+    save(build_encoder(NAME, 4, 32), other, hyper_parameters(TEN))
+    with pytest.raises(ValueError, match='takes 4 channels, but it names 10 bands'):
         adapt_bands(other, ('B04',), target)
-    save_encoder(torch.nn.Linear(2, 2), other, hyper_parameters(TEN))
-    with pytest.raises(ValueError, match='but there is none'):
+    save(torch.nn.Linear(2, 2), other, hyper_parameters(TEN))
+    with pytest.raises(ValueError, match='there is no first layer'):
         adapt_bands(other, ('B04',), target)
 
 
@@ -398,10 +403,10 @@ def test_statistics_that_are_not_those_of_bands_are_dropped(
     tmp_path: Path, target: Path
 ) -> None:
     path = tmp_path / 'encoder.pth'
-    save_encoder(build_encoder(NAME, 10, 32), path, hyper_parameters(TEN, mean=0.0))
+    save(build_encoder(NAME, 10, 32), path, hyper_parameters(TEN, mean=0.0))
     adapt_bands(path, ('B04',), target)
-    assert read_encoder(target).hyper_parameters['mean'] == [None]
-    assert read_encoder(target).hyper_parameters['std'] == [12.0]
+    assert read_weights(target).info['mean'] == [None]
+    assert read_weights(target).info['std'] == [12.0]
 
 
 def test_torchgeo_loads_adapted_files_and_refuses_others(
@@ -412,7 +417,7 @@ def test_torchgeo_loads_adapted_files_and_refuses_others(
         model=NAME, weights=str(target), in_channels=3, num_classes=10
     )
     loaded = task.model.state_dict()
-    for key, value in read_encoder(target).state_dict.items():
+    for key, value in read_weights(target).encoder.items():
         assert key == 'pos_embed' or torch.equal(loaded[key], value)
     with (
         pytest.warns(UserWarning, match='input channels 3 != input channels'),
@@ -421,7 +426,7 @@ def test_torchgeo_loads_adapted_files_and_refuses_others(
         Classification(model=NAME, weights=str(source), in_channels=3, num_classes=10)
     model = timm.create_model(NAME, in_chans=3, num_classes=0)
     with pytest.raises(ValueError, match=r'in_channels=10 .*adapt_bands'):
-        model.load_state_dict(read_encoder(source).state_dict)
+        model.load_state_dict(read_weights(source).encoder)
 
 
 def test_torchgeos_early_fusion_takes_two_dates(source: Path, target: Path) -> None:
@@ -443,36 +448,38 @@ def test_torchgeos_early_fusion_takes_two_dates(source: Path, target: Path) -> N
         ChangeDetection(model='unet', backbone=NAME, weights=str(target), in_channels=3)
 
 
-def test_our_task_takes_adapted_files_and_refuses_others(
+def test_our_task_takes_adapted_files_and_adapts_others(
     source: Path, target: Path
 ) -> None:
     bands = ('B04', 'B08', 'B11', 'B03')
     adapt_bands(source, bands, target)
     task = SIGMAETask(NAME, str(target), bands=bands, size=32)
     assert torch.equal(task.model.encoder.patch_embed.proj.weight, first_layer(target))
-    with pytest.raises(ValueError, match=r'made for the bands .*adapt_bands'):
-        SIGMAETask(NAME, str(source), bands=bands, size=32)
+    task = SIGMAETask(NAME, str(source), bands=bands, size=32)
+    for key, value in read_weights(target).encoder.items():
+        assert torch.equal(task.model.encoder.state_dict()[key], value), key
+    with pytest.raises(ValueError, match=r"none of \['B10', 'B01'\] has a counterpart"):
+        SIGMAETask(NAME, str(source), bands=('B10', 'B01'), size=32, indices=())
     with pytest.raises(ValueError, match=r'differently shaped .*adapt_bands'):
-        load_encoder_weights(build_encoder(NAME, 4, 32), source)
+        load_weights(build_encoder(NAME, 4, 32), source)
 
 
 def test_one_name_on_two_sensors_is_not_one_band(source: Path, target: Path) -> None:
     """B5 is near infrared on Landsat and red edge on Sentinel-2."""
     adapt_bands(source, ('B3', 'B4', 'B5', 'B6'), target, sensor='landsat8')
     encoder = build_encoder(NAME, 4, 32)
-    with pytest.raises(ValueError, match=r'of landsat8, but .* of sentinel2.*adapt'):
-        load_encoder_weights(encoder, target, ('B03', 'B04', 'B05', 'B06'))
-    load_encoder_weights(encoder, target, ('B3', 'B4', 'B5', 'B6'), 'landsat9')
+    load_weights(encoder, target, ('B03', 'B04', 'B05', 'B06'))
+    kernel = encoder.patch_embed.proj.weight
+    assert torch.equal(kernel[:, :2], first_layer(target)[:, :2])
+    assert not kernel[:, 2:].any()
+    load_weights(encoder, target, ('B3', 'B4', 'B5', 'B6'), 'landsat9')
+    assert torch.equal(encoder.patch_embed.proj.weight, first_layer(target))
     # A file that does not tell its bands is checked by its shape alone.
-    save_encoder(encoder, target, {'model': NAME})
-    load_encoder_weights(encoder, target, ('B03', 'B04', 'B05', 'B06'))
+    save(encoder, target, {'model': NAME})
+    load_weights(encoder, target, ('B03', 'B04', 'B05', 'B06'))
     own = Sensor('own', (Band('A', 'a', 660.0),), {})
-    save_encoder(
-        build_encoder(NAME, 1, 32),
-        target,
-        hyper_parameters(('A',), sensor='own'),
-    )
-    load_encoder_weights(build_encoder(NAME, 1, 32), target, ('A',), own)
+    save(build_encoder(NAME, 1, 32), target, hyper_parameters(('A',), sensor='own'))
+    load_weights(build_encoder(NAME, 1, 32), target, ('A',), own)
 
 
 def test_from_the_command_line(
@@ -485,7 +492,7 @@ def test_from_the_command_line(
         ]
     )
     assert f'Wrote {target}' in capsys.readouterr().out
-    known = read_encoder(target).hyper_parameters
+    known = read_weights(target).info
     assert (known['in_channels'], known['sensor']) == (4, 'landsat8')
     with pytest.raises(SystemExit):
         main(['adapt-bands', str(source), '--bands', 'VV', '-o', str(target)])

@@ -18,13 +18,9 @@ from torchgeo_sigmae import adapt_bands
 from torchgeo_sigmae._compat import Classification
 from torchgeo_sigmae.bands import LANDSAT8, SENTINEL2, SENTINEL2_BANDS
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as TEN
-from torchgeo_sigmae.models import (
-    build_encoder,
-    load_encoder_weights,
-    read_encoder,
-    save_encoder,
-)
-from torchgeo_sigmae.models.spectrum import interpolate_spectrum
+from torchgeo_sigmae.models import build_encoder
+from torchgeo_sigmae.weights import Weights, load_weights, read_weights, write_weights
+from torchgeo_sigmae.weights.tensors import interpolate_spectrum
 
 pytestmark = pytest.mark.usefixtures('narrow_models')
 
@@ -53,7 +49,7 @@ def write(path: Path, name: str) -> Path:
         'size': 32,
         'patch_size': 8,
     }
-    save_encoder(encoder, path, known)
+    write_weights(Weights(encoder.state_dict(), info=known), path)
     return path
 
 
@@ -73,15 +69,13 @@ def target(tmp_path: Path) -> Path:
 
 
 def tensors(path: Path) -> dict[str, Tensor]:
-    return dict(read_encoder(path).state_dict)
+    return dict(read_weights(path).encoder)
 
 
 def features(path: Path, image: Tensor) -> Tensor:
-    encoder = build_encoder(
-        read_encoder(path).hyper_parameters['model'], image.shape[1]
-    )
+    encoder = build_encoder(read_weights(path).info['model'], image.shape[1])
     encoder.blocks = encoder.blocks[:2]
-    load_encoder_weights(encoder.eval(), path)
+    load_weights(encoder.eval(), path)
     with torch.no_grad():
         return encoder(image)
 
@@ -294,7 +288,7 @@ def test_two_dates_are_tokens_of_their_own(
         first, second = double[GROUP].chunk(2)
         assert torch.equal(first, single[GROUP])
         assert torch.equal(second, first + groups)
-    known = read_encoder(target).hyper_parameters
+    known = read_weights(target).info
     assert (known['in_channels'], known['dates']) == (24, 2)
     assert str(report).splitlines()[-1] == 'Every token, once for each date.'
     assert 'seen at their mean' not in str(report)
@@ -320,7 +314,7 @@ def test_torchgeo_loads_adapted_files(
     encoder = build_encoder(name, 10, 32)
     nn.init.normal_(encoder.spectral_embed)
     known = {'model': name, 'bands': list(TEN), 'sensor': 'sentinel2'}
-    save_encoder(encoder, tmp_path / 'encoder.pth', known)
+    write_weights(Weights(encoder.state_dict(), info=known), tmp_path / 'encoder.pth')
     bands = ('B02', 'B03', 'B04', 'B08', 'B11', 'B12')
     adapt_bands(tmp_path / 'encoder.pth', bands, target, dates=dates)
     task = Classification(
@@ -345,7 +339,7 @@ def test_torchgeo_loads_adapted_files(
 
 def test_what_is_carried_along(s2mae: Path, target: Path) -> None:
     report = adapt_bands(s2mae, ('b4', 'b8', 'b12', 'b1'), target)
-    known = read_encoder(target).hyper_parameters
+    known = read_weights(target).info
     assert known['bands'] == ['B04', 'B08', 'B12', 'B01']
     assert known['mean'] == [102.0, 106.0, 109.0, None]
     assert (known['model'], known['size'], known['patch_size']) == (S2MAE, 32, 8)
@@ -395,6 +389,9 @@ def test_a_file_whose_bands_are_not_its_cubes_is_refused(
     tmp_path: Path, target: Path
 ) -> None:
     known = {'model': S2MAE, 'bands': list(TWELVE), 'sensor': 'sentinel2'}
-    save_encoder(build_encoder(S2MAE, 10, 32), tmp_path / 'x.pth', known)
-    with pytest.raises(ValueError, match=r'12 bands .*its shape is \(32, 1, 2, 8, 8\)'):
+    write_weights(
+        Weights(build_encoder(S2MAE, 10, 32).state_dict(), info=known),
+        tmp_path / 'x.pth',
+    )
+    with pytest.raises(ValueError, match='takes 10 channels, but it names 12 bands'):
         adapt_bands(tmp_path / 'x.pth', TEN, target)

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Progressive pretraining: what one stage leaves to the next."""
+"""Pretraining that goes on from weights: encoder, decoder, positions and bands."""
 
 import os
 from pathlib import Path
@@ -24,8 +24,10 @@ from torchgeo_sigmae import (
 from torchgeo_sigmae._compat import Classification
 from torchgeo_sigmae.bands import SENTINEL2_BANDS, get_sensor
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as TEN
-from torchgeo_sigmae.models import POSITIONS, layout_of, parse_stage, read_encoder
+from torchgeo_sigmae.models import POSITIONS, layout_of
 from torchgeo_sigmae.models.layout import layout_of_state
+from torchgeo_sigmae.weights import read_weights
+from torchgeo_sigmae.weights.adapt import weights_for_bands
 
 pytestmark = pytest.mark.usefixtures('narrow_models')
 
@@ -75,7 +77,7 @@ def test_everything_arrives_bit_by_bit(
 ) -> None:
     arguments = {'family': family, 'decoder': decoder, 'positions': positions}
     first = stage_of(tmp_path / 'x.ckpt', **arguments)
-    second = task(previous=str(tmp_path / 'x.ckpt'), **arguments)
+    second = task(weights=str(tmp_path / 'x.ckpt'), **arguments)
     for before, after in zip(parts(first), parts(second), strict=True):
         assert before.keys() == after.keys()
         for key, value in before.items():
@@ -90,7 +92,7 @@ def test_positions_are_interpolated_to_another_image_size(
     family: str, decoder: str, tmp_path: Path
 ) -> None:
     first = stage_of(tmp_path / 'x.ckpt', family=family, decoder=decoder)
-    second = task(family, decoder=decoder, size=48, previous=str(tmp_path / 'x.ckpt'))
+    second = task(family, decoder=decoder, size=48, weights=str(tmp_path / 'x.ckpt'))
     for prefix, before, after in zip((1, 0), parts(first), parts(second), strict=True):
         assert before.keys() == after.keys()
         for key, value in before.items():
@@ -106,8 +108,8 @@ def test_a_plain_vit_predicts_the_same_with_more_bands(
     decoder: str, tmp_path: Path
 ) -> None:
     first = stage_of(tmp_path / 'x.ckpt', decoder=decoder).eval()
-    previous = str(tmp_path / 'x.ckpt')
-    second = task(bands=TWELVE, decoder=decoder, previous=previous).eval()
+    weights = str(tmp_path / 'x.ckpt')
+    second = task(bands=TWELVE, decoder=decoder, weights=weights).eval()
     shared = [TWELVE.index(band) for band in TEN]
     image, more = torch.randn(2, 10, 32, 32), torch.zeros(2, 12, 32, 32)
     more[:, shared] = image
@@ -121,7 +123,7 @@ def test_a_plain_vit_predicts_the_same_with_more_bands(
 def test_a_plain_vit_predicts_the_same_with_fewer_bands(tmp_path: Path) -> None:
     first = stage_of(tmp_path / 'x.ckpt').eval()
     bands = ('B12', 'B03', 'B04', 'B08', 'B8A', 'B11')
-    second = task(bands=bands, previous=str(tmp_path / 'x.ckpt')).eval()
+    second = task(bands=bands, weights=str(tmp_path / 'x.ckpt')).eval()
     shared = [TEN.index(band) for band in bands]
     image = torch.zeros(2, 10, 32, 32)
     image[:, shared] = torch.randn(2, 6, 32, 32)
@@ -151,7 +153,7 @@ def test_rows_of_the_head_follow_the_bands(
     family: str, bands: tuple[str, ...], tmp_path: Path
 ) -> None:
     first = stage_of(tmp_path / 'x.ckpt', family=family)
-    second = task(family, bands=bands, previous=str(tmp_path / 'x.ckpt'))
+    second = task(family, bands=bands, weights=str(tmp_path / 'x.ckpt'))
     before, after = rows(first), rows(second)
     assert set(after) == set(bands)
     for band in set(bands) & set(TEN):
@@ -169,7 +171,7 @@ def test_groups_that_lost_all_their_bands_leave_the_decoder_too(
     second = task(
         'satmae',
         bands=bands,
-        previous=str(tmp_path / 'x.ckpt'),
+        weights=str(tmp_path / 'x.ckpt'),
         masking='random',
         indices=('NDVI',),
     )
@@ -183,7 +185,7 @@ def test_groups_that_lost_all_their_bands_leave_the_decoder_too(
 
 def test_s2maes_head_serves_all_cubes(tmp_path: Path) -> None:
     first = stage_of(tmp_path / 'x.ckpt', family='s2mae')
-    second = task('s2mae', bands=TWELVE, previous=str(tmp_path / 'x.ckpt'))
+    second = task('s2mae', bands=TWELVE, weights=str(tmp_path / 'x.ckpt'))
     # Cubes of two go on, where a fresh encoder would take three.
     assert second.model.layout.group_size == 2
     for before, after in zip(parts(first), parts(second), strict=True):
@@ -204,9 +206,9 @@ def test_one_cube_becomes_two(tmp_path: Path) -> None:
     first = stage_of(tmp_path / 'x.ckpt', family='s2mae', **arguments)
     # The same once more: five bands, which no default cube divides.
     for asked in ({}, {'cube_bands': 5}):
-        again = task('s2mae', bands=bands, previous=str(tmp_path / 'x.ckpt'), **asked)
+        again = task('s2mae', bands=bands, weights=str(tmp_path / 'x.ckpt'), **asked)
         assert again.model.layout == first.model.layout
-    second = task('s2mae', previous=str(tmp_path / 'x.ckpt'))
+    second = task('s2mae', weights=str(tmp_path / 'x.ckpt'))
     assert second.model.layout.num_groups == 2
     for key, value in parts(first)[1].items():
         assert key == SPECTRUM or torch.equal(parts(second)[1][key], value), key
@@ -217,7 +219,7 @@ def test_groups_of_ones_own_go_on(named: bool, tmp_path: Path) -> None:
     own = [['B08', 'B02'], ['B05', 'B03', 'B04'], ['B12', 'B11', 'B06', 'B07', 'B8A']]
     first = stage_of(tmp_path / 'x.ckpt', family='satmae', groups=own)
     asked = {'groups': own} if named else {}
-    second = task('satmae', previous=str(tmp_path / 'x.ckpt'), **asked)
+    second = task('satmae', weights=str(tmp_path / 'x.ckpt'), **asked)
     assert second.model.layout == layout_of(second.model.encoder) == first.model.layout
     assert [set(group) for group in second.encoder_record['groups']] == [
         set(group) for group in own
@@ -230,14 +232,21 @@ def test_groups_of_ones_own_go_on(named: bool, tmp_path: Path) -> None:
 
 
 @every_model
-def test_a_stage_tells_its_layout(family: str, tmp_path: Path) -> None:
+def test_tensors_tell_their_layout(family: str, tmp_path: Path) -> None:
     first = stage_of(tmp_path / 'x.ckpt', family=family)
-    stage = parse_stage(tmp_path / 'x.ckpt', NAMES[family])
-    assert stage.layout == first.model.layout
-    assert layout_of_state(stage.encoder, 8) == first.model.layout
-    assert stage.bands == (TEN, get_sensor('sentinel2'))
-    assert stage.for_bands(TEN, get_sensor('sentinel2')) is stage
-    assert stage.report is None
+    weights = read_weights(tmp_path / 'x.ckpt')
+    assert layout_of_state(weights.encoder) == first.model.layout
+    # Nothing is done for the bands they were made with.
+    assert weights_for_bands(weights, (TEN, get_sensor('sentinel2'))) is weights
+
+
+def test_new_bands_start_at_their_mean(tmp_path: Path) -> None:
+    stage_of(tmp_path / 'x.ckpt')
+    second = task(bands=TWELVE, weights=str(tmp_path / 'x.ckpt'))
+    for band in ('B01', 'B09'):
+        kernel = second.model.encoder.patch_embed.proj.weight
+        assert not kernel[:, TWELVE.index(band)].any()
+        assert not rows(second)[band].any()
 
 
 # ------------------------------------------------------------------------- a whole run
@@ -276,24 +285,24 @@ def test_the_record_names_every_stage(
     }
     assert first.encoder_record['trained_on'] == [record]
 
-    second = task('s2mae', size=48, previous=str(tmp_path / 'one.ckpt'))
+    second = task('s2mae', size=48, weights=str(tmp_path / 'one.ckpt'))
     fit(second, chips, tmp_path).save_checkpoint(tmp_path / 'two.ckpt')
     other = {**record, 'datamodule': None, 'root': None, 'samples': 8, 'size': 48}
     saved = torch.load(tmp_path / 'two.ckpt', weights_only=True)
     assert saved['encoder']['trained_on'] == [record, other]
     second.export(tmp_path / 'two.pth')
-    exported = read_encoder(tmp_path / 'two.pth').hyper_parameters
+    exported = read_weights(tmp_path / 'two.pth').info
     assert exported['trained_on'] == [record, other]
 
     restored = SIGMAETask.load_from_checkpoint(tmp_path / 'two.ckpt', weights_only=True)
     restored.export(tmp_path / 'again.pth')
-    again = read_encoder(tmp_path / 'again.pth').hyper_parameters
+    again = read_weights(tmp_path / 'again.pth').info
     assert again['trained_on'] == [record, other]
     # A trainer that only looks has trained nothing.
     run = trainer(tmp_path, limit_val_batches=1)
     run.validate(restored, DataLoader(chips, 4), verbose=False)
     assert restored.encoder_record['trained_on'] == [record, other]
-    third = task('s2mae', previous=str(tmp_path / 'two.ckpt'))
+    third = task('s2mae', weights=str(tmp_path / 'two.ckpt'))
     assert [s['size'] for s in third.encoder_record['trained_on'][:2]] == [32, 48]
     # A training checkpoint serves TorchGeo like an export.
     weights = str(tmp_path / 'two.ckpt')
@@ -309,7 +318,7 @@ def test_a_second_stage_restores_without_the_first(family: str, tmp_path: Path) 
     """Its cubes and groups are those of the first, not the default of its bands."""
     arguments = {'groups': [TEN[1:], TEN[:1]]} if family == 'satmae' else {}
     stage_of(tmp_path / 'one.ckpt', family=family, **arguments)
-    second = task(family, bands=TWELVE, previous=str(tmp_path / 'one.ckpt'))
+    second = task(family, bands=TWELVE, weights=str(tmp_path / 'one.ckpt'))
     finish(second, tmp_path / 'two.ckpt')
     (tmp_path / 'one.ckpt').unlink()
     restored = SIGMAETask.load_from_checkpoint(tmp_path / 'two.ckpt', weights_only=True)
@@ -359,10 +368,10 @@ def test_the_folder_of_a_run_will_do(chips: SyntheticSentinel2, tmp_path: Path) 
     assert len(files) == 2
     # The newest, whatever its name.
     os.utime(files[0], (1, 1))
-    stage = parse_stage(tmp_path, NAMES['sigmae'])
+    weights = read_weights(tmp_path)
     for key, value in first.model.encoder.state_dict().items():
-        assert torch.equal(stage.encoder[key], value), key
-    second = task(previous=str(tmp_path))
+        assert torch.equal(weights.encoder[key], value), key
+    second = task(weights=str(tmp_path))
     assert second.history[0]['steps'] == 2
 
 
@@ -371,17 +380,17 @@ def test_the_folder_of_a_run_will_do(chips: SyntheticSentinel2, tmp_path: Path) 
 
 def test_nothing_to_go_on_from(tmp_path: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"previous: .*x\.ckpt' is neither a file"
+        FileNotFoundError, match=r"weights: .*x\.ckpt' is neither a file"
     ):
-        task(previous=str(tmp_path / 'x.ckpt'))
+        task(weights=str(tmp_path / 'x.ckpt'))
     with pytest.raises(FileNotFoundError, match=r'holds no resume/\*\.ckpt. Pass the'):
-        task(previous=str(tmp_path))
+        task(weights=str(tmp_path))
     (tmp_path / 'x.ckpt').write_bytes(b'nothing')
     with pytest.raises(ValueError, match='cannot be read as tensors and plain values'):
-        task(previous=str(tmp_path / 'x.ckpt'))
+        task(weights=str(tmp_path / 'x.ckpt'))
     torch.save({'state_dict': {}}, tmp_path / 'x.ckpt')
     with pytest.raises(ValueError, match='is not an encoder file'):
-        task(previous=str(tmp_path / 'x.ckpt'))
+        task(weights=str(tmp_path / 'x.ckpt'))
 
 
 @every_model
@@ -391,7 +400,7 @@ def test_an_export_with_its_decoder_is_a_stage(
 ) -> None:
     first = stage_of(tmp_path / 'x.ckpt', family=family)
     first.export(tmp_path / 'x.pth', decoder=True, half=half)
-    second = task(family, previous=str(tmp_path / 'x.pth'))
+    second = task(family, weights=str(tmp_path / 'x.pth'))
     for before, after in zip(parts(first), parts(second), strict=True):
         assert before.keys() == after.keys()
         for key, value in before.items():
@@ -399,7 +408,7 @@ def test_an_export_with_its_decoder_is_a_stage(
             expected = value.half().float() if rounded else value
             assert torch.equal(after[key], expected), key
     # Whoever asks for the encoder does not see it.
-    alone = read_encoder(tmp_path / 'x.pth').state_dict
+    alone = read_weights(tmp_path / 'x.pth').encoder
     assert alone.keys() == parts(first)[0].keys()
     assert torch.float16 not in {value.dtype for value in alone.values()}
     Classification(
@@ -415,34 +424,100 @@ def test_half_precision_halves_the_file(tmp_path: Path) -> None:
     assert 0.45 * sizes[0] < sizes[1] < 0.6 * sizes[0]
 
 
-def test_a_weight_enum_without_a_decoder_is_no_stage() -> None:
-    name = 'ResNet18_Weights.SENTINEL2_RGB_MOCO'
-    with pytest.raises(ValueError, match=rf'previous: {name} comes without a decoder'):
-        task(previous=name)
+@every_model
+def test_an_export_without_its_decoder_starts_a_new_one(
+    family: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    first = stage_of(tmp_path / 'x.ckpt', family=family)
+    first.export(tmp_path / 'x.pth')
+    torch.manual_seed(1)
+    fresh = task(family)
+    torch.manual_seed(1)
+    second = task(family, weights=str(tmp_path / 'x.pth'))
+    for key, value in parts(first)[0].items():
+        assert torch.equal(parts(second)[0][key], value), key
+    for key, value in parts(fresh)[1].items():
+        assert torch.equal(parts(second)[1][key], value), key
+    assert not [w for w in recwarn if 'decoder' in str(w.message)]
 
 
-def test_an_exported_encoder_is_no_stage(tmp_path: Path) -> None:
-    task().export(tmp_path / 'x.pth')
-    with pytest.raises(
-        ValueError, match=r'has no decoder.*encoder alone goes to weights'
-    ):
-        task(previous=str(tmp_path / 'x.pth'))
+@pytest.mark.parametrize('family', ['sigmae', 's2mae'])
+@pytest.mark.parametrize(
+    ('before', 'after', 'carried'),
+    [
+        ({'spectral_weight': 0.5}, {'spectral_weight': 1.0}, True),
+        (
+            {'spectral_weight': 0.5, 'indices': ['NDVI']},
+            {'spectral_weight': 1.0},
+            False,
+        ),
+        ({'spectral_weight': 0.5}, {}, False),
+        ({}, {'spectral_weight': 0.5}, False),
+    ],
+)
+def test_the_decoder_goes_on_whatever_the_spectral_target(
+    family: str,
+    before: dict[str, Any],
+    after: dict[str, Any],
+    carried: bool,
+    tmp_path: Path,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    first = stage_of(tmp_path / 'x.ckpt', family=family, **before)
+    second = task(family, weights=str(tmp_path / 'x.ckpt'), **after)
+    old, new = parts(first)[1], parts(second)[1]
+    for key, value in new.items():
+        expected = carried if key.startswith('spectral_head') else True
+        assert (key in old and torch.equal(old[key], value)) == expected, key
+    assert any(key.startswith('spectral_head') for key in new) == bool(after)
+    assert not [w for w in recwarn if 'anew' in str(w.message)]
 
 
-def test_both_weights_and_previous(tmp_path: Path) -> None:
-    path = str(tmp_path / 'x.ckpt')
-    with pytest.raises(ValueError, match='weights, previous: both given'):
-        task(weights=path, previous=path)
+def test_the_head_of_the_spectral_target_starts_anew_for_other_bands(
+    tmp_path: Path,
+) -> None:
+    first = stage_of(tmp_path / 'x.ckpt', spectral_weight=0.5)
+    weights = str(tmp_path / 'x.ckpt')
+    second = task(bands=TEN[::-1], weights=weights, spectral_weight=0.5)
+    old, new = parts(first)[1], parts(second)[1]
+    assert torch.equal(old['mask_token'], new['mask_token'])
+    assert not torch.equal(old['spectral_head.weight'], new['spectral_head.weight'])
+
+
+@pytest.mark.parametrize(
+    ('after', 'message'),
+    [
+        ({'decoder': 'self'}, r'unexpected tensors \(mix'),
+        ({'decoder_dim': 64}, 'decoder_depth=1, decoder_dim=32'),
+        ({'decoder_depth': 2}, r'missing tensors \(blocks.1'),
+    ],
+)
+def test_another_decoder_starts_anew(
+    after: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    first = stage_of(tmp_path / 'x.ckpt')
+    torch.manual_seed(1)
+    fresh = task(**after)
+    torch.manual_seed(1)
+    with pytest.warns(UserWarning, match=f'starts anew.*{message}|{message}.*anew'):
+        second = task(weights=str(tmp_path / 'x.ckpt'), **after)
+    for key, value in parts(first)[0].items():
+        assert torch.equal(parts(second)[0][key], value), key
+    for key, value in parts(fresh)[1].items():
+        assert torch.equal(parts(second)[1][key], value), key
 
 
 @pytest.mark.parametrize(
     ('family', 'before', 'after', 'message'),
     [
-        ('sigmae', {}, {'model': 'sigmae_vit_small_patch8'}, 'Use the same model'),
-        ('sigmae', {}, {'model': NAMES['s2mae']}, "pretrained model='sigmae_vit_tiny"),
-        ('sigmae', {}, {'decoder': 'self'}, 'its decoder does not fit .*blocks.0.attn'),
-        ('sigmae', {}, {'decoder_dim': 64}, 'its decoder does not fit this one'),
-        ('sigmae', {}, {'decoder_depth': 2}, 'its decoder does not fit .*blocks.1'),
+        (
+            'sigmae',
+            {},
+            {'model': 'sigmae_vit_small_patch8'},
+            "made for model='sigmae_vit_tiny_patch8' and does not fit",
+        ),
+        ('sigmae', {}, {'model': NAMES['s2mae']}, "made for model='sigmae_vit_tiny"),
+        ('s2mae', {}, {'model': NAMES['satmae']}, "made for model='s2mae_vit_tiny"),
         (
             's2mae',
             {},
@@ -481,7 +556,7 @@ def test_another_architecture_is_refused(
     stage_of(tmp_path / 'x.ckpt', family=family, **before)
     after = {'indices': ('NDVI',), **after}
     with pytest.raises(ValueError, match=message):
-        task(family, previous=str(tmp_path / 'x.ckpt'), **after)
+        task(family, weights=str(tmp_path / 'x.ckpt'), **after)
 
 
 @pytest.mark.parametrize(
@@ -495,7 +570,5 @@ def test_positions_that_leave_no_tensor_are_compared_too(
     content = torch.load(tmp_path / 'x.ckpt', weights_only=True)
     del content['encoder']['positions']
     torch.save(content, tmp_path / 'x.ckpt')
-    with pytest.raises(
-        ValueError, match='does not fit this one, for example positions'
-    ):
-        task('s2mae', previous=str(tmp_path / 'x.ckpt'), positions=after)
+    with pytest.raises(ValueError, match=f"positions: '{after}', but the encoder goes"):
+        task('s2mae', weights=str(tmp_path / 'x.ckpt'), positions=after)

@@ -1,0 +1,180 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Pretrained weights by name: ``weights=SIGMAE_Weights.<member>`` or its string.
+
+The files ship inside the package. They are read from there, never from a cache or the
+network, and their hash is verified on every load.
+"""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision.models._api as torchvision_weights
+from torch import Tensor, nn
+from torchvision.transforms import v2 as T
+
+from ..bands import SENTINEL2_TEN_BANDS
+from .files import Weights, read_file
+
+__all__ = ('PackagedFile', 'PackagedWeights', 'SIGMAE_Weights', 'normalization')
+
+
+@dataclass(eq=False)
+class PackagedFile(torchvision_weights.Weights):
+    """The value of a :class:`PackagedWeights` member.
+
+    Attributes:
+        url: Name of the file, which lies beside this module.
+        transforms: Maps raw values of the named bands to the input of the model, see
+            :func:`normalization`.
+        meta: ``dataset``, ``in_chans``, ``model``, ``bands``, ``img_size``,
+            ``ssl_method``, ``publication``, ``repo`` and ``license``.
+        sha256: SHA-256 of the file, 64 hexadecimal digits.
+    """
+
+    url: str
+    transforms: nn.Module
+    meta: dict[str, Any]
+    sha256: str
+
+
+class PackagedWeights(torchvision_weights.WeightsEnum):
+    """Base class of enums whose files ship inside the package.
+
+    Members are values of :class:`PackagedFile`. TorchGeo's loaders take them like any
+    of TorchGeo's enums.
+    """
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle by name: a copied transform would not equal the member's."""
+        return getattr, (type(self), self.name)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        url: str = self.value.url
+        return Path(__file__).parent / url
+
+    @property
+    def url(self) -> str:
+        """The file, as a URL."""
+        return self.path.as_uri()
+
+    def read(self) -> Weights:
+        """Read the file after verifying its hash.
+
+        Returns:
+            Encoder, decoder and information.
+
+        Raises:
+            FileNotFoundError: If the file is missing from the installed package.
+            RuntimeError: If the file is not the one that was released.
+        """
+        remedy = (
+            'Reinstall it: pip install --force-reinstall --no-deps torchgeo-sigmae.'
+        )
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f'weights: the file of {self!r} is missing from the installed package: '
+                f'{self.path}. {remedy}'
+            ) from error
+        # The bytes that were hashed are loaded: the file is read once.
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != self.value.sha256:
+            raise RuntimeError(
+                f'weights: the file of {self!r} is damaged or was altered: {self.path} '
+                f'has the SHA-256 {digest} instead of {self.value.sha256}. It is not '
+                f'loaded. {remedy}'
+            )
+        return read_file(io.BytesIO(content), str(self))
+
+    def get_state_dict(
+        self,
+        model_dir: str | None = None,
+        map_location: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> dict[str, Tensor]:
+        """Read the encoder; the hash is verified whatever the arguments.
+
+        Args:
+            model_dir: Ignored: nothing is copied to a cache.
+            map_location: The device of the tensors; None for the CPU.
+            *args: Other arguments of TorchGeo and torchvision (``progress``,
+                ``check_hash``, ``file_name``, ``weights_only``). Ignored: the hash is
+                always verified, and only tensors and plain values are read.
+            **kwargs: Likewise.
+
+        Returns:
+            The tensors under plain timm keys, a new dictionary every time.
+
+        Raises:
+            FileNotFoundError: If the file is missing from the installed package.
+            RuntimeError: If the file is not the one that was released.
+        """
+        encoder = self.read().encoder
+        return {key: value.to(map_location or 'cpu') for key, value in encoder.items()}
+
+
+def normalization(mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+    """Build the ``transforms`` of weights: raw values to the input of the model.
+
+    Args:
+        mean: Mean of every band in raw units, digital numbers for Sentinel-2.
+        std: Standard deviation of every band, positive.
+
+    Returns:
+        A module that maps images ``(..., C, H, W)``, integer or floating point, or
+        samples that hold one, to ``(raw - mean) / std`` in float32, on a copy.
+    """
+    return nn.Sequential(
+        T.ToDtype(torch.float32, scale=False), T.Normalize(list(mean), list(std))
+    )
+
+
+class SIGMAE_Weights(PackagedWeights):
+    """SIGMAE weights.
+
+    For the encoders ``sigmae_vit_{tiny,small,base,large}_patch{8,16}``; the ``meta`` of
+    a member names its encoder. The model card, ``docs/weights.md``, tells the training
+    data and reports results.
+
+    Files hold the decoder as well: ``SIGMAETask(weights=SIGMAE_Weights.SENTINEL2)``
+    pretrains further.
+
+    .. versionadded:: 0.1
+    """
+
+    SENTINEL2 = PackagedFile(
+        url='sigmae_vit_tiny_patch8_sentinel2-2fe5e33b.pth',
+        transforms=normalization(
+            [
+                974.627, 1051.12, 959.144, 1328.4, 2189.42, 2553.16, 2567.12, 2771.26,
+                1960.25, 1266.41,
+            ],
+            [
+                751.311, 658.305, 658.439, 641.394, 707.99, 858.815, 845.283, 893.211,
+                928.942, 769.523,
+            ],
+        ),
+        meta={
+            'dataset': 'Sentinel-2 scenes, bark-beetle training sites',
+            'in_chans': 10,
+            'model': 'sigmae_vit_tiny_patch8',
+            'bands': list(SENTINEL2_TEN_BANDS),
+            'img_size': 64,
+            'ssl_method': 'sigmae',
+            'publication': 'https://arxiv.org/abs/2603.07463',
+            'repo': 'torchgeo-sigmae',
+            'license': 'MIT; contains modified Copernicus Sentinel data 2015-2023',
+        },
+        sha256='2fe5e33ba7d705090df4b4a4872242235ca0625e8ff8169c85b6dae34c4f271c',
+    )  # fmt: skip
