@@ -22,7 +22,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader, Dataset
 
-from torchgeo_sigmae import FiniteGuard, SIGMAETask
+from torchgeo_sigmae import BatchSpec, FiniteGuard, SIGMAETask
 
 from .measure import quiet, where
 
@@ -86,7 +86,10 @@ def main(arguments: argparse.Namespace) -> None:
     """
     quiet()
     task = SIGMAETask(
-        size=64, mean=2000.0, std=1200.0, normalize=True, lr=1e-4, model=arguments.model
+        size=64,
+        batch=BatchSpec(mean=2000.0, std=1200.0, normalize=True),
+        lr=1e-4,
+        model=arguments.model,
     )
     turns = _Turns()
     data = _Chips(arguments.batch_size * arguments.steps)

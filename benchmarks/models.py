@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchgeo_sigmae import SIGMAETask
+from torchgeo_sigmae import BatchSpec, SIGMAETask
 from torchgeo_sigmae.masking import sample_noise, select_targets
 from torchgeo_sigmae.models import gather_tokens, masked_mse
 from torchgeo_sigmae.optim import build_optimizer
@@ -81,7 +81,8 @@ class Step:
         torch.manual_seed(0)
         self.task = SIGMAETask(
             f'{family}_vit_{variant}_patch8', size=images.shape[-1], masking=masking,
-            mask_ratio=0.9, predict_ratio=1.0, mean=mean.tolist(), std=std.tolist(),
+            mask_ratio=0.9, predict_ratio=1.0,
+            batch=BatchSpec(mean=mean.tolist(), std=std.tolist()),
         ).to(arguments.device)  # fmt: skip
         self.task.train()
         model = self.task.model

@@ -165,7 +165,7 @@ def beta_for(favor: float | None, mask_ratio: float) -> float:
         mask_ratio: Share of masked tokens.
 
     Returns:
-        The ``saliency_end`` of SIGMAETask, by bisection on simulated masks.
+        The strength of the guidance, by bisection on simulated masks.
     """
     if favor is None:
         return 1e6
@@ -195,7 +195,7 @@ def arguments_of(change: dict[str, Any]) -> dict[str, Any]:
     setting = {**DEFAULT, **change}
     if 'favor' in setting:
         beta = beta_for(setting.pop('favor'), setting['mask_ratio'])
-        setting['saliency_end'] = beta
+        setting['guidance'] = {'strength': (0.0, beta)}
     return setting
 
 

@@ -136,10 +136,11 @@ def build(setting: dict[str, Any], seed: int, previous: str | None) -> SIGMAETas
     for key in ('data', 'pretrained'):
         del own[key]
     model = f's2mae_vit_tiny_patch{own.pop("patch_size")}'
+    encoder = {name: own.pop(name) for name in ('cube_bands', 'positions')}
     return SIGMAETask(
         model, weights=previous, size=SIZE, masking='random',
         decoder_dim=128, decoder_num_heads=4, lr=1e-3,
-        seed=seed, **own,
+        encoder_kwargs=encoder, seed=seed, **own,
     )  # fmt: skip
 
 

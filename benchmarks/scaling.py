@@ -28,7 +28,7 @@ import torch
 from torchgeo.datasets import BigEarthNet
 from tqdm import tqdm
 
-from torchgeo_sigmae import SIGMAETask
+from torchgeo_sigmae import BatchSpec, SIGMAETask
 
 from .measure import DATA, count_flop, inside, where, write_record
 
@@ -48,7 +48,9 @@ def count(arguments: argparse.Namespace) -> tuple[float, int]:
     Returns:
         Floating-point operations an image, and bytes of all gradients in float32.
     """
-    task = SIGMAETask(arguments.model, size=arguments.size, mean=0.0, std=1.0)
+    task = SIGMAETask(
+        arguments.model, size=arguments.size, batch=BatchSpec(mean=0.0, std=1.0)
+    )
     model, images = task.model, 2
     tokens = (arguments.size // model.patch_size) ** 2
     order = torch.stack([torch.randperm(tokens) for _ in range(images)])

@@ -21,7 +21,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from torchgeo_sigmae import SIGMAETask
+from torchgeo_sigmae import BatchSpec, SIGMAETask
 from torchgeo_sigmae.masking import random_mask, sample_noise
 from torchgeo_sigmae.models import gather_tokens, normalize_patches
 from torchgeo_sigmae.optim import build_optimizer
@@ -103,7 +103,11 @@ def make_task(
     if contender.table == 'equal':
         options['transform'] = crop(size)
     ours = SIGMAETask(
-        model, size=size, mean=2000.0, std=1000.0, normalize=False, lr=1e-4, **options
+        model,
+        size=size,
+        batch=BatchSpec(mean=2000.0, std=1000.0, normalize=False),
+        lr=1e-4,
+        **options,
     )
     if contender.make == 'fused':
         ours.model.attention = lambda image, tokens: nullcontext()

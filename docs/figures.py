@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from rasterio.errors import NotGeoreferencedWarning
 from torch import Tensor
 
-from torchgeo_sigmae import SIGMAE_Weights, SIGMAETask
+from torchgeo_sigmae import BatchSpec, SIGMAE_Weights, SIGMAETask
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as BANDS
 from torchgeo_sigmae.masking import MaskSchedule, sample_noise
 from torchgeo_sigmae.plotting import plot_indices, plot_saliency, rgb_channels
@@ -158,9 +158,7 @@ def reconstruction_figure(image: Tensor) -> Figure:
         decoder_dim=128,
         decoder_depth=2,
         decoder_num_heads=4,
-        mean=known['mean'],
-        std=known['std'],
-        normalize=True,
+        batch=BatchSpec(mean=known['mean'], std=known['std'], normalize=True),
     )
     return task.plot(task.reconstruct(image[None]))
 

@@ -14,7 +14,7 @@ import rasterio
 import torch
 
 from helpers.geotiffs import write
-from torchgeo_sigmae import SIGMAETask
+from torchgeo_sigmae import BatchSpec, SIGMAETask
 from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.bands import SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.plotting import read_log
@@ -96,8 +96,8 @@ def test_normalisation_is_that_of_the_weights(
     barkbeetle: ModuleType, sites: Path, tmp_path: Path
 ) -> None:
     task = SIGMAETask(
-        'sigmae_vit_tiny_patch8', mean=list(range(10)), std=7.0, decoder_dim=16,
-        decoder_depth=1, decoder_num_heads=1,
+        'sigmae_vit_tiny_patch8', batch=BatchSpec(mean=list(range(10)), std=7.0),
+        decoder_dim=16, decoder_depth=1, decoder_num_heads=1,
     )  # fmt: skip
     task.export(tmp_path / 'encoder.pth')
     datamodule = barkbeetle.BarkBeetleDataModule(
@@ -147,8 +147,10 @@ def test_finetuning_from_the_example_config(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     task = SIGMAETask(
-        'sigmae_vit_tiny_patch8', mean=barkbeetle.BarkBeetleDataModule.band_mean,
-        std=barkbeetle.BarkBeetleDataModule.band_std, decoder_dim=16,
+        'sigmae_vit_tiny_patch8', batch=BatchSpec(
+            mean=barkbeetle.BarkBeetleDataModule.band_mean,
+            std=barkbeetle.BarkBeetleDataModule.band_std,
+        ), decoder_dim=16,
         decoder_depth=1, decoder_num_heads=1,
     )  # fmt: skip
     task.export(tmp_path / 'encoder.pth')

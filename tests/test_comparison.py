@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 
-from torchgeo_sigmae import SIGMAETask
+from torchgeo_sigmae import BatchSpec, SIGMAETask
 from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.bands import SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS
 
@@ -30,8 +30,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             decoder_dim=16,
             decoder_depth=1,
             decoder_num_heads=1,
-            mean=1000.0,
-            std=500.0,
+            batch=BatchSpec(mean=1000.0, std=500.0),
         ).export(found[family])
     return found
 

@@ -56,7 +56,9 @@ def test_finetuning_from_the_example_config(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     task = torchgeo_sigmae.SIGMAETask(
-        model='sigmae_vit_tiny_patch8', size=64, mean=1000.0, std=500.0
+        model='sigmae_vit_tiny_patch8',
+        size=64,
+        batch=torchgeo_sigmae.BatchSpec(mean=1000.0, std=500.0),
     )
     task.export(tmp_path / 'encoder.pth')
     main(

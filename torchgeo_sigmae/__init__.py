@@ -32,14 +32,16 @@ from .datasets import (
     SyntheticSentinel2DataModule,
     resumable,
 )
-from .tasks import SIGMAETask
+from .tasks import BatchSpec, Guidance, SIGMAETask
 from .transforms import BitemporalAugmentation, PatchSaliency, bitemporal
 from .weights import SIGMAE_Weights, adapt_bands
 
 __all__ = (
+    'BatchSpec',
     'BitemporalAugmentation',
     'FineTuning',
     'FiniteGuard',
+    'Guidance',
     'PatchSaliency',
     'PositiveClassMetrics',
     'ResumableCheckpoint',

@@ -130,8 +130,9 @@ def run_report(arguments: argparse.Namespace) -> str:
         ValueError: If a scene lacks a band, or a ratio is not in (0, 1).
     """
     task = SIGMAETask.load_from_checkpoint(
-        arguments.checkpoint, map_location='cpu', weights_only=True, normalize=True
+        arguments.checkpoint, map_location='cpu', weights_only=True
     )
+    task.batch = replace(task.batch, normalize=True)
     bands = task.statistics.data_bands
     size = arguments.size or task.model.encoder.patch_embed.img_size[0]
     scenes = find_scenes(arguments.data, arguments.paths, bands, sensor=task.sensor)

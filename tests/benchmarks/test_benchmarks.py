@@ -19,7 +19,7 @@ from torchgeo.datamodules import EuroSATDataModule
 from benchmarks import finetune, weights_check, weights_release
 from helpers.geotiffs import write
 from helpers.processes import run
-from torchgeo_sigmae import SIGMAETask
+from torchgeo_sigmae import BatchSpec, SIGMAETask
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.weights import read_weights
 
@@ -30,8 +30,8 @@ NOT_PARTS = ('source', 'workers', 'images_per_second')
 @pytest.fixture
 def encoder(tmp_path: Path) -> Path:
     task = SIGMAETask(
-        'sigmae_vit_tiny_patch8', mean=1000.0, std=500.0, decoder_dim=16,
-        decoder_depth=1, decoder_num_heads=1,
+        'sigmae_vit_tiny_patch8', batch=BatchSpec(mean=1000.0, std=500.0),
+        decoder_dim=16, decoder_depth=1, decoder_num_heads=1,
     )  # fmt: skip
     task.export(tmp_path / 'encoder.pth')
     return tmp_path / 'encoder.pth'
@@ -76,7 +76,9 @@ def test_weights_check(
 
 
 def test_weights_release(tmp_path: Path) -> None:
-    task = SIGMAETask('sigmae_vit_tiny_patch8', size=32, mean=1000.0, std=500.0)
+    task = SIGMAETask(
+        'sigmae_vit_tiny_patch8', size=32, batch=BatchSpec(mean=1000.0, std=500.0)
+    )
     task.history = [{'root': str(tmp_path / 'data'), 'steps': 1}]
     trainer = Trainer(accelerator='cpu', logger=False, default_root_dir=tmp_path)
     trainer.strategy.connect(task)

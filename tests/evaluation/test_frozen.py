@@ -17,7 +17,7 @@ from torchgeo.models import ResNet18_Weights
 from torchvision.transforms.v2.functional import resize
 
 from helpers.training import small_task
-from torchgeo_sigmae import SIGMAE_Weights, SIGMAETask
+from torchgeo_sigmae import BatchSpec, SIGMAE_Weights, SIGMAETask
 from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.evaluation import BandStatistics, FrozenEncoder, extract_features
@@ -32,8 +32,10 @@ def export(family: str, path: Path) -> SIGMAETask:
     torch.manual_seed(0)
     made = small_task(
         family,
-        mean=[1000.0 + 100 * i for i in range(10)],
-        std=[200.0 + i for i in range(10)],
+        batch=BatchSpec(
+            mean=[1000.0 + 100 * i for i in range(10)],
+            std=[200.0 + i for i in range(10)],
+        ),
     )
     made.export(path)
     return made

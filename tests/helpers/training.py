@@ -3,12 +3,13 @@
 
 """Small, quiet training runs."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
 
-from torchgeo_sigmae import SIGMAETask
+from torchgeo_sigmae import BatchSpec, Guidance, SIGMAETask
 
 
 def quiet_trainer(path: Path | None = None, **kwargs: Any) -> Trainer:
@@ -39,4 +40,15 @@ def small_task(
         'std': 2000.0,
         'normalize': True,
     }
-    return kind(**{**small, **kwargs})
+    return kind(**grouped(**{**small, **kwargs}))
+
+
+def grouped(**kwargs: Any) -> dict[str, Any]:
+    """Arguments of a task, with those of its groups collected from flat keywords."""
+    groups = {'batch': BatchSpec, 'guidance': Guidance}
+    for group, kind in groups.items():
+        names = {field.name for field in fields(kind)} - {'bands'}
+        flat = {name: kwargs.pop(name) for name in names & kwargs.keys()}
+        if flat:
+            kwargs[group] = kind(**flat)
+    return kwargs

@@ -21,6 +21,7 @@ from torchgeo.datasets import OSCD, SSL4EOS12
 
 from helpers.training import quiet_trainer
 from torchgeo_sigmae import (
+    BatchSpec,
     BitemporalAugmentation,
     PatchSaliency,
     SIGMAETask,
@@ -28,7 +29,6 @@ from torchgeo_sigmae import (
 )
 from torchgeo_sigmae.bands import OSCD_BANDS
 from torchgeo_sigmae.masking import sample_noise
-from torchgeo_sigmae.tasks.base import PretrainingTask
 from torchgeo_sigmae.tasks.batch import VALID_KEY, mark_valid_pixels
 from torchgeo_sigmae.tasks.datamodules import datamodule_bands, datamodule_dates
 from torchgeo_sigmae.tasks.statistics import BatchStatistics
@@ -59,8 +59,8 @@ class Watch(Callback):
 
 
 def watch_validation(
-    path: Path, datamodule: Any, task: PretrainingTask | None = None
-) -> tuple[PretrainingTask, Watch]:
+    path: Path, datamodule: Any, task: SIGMAETask | None = None
+) -> tuple[SIGMAETask, Watch]:
     task = task or SIGMAETask(**SMALL)
     watch = Watch()
     quiet_trainer(path, callbacks=[watch]).validate(task, datamodule, verbose=False)
@@ -171,7 +171,7 @@ def test_the_fixed_mask_of_a_date_is_the_same_in_one_process_and_in_two(
 
     monkeypatch.setattr('torchgeo_sigmae.tasks.sigmae.sample_noise', spy)
     bands = ('B03', 'B04', 'B08', 'B11')
-    task = SIGMAETask(**SMALL, bands=bands, mean=0.0, std=1e4)
+    task = SIGMAETask(**SMALL, bands=bands, batch=BatchSpec(mean=0.0, std=1e4))
     batch = {'image': torch.rand(2, 3, 4, 64, 64)}
     found = {}
     for world, rank in ((1, 0), (2, 0), (2, 1)):
@@ -249,7 +249,9 @@ def test_seasons_without_a_datamodule_are_not_guessed(
     ssl4eo_root: Path, tmp_path: Path
 ) -> None:
     loader = DataLoader(SSL4EOS12(ssl4eo_root, seasons=2), batch_size=3)
-    task = SIGMAETask(**SMALL, data_bands=OSCD_BANDS, mean=0, std=1e4, normalize=True)
+    task = SIGMAETask(
+        **SMALL, batch=BatchSpec(OSCD_BANDS, mean=0, std=1e4, normalize=True)
+    )
     with pytest.raises(ValueError, match=r'26 channels.*attach the TorchGeo datamod'):
         quiet_trainer(tmp_path).validate(task, loader, verbose=False)
 
@@ -294,7 +296,7 @@ def test_reconstruct_takes_one_date_a_time_axis_or_all_dates(
     layout: Callable[[torch.Tensor], torch.Tensor],
 ) -> None:
     bands = ('B03', 'B04', 'B08', 'B11')
-    task = SIGMAETask(**SMALL, bands=bands, mean=0.0, std=1e4)
+    task = SIGMAETask(**SMALL, bands=bands, batch=BatchSpec(mean=0.0, std=1e4))
     assert task.statistics.dates == 1
     task._statistics = BatchStatistics(
         bands, (0, 1, 2, 3), (0.0,) * 4, (1e4,) * 4, 1e-4, 0.0, dates=2

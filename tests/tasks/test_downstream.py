@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from helpers.training import quiet_trainer
-from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2
+from torchgeo_sigmae import BatchSpec, SIGMAETask, SyntheticSentinel2
 from torchgeo_sigmae._compat import (
     BaseTask,
     ChangeDetection,
@@ -73,9 +73,7 @@ def pretrained(chips: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
         model=NAME,
         bands=SENTINEL2_TEN_BANDS,
         size=64,
-        mean=3000.0,
-        std=2000.0,
-        normalize=True,
+        batch=BatchSpec(mean=3000.0, std=2000.0, normalize=True),
         decoder_dim=32,
         decoder_depth=1,
         decoder_num_heads=2,

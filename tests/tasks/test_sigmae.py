@@ -3,6 +3,7 @@
 
 """SIGMAETask on the embedded default, through Lightning's own Trainer."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from torch.utils.data import DataLoader
 from torchgeo.models import get_weight
 from torchvision.models._api import Weights, WeightsEnum
 
+from helpers.training import grouped
 from torchgeo_sigmae import (
+    BatchSpec,
     PatchSaliency,
     SIGMAETask,
     SyntheticSentinel2,
@@ -42,7 +45,7 @@ RAW: dict[str, Any] = {'mean': 3000.0, 'std': 2000.0, 'normalize': True}
 
 
 def make_task(**kwargs: Any) -> SIGMAETask:
-    task = SIGMAETask(**{**SMALL, **kwargs})
+    task = SIGMAETask(**grouped(**{**SMALL, **kwargs}))
     # Two blocks instead of twelve: the same code, a sixth of the time.
     task.model.encoder.blocks = task.model.encoder.blocks[:2]
     if hasattr(task.model.decoder, 'mix'):
@@ -105,9 +108,9 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     [
         {},
         {'masking': 'random', 'decoder': 'self', 'norm_pix_loss': True},
-        {'predict_ratio': 0.25, 'mask_ratio': (0.5, 0.9), 'curriculum': 'cosine'},
+        {'predict_ratio': 0.25, 'mask_ratio': (0.5, 0.9), 'schedule': 'cosine'},
         {'spectral_weight': 0.5, 'norm_pix_loss': True, 'decoder': 'self'},
-        {'combine': 'rank', 'alpha': 0.0, 'indices': ('NDVI',)},
+        {'combination': 'rank', 'richness_weight': 0.0, 'indices': ('NDVI',)},
         {'bands': ('B03', 'nir', 'red', 'swir1')},
     ],
 )
@@ -201,7 +204,7 @@ def test_curriculum_follows_the_trainers_steps(
     synthetic: SyntheticSentinel2DataModule, tmp_path: Path
 ) -> None:
     watch = Watch()
-    task = make_task(mask_ratio=(0.5, 0.9), saliency_start=1.0, saliency_end=3.0)
+    task = make_task(mask_ratio=(0.5, 0.9), strength=(1.0, 3.0))
     trainer = make_trainer(
         tmp_path,
         max_epochs=2,
@@ -403,7 +406,7 @@ def test_raw_chips_after_training_with_a_datamodule_are_not_mistaken(
     loader = DataLoader(SyntheticSentinel2(synthetic.kwargs['root'], 'test'), 16)
     with pytest.raises(ValueError, match='normalize: not known whether batches come'):
         trainer.predict(task, loader)
-    task.hparams['normalize'] = True
+    task.batch = replace(task.batch, normalize=True)
     (first, _) = trainer.predict(task, loader)
     assert 0 < first['image'].mean() < 1
     with pytest.raises(ValueError, match='normalize: True, but SyntheticSentinel2Data'):
@@ -569,7 +572,7 @@ def test_forward_gives_the_feature_classification_sees() -> None:
 
 @pytest.fixture
 def exported(tmp_path: Path) -> Path:
-    task = SIGMAETask(**SMALL, mean=2000.0, std=1500.0)
+    task = SIGMAETask(**SMALL, batch=BatchSpec(mean=2000.0, std=1500.0))
     task.export(tmp_path / 'encoder.pth')
     return tmp_path / 'encoder.pth'
 

@@ -15,7 +15,7 @@ from torchgeo.datamodules import (
     OSCDDataModule,
 )
 
-from torchgeo_sigmae import SyntheticSentinel2DataModule
+from torchgeo_sigmae import BatchSpec, SyntheticSentinel2DataModule
 from torchgeo_sigmae.bands import (
     BIGEARTHNET_BANDS,
     EUROSAT_BANDS,
@@ -33,18 +33,10 @@ from torchgeo_sigmae.tasks.statistics import BatchStatistics, resolve_statistics
 TEN = SENTINEL2_TEN_BANDS
 
 
-def resolve(datamodule: object = None, **kwargs) -> BatchStatistics:
-    arguments = {
-        'bands': TEN,
-        'data_bands': None,
-        'mean': None,
-        'std': None,
-        'scale': 1e-4,
-        'offset': 0.0,
-    }
-    return resolve_statistics(
-        **{**arguments, **kwargs}, sensor=SENTINEL2, datamodule=datamodule
-    )
+def resolve(
+    datamodule: object = None, earlier: BatchStatistics | None = None, **spec
+) -> BatchStatistics:
+    return resolve_statistics(BatchSpec(**spec), TEN, SENTINEL2, datamodule, earlier)
 
 
 @pytest.mark.parametrize(
@@ -156,14 +148,14 @@ def test_torchgeos_attributes_prove_nothing() -> None:
 
 def test_negative_std_of_channels_the_model_does_not_see() -> None:
     bands = ('VV', *TEN)
-    statistics = resolve(data_bands=bands, mean=0, std=[-25.0] + [1e4] * 10)
+    statistics = resolve(bands=bands, mean=0, std=[-25.0] + [1e4] * 10)
     assert statistics.model_std == [1e4] * 10
 
 
 def test_what_an_earlier_run_told_is_kept() -> None:
     known = resolve(EuroSATDataModule())
-    assert resolve(LightningDataModule(), known=known) is known
-    assert resolve(known=known, mean=0, std=1).mean == (0.0,) * 10
+    assert resolve(LightningDataModule(), earlier=known) is known
+    assert resolve(earlier=known, mean=0, std=1).mean == (0.0,) * 10
 
 
 def test_a_batch_of_another_layout_is_refused() -> None:

@@ -337,8 +337,8 @@ def test_a_plain_vit_has_no_spectrum_to_mask(masking: str) -> None:
 
 def test_one_cube_of_all_bands_has_no_spectrum_to_mask() -> None:
     with pytest.raises(ValueError, match="masking: 'group' is for models with several"):
-        task('s2mae', masking='group', cube_bands=10)
-    task('s2mae', masking='saliency', cube_bands=10)
+        task('s2mae', masking='group', encoder_kwargs={'cube_bands': 10})
+    task('s2mae', masking='saliency', encoder_kwargs={'cube_bands': 10})
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,10 @@ def test_arguments_that_mean_nothing(
 
 
 def test_groups_are_named() -> None:
-    made = task('satmae', groups=[TEN[5:], ('green', 'b2', 'B04', 'B05', 'B06')])
+    made = task(
+        'satmae',
+        encoder_kwargs={'groups': [TEN[5:], ('green', 'b2', 'B04', 'B05', 'B06')]},
+    )
     assert made.model.layout.groups == ((5, 6, 7, 8, 9), (0, 1, 2, 3, 4))
     assert made.encoder_record['groups'] == [list(TEN[5:]), list(TEN[:5])]
 

@@ -253,7 +253,7 @@ def run_reconstruct(arguments: argparse.Namespace) -> list[Path]:
         ValueError: If an argument is out of range, or does not fit a scene.
     """
     task = SIGMAETask.load_from_checkpoint(
-        arguments.weights, map_location='cpu', weights_only=True, normalize=True
+        arguments.weights, map_location='cpu', weights_only=True
     )
     task = task.to(arguments.device)
     size = arguments.size or task.model.encoder.patch_embed.img_size[0]

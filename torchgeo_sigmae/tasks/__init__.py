@@ -3,6 +3,7 @@
 
 """Lightning tasks."""
 
+from .settings import BatchSpec, Guidance
 from .sigmae import SIGMAETask
 
-__all__ = ('SIGMAETask',)
+__all__ = ('BatchSpec', 'Guidance', 'SIGMAETask')

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""From the arguments of a task to its model."""
+"""From the arguments of a task to its encoder."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,6 @@ from torchvision.models._api import WeightsEnum
 
 from ..bands import Sensor
 from ..models import (
-    MaskedAutoencoder,
     S2MAEViT,
     SatMAEViT,
     SpectralViT,
@@ -23,10 +22,10 @@ from ..models import (
     group_bands,
     layout_of,
 )
-from ..weights import Weights, load_weights, read_weights
+from ..weights import Weights, read_weights
 from ..weights.adapt import weights_for_bands
 
-__all__ = ('build_model', 'encoder_settings', 'family')
+__all__ = ('encoder_settings', 'family', 'start_encoder')
 
 
 def family(model: str) -> str:
@@ -42,22 +41,26 @@ def family(model: str) -> str:
     return name if name in {'s2mae', 'satmae'} else 'sigmae'
 
 
-def build_model(
-    hparams: Mapping[str, Any],
+def start_encoder(
+    model: str,
     bands: tuple[str, ...],
     sensor: Sensor,
+    size: int | None,
+    encoder_kwargs: Mapping[str, Any],
     source: WeightsEnum | str | Path | bool | None,
-) -> tuple[MaskedAutoencoder, dict[str, Any]]:
-    """Build the model of a task, and load the weights it starts from.
+) -> tuple[VisionTransformer, Weights | None]:
+    """Build the encoder of a task, and read the weights it starts from.
 
     Args:
-        hparams: Arguments of the task.
+        model: Name of the encoder.
         bands: Canonical names of the bands the model sees.
         sensor: Their sensor.
+        size: Side of training images in pixels; None for the default of the model.
+        encoder_kwargs: ``cube_bands`` or ``groups``, and ``positions``.
         source: The argument ``weights`` of the task.
 
     Returns:
-        The model, and the information about the weights; empty without weights.
+        The encoder, its weights not loaded yet; the weights, if there are any.
 
     Raises:
         ValueError: If arguments do not fit each other or the weights.
@@ -70,29 +73,17 @@ def build_model(
             'None.'
         )
     weights = None
-    arguments = _spectral_arguments(hparams, bands, sensor)
+    arguments = _spectral_arguments(model, encoder_kwargs, bands, sensor)
     if source:
         weights = weights_for_bands(read_weights(source), (bands, sensor))
-        arguments = _continued(hparams, arguments, weights)
-    encoder = build_encoder(hparams['model'], len(bands), hparams['size'], **arguments)
-    model = MaskedAutoencoder(
-        encoder,
-        hparams['decoder'],
-        hparams['decoder_dim'],
-        hparams['decoder_depth'],
-        hparams['decoder_num_heads'],
-        len(hparams['indices']) if hparams['spectral_weight'] else None,
-    )
-    if weights is None:
-        return model, {}
-    load_weights(model, weights)
-    return model, weights.info
+        arguments = _continued(encoder_kwargs, arguments, weights)
+    return build_encoder(model, len(bands), size, **arguments), weights
 
 
 def encoder_settings(
     encoder: VisionTransformer, bands: Sequence[str]
 ) -> dict[str, Any]:
-    """List the arguments of a task that describe an encoder as it is.
+    """List the ``encoder_kwargs`` that describe an encoder as it is.
 
     Args:
         encoder: The encoder.
@@ -112,32 +103,32 @@ def encoder_settings(
     return settings
 
 
+#: Arguments of the encoders with a spectral axis, by family.
+_SPECTRAL = {'s2mae': ('cube_bands', 'positions'), 'satmae': ('groups', 'positions')}
+
+
 def _spectral_arguments(
-    hparams: Mapping[str, Any], bands: tuple[str, ...], sensor: Sensor
+    model: str, given: Mapping[str, Any], bands: tuple[str, ...], sensor: Sensor
 ) -> dict[str, Any]:
-    """Collect the arguments of S2MAE's and SatMAE's encoders; refused for others."""
-    model = hparams['model']
-    whose = family(model)
-    for name, default, allowed in (
-        ('cube_bands', None, ('s2mae',)),
-        ('groups', None, ('satmae',)),
-        ('positions', 'learnable', ('s2mae', 'satmae')),
-    ):
-        if hparams[name] != default and whose not in allowed:
-            other = f'{allowed[0]}_vit_small_patch8'
+    """Collect the arguments of S2MAE's and SatMAE's encoders; refuse others."""
+    allowed = _SPECTRAL.get(family(model), ())
+    for name, value in given.items():
+        if name not in allowed:
+            owners = [owner for owner, names in _SPECTRAL.items() if name in names]
+            advice = f'Leave {name} out'
+            if owners:
+                advice += f', or use model={f"{owners[0]}_vit_small_patch8"!r}'
             raise ValueError(
-                f'{name}: {hparams[name]!r} means nothing to model={model!r}. Leave '
-                f'{name} out, or use model={other!r}.'
+                f'encoder_kwargs: {name}={value!r} means nothing to model={model!r}. '
+                f'{advice}.'
             )
-    match whose:
-        case 's2mae':
-            _check_order(bands, sensor)
-            own: dict[str, Any] = {'cube_bands': hparams['cube_bands']}
-        case 'satmae':
-            own = {'groups': group_bands(bands, sensor, hparams['groups'])}
-        case _:
-            return {}
-    return {**own, 'positions': hparams['positions']}
+    if not allowed:
+        return {}
+    arguments = {'positions': given.get('positions', 'learnable')}
+    if 'cube_bands' in allowed:
+        _check_order(bands, sensor)
+        return {**arguments, 'cube_bands': given.get('cube_bands')}
+    return {**arguments, 'groups': group_bands(bands, sensor, given.get('groups'))}
 
 
 def _check_order(bands: tuple[str, ...], sensor: Sensor) -> None:
@@ -152,7 +143,7 @@ def _check_order(bands: tuple[str, ...], sensor: Sensor) -> None:
 
 
 def _continued(
-    hparams: Mapping[str, Any], arguments: dict[str, Any], weights: Weights
+    given: Mapping[str, Any], arguments: dict[str, Any], weights: Weights
 ) -> dict[str, Any]:
     """Take over cubes, groups and positions of weights; refuse contradictions."""
     stored = {
@@ -162,7 +153,7 @@ def _continued(
     }
     if not stored:
         return arguments
-    asked = {name: arguments[name] for name in stored if hparams[name] is not None}
+    asked = {name: arguments[name] for name in stored if given.get(name) is not None}
     asked['positions'] = arguments['positions']
     stored['positions'] = _positions_of(weights, arguments['positions'])
     for name, value in asked.items():

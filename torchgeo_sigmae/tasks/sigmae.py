@@ -4,38 +4,58 @@
 """SIGMAE task: masked-autoencoder pretraining guided by spectral indices."""
 
 import math
+import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from kornia import augmentation as K
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 from torchvision.models._api import WeightsEnum
 
+from .._compat import TORCHGEO_VERSION, BaseTask
 from .._random import seed_from
-from ..bands import SENTINEL2_TEN_BANDS, get_sensor, normalize_bands
+from ..bands import SENTINEL2_TEN_BANDS, Sensor, get_sensor, normalize_bands
+from ..callbacks.finite import add_guard
 from ..masking import MaskSchedule, TokenMask, sample_noise, select_targets
 from ..masking.masks import check_predict_ratio
 from ..metrics import ReconstructionMetrics, VisibilityRatio
-from ..models import (
-    gather_tokens,
-    masked_mse,
+from ..models import MaskedAutoencoder, gather_tokens, masked_mse
+from ..optim import (
+    build_optimizer,
+    scaled_lr,
+    total_steps,
+    warmup_cosine,
+    warmup_steps,
 )
 from ..plotting import plot_reconstruction
-from ..transforms import PatchSaliency
+from ..transforms import PatchSaliency, bitemporal
 from ..transforms.indices import DEFAULT_INDICES
-from .base import PretrainingTask
-from .batch import (
-    VALID_KEY,
-    augment,
-    default_transform,
-    mark_valid_pixels,
+from ..weights import Weights, load_weights, write_weights
+from ..weights.files import (
+    ENCODER_KEY,
+    check_task,
+    from_checkpoint_keys,
+    plain,
+    to_checkpoint_keys,
 )
-from .building import build_model, encoder_settings, family
+from .batch import VALID_KEY, augment, default_transform, mark_valid_pixels
+from .building import encoder_settings, family, start_encoder
+from .datamodules import attached_datamodule, normalizes
+from .progress import (
+    describe_run,
+    metric_states,
+    restore_metrics,
+    warn_of_restarted_epoch,
+)
 from .reconstruction import (
     TargetSpace,
     TokenBatch,
@@ -44,7 +64,9 @@ from .reconstruction import (
     make_tokens,
     reconstruct,
 )
+from .settings import BatchSpec, Guidance, groups_of_first_edition
 from .spectral_target import spectral_loss, spectral_target
+from .statistics import BatchStatistics, resolve_statistics
 
 __all__ = ('SIGMAETask',)
 
@@ -55,7 +77,11 @@ _STAGES = {'train': 0, 'augment': 1, 'predict': 2, 'targets': 3}
 _FIXED_KEY = 0
 
 
-class SIGMAETask(PretrainingTask):
+#: Defaults of the grouped arguments.
+_GUIDANCE, _BATCH = Guidance(), BatchSpec()
+
+
+class SIGMAETask(BaseTask):
     """SIGMAE: masked autoencoding guided by spectral indices.
 
     Drop-in sibling of TorchGeo's ``MAE`` task: shared arguments keep their names, and
@@ -70,6 +96,23 @@ class SIGMAETask(PretrainingTask):
     """
 
     ignore = ('transform', 'weights')
+    monitor = 'val_loss'
+
+    model: MaskedAutoencoder
+    bands: tuple[str, ...]
+    sensor: Sensor
+
+    #: Metrics over an epoch, by the name they are logged under.
+    epoch_metrics: dict[str, Metric]
+
+    #: What earlier stages of progressive pretraining were trained on.
+    history: Sequence[dict[str, Any]] = ()
+
+    _statistics: BatchStatistics | None = None
+    _datamodule_normalizes = False
+    _scale_checked = False
+    _steps: int | None = None
+    _stage: dict[str, Any] | None = None
 
     def __init__(
         self,
@@ -77,22 +120,15 @@ class SIGMAETask(PretrainingTask):
         weights: WeightsEnum | str | None = None,
         in_channels: int | None = None,
         bands: Sequence[str] = SENTINEL2_TEN_BANDS,
-        data_bands: Sequence[str] | None = None,
-        sensor: str = 'sentinel2',
+        sensor: str | Sensor = 'sentinel2',
         transform: nn.Module | None = None,
         size: int | None = None,
-        cube_bands: int | None = None,
-        groups: Sequence[Sequence[str]] | None = None,
-        positions: str = 'learnable',
+        encoder_kwargs: dict[str, Any] | None = None,
         masking: str = 'saliency',
         mask_ratio: float | tuple[float, float] = 0.9,
-        predict_ratio: float = 1.0,
+        guidance: Guidance = _GUIDANCE,
         indices: Sequence[str] = DEFAULT_INDICES,
-        alpha: float = 0.5,
-        combine: str = 'minmax',
-        saliency_start: float = 0.0,
-        saliency_end: float = 1.0,
-        curriculum: str = 'linear',
+        predict_ratio: float = 1.0,
         decoder: str = 'cross',
         decoder_dim: int = 256,
         decoder_depth: int = 4,
@@ -100,12 +136,7 @@ class SIGMAETask(PretrainingTask):
         norm_pix_loss: bool = False,
         spectral_weight: float = 0.0,
         target: str = 'standardized',
-        mean: float | Sequence[float] | None = None,
-        std: float | Sequence[float] | None = None,
-        normalize: bool | None = None,
-        scale: float = 1e-4,
-        offset: float = 0.0,
-        nodata: float | None = 0.0,
+        batch: BatchSpec = _BATCH,
         lr: float | None = None,
         base_lr: float = 1.5e-4,
         weight_decay: float = 0.05,
@@ -126,41 +157,35 @@ class SIGMAETask(PretrainingTask):
                 matched as in ``adapt_bands``.
             in_channels: Number of bands the model sees; by default that of *bands*.
             bands: Names of the bands the model sees, in order and any spelling.
-            data_bands: Names of the channels of a batch, in order, those of one date.
-                Default: what the TorchGeo datamodule tells, else *bands*.
             sensor: The sensor the band names belong to.
             transform: Augmentation of training batches, a kornia
                 ``AugmentationSequential``; ``nn.Identity()`` for none. Default: random
                 resized crops and flips.
             size: Side of training images in pixels; None for the model's default.
-            cube_bands: Of ``s2mae_vit_*``: bands of a cube, a divisor of their number;
-                None for 3 or else 2.
-            groups: Of ``satmae_vit_*``: names of the bands of each group; None for
-                SatMAE's (10 m; red edge; short-wave infrared; what is left).
-            positions: Of both: ``'learnable'``, ``'sincos'`` or ``'vanilla'``
-                (sines and cosines of a token's running number).
+            encoder_kwargs: Further arguments of the encoder. For ``s2mae_vit_*``:
+                ``cube_bands``, bands of a cube, a divisor of their number (default: 3
+                or else 2). For ``satmae_vit_*``: ``groups``, names of the bands of each
+                group (default: SatMAE's: 10 m; red edge; short-wave infrared; the
+                rest). For both: ``positions``, ``'learnable'``, ``'sincos'`` or
+                ``'vanilla'`` (sines and cosines of a token's running number).
             masking: ``'saliency'`` (SIGMAE's SSDTM) or ``'random'`` (MAE, S2MAE). With
-                several tokens at every place also ``'spatial'`` (the same places in
-                every group of bands), ``'saliency_spatial'`` (likewise, salient places
-                more often), ``'group'`` (other places in every group) or ``'channel'``
-                (whole groups).
+                several tokens per patch position also ``'spatial'`` (the same positions
+                in every group of bands), ``'saliency_spatial'`` (the same, salient
+                positions more often), ``'group'`` (other positions in every group) or
+                ``'channel'`` (whole groups).
             mask_ratio: Share of masked tokens, in (0, 1); a pair changes it from start
-                to end along the curriculum.
-            predict_ratio: Share of the valid masked tokens to decode in training, in
-                (0, 1].
+                to end of training.
+            guidance: How saliency steers the mask: strength and schedule, and how the
+                saliency is computed.
             indices: Names of the spectral indices, of the saliency and of the spectral
                 target.
-            alpha: Weight of semantic richness against internal heterogeneity.
-            combine: How both are joined: ``'minmax'``, ``'rank'`` or ``'product'``.
-            saliency_start: Strength of the guidance at the start; 0 is random masking.
-            saliency_end: Strength of the guidance at the end.
-            curriculum: ``'linear'``, ``'cosine'`` or ``'constant'`` (the end values
-                throughout).
+            predict_ratio: Share of the valid masked tokens to decode in training, in
+                (0, 1].
             decoder: ``'cross'`` (CrossMAE's) or ``'self'`` (MAE's).
             decoder_dim: Width of the decoder.
             decoder_depth: Number of decoder blocks.
             decoder_num_heads: Number of attention heads in the decoder.
-            norm_pix_loss: Normalise every target patch by its own mean and variance.
+            norm_pix_loss: Normalize every target patch by its own mean and variance.
                 Unlike TorchGeo's, off by default: predictions then stay in reflectance.
             spectral_weight: Weight of the spectral target, which is ours and not the
                 paper's: every predicted token also predicts its mean in every band, and
@@ -169,17 +194,8 @@ class SIGMAETask(PretrainingTask):
             target: Space of the target: ``'standardized'`` (what the encoder sees),
                 ``'unit'`` ([0, 1] per band: two standard deviations to both sides of
                 the mean, clipped) or ``'reflectance'``.
-            mean: What is subtracted from the raw batch, one value or one per channel;
-                None to ask the datamodule. Never guessed.
-            std: What the raw batch is divided by, likewise.
-            normalize: Who does that where no TorchGeo datamodule does: True if batches
-                come raw and the task is to normalise them, False if they come
-                normalised. Never guessed.
-            scale: Reflectance per raw unit.
-            offset: Reflectance at raw 0.
-            nodata: Raw pixels whose bands all equal this value are missing and take no
-                part in saliency and loss; None if no value marks missing pixels. NaN
-                and infinite pixels are always missing.
+            batch: What batches hold and who normalizes them, where no datamodule of
+                TorchGeo tells.
             lr: Learning rate; None for *base_lr* scaled by the effective batch size.
             base_lr: Learning rate for an effective batch of 256 samples.
             weight_decay: Weight decay, not applied to biases, norms and positions.
@@ -195,6 +211,11 @@ class SIGMAETask(PretrainingTask):
                 known enum.
         """
         self.weights = weights
+        # Checkpoints hold plain dictionaries.
+        self.guidance = (
+            guidance if isinstance(guidance, Guidance) else Guidance(**guidance)
+        )
+        self.batch = batch if isinstance(batch, BatchSpec) else BatchSpec(**batch)
         super().__init__()
         side = self.hparams['size'] or self.model.encoder.patch_embed.img_size[0]
         self.transform = default_transform(side) if transform is None else transform
@@ -205,7 +226,7 @@ class SIGMAETask(PretrainingTask):
                 'kornia.augmentation.AugmentationSequential, or pass nn.Identity().'
             )
         self._evaluated = 0
-        if mean is not None and std is not None:
+        if self.batch.mean is not None and self.batch.std is not None:
             self._statistics = self._resolve_statistics()
 
     # ---------------------------------------------------------------- configuration
@@ -227,23 +248,42 @@ class SIGMAETask(PretrainingTask):
                 'finite; 0 predicts pixels alone.'
             )
         TargetSpace(hparams['target'], hparams['norm_pix_loss'])
-        self.model, info = build_model(hparams, self.bands, self.sensor, self.weights)
-        # What came with weights, so that a checkpoint restores without them.
-        hparams.update(encoder_settings(self.model.encoder, self.bands))
-        self.history = info.get('trained_on', [])
+        encoder, weights = start_encoder(
+            hparams['model'],
+            self.bands,
+            self.sensor,
+            hparams['size'],
+            hparams['encoder_kwargs'] or {},
+            self.weights,
+        )
+        self.model = MaskedAutoencoder(
+            encoder,
+            hparams['decoder'],
+            hparams['decoder_dim'],
+            hparams['decoder_depth'],
+            hparams['decoder_num_heads'],
+            len(hparams['indices']) if hparams['spectral_weight'] else None,
+        )
+        if weights is not None:
+            load_weights(self.model, weights)
+            self.history = weights.info.get('trained_on', [])
+        # Cubes and groups that came with weights, so that checkpoints need no weights.
+        hparams['encoder_kwargs'] = encoder_settings(encoder, self.bands)
+        hparams.update(plain(dict(hparams)))
+        guidance = self.guidance
         self.mask_schedule = MaskSchedule(
             hparams['masking'],
             hparams['mask_ratio'],
-            (hparams['saliency_start'], hparams['saliency_end']),
-            hparams['curriculum'],
+            guidance.strength,
+            guidance.schedule,
             self.model.layout.num_groups,
         )
         self.patch_saliency = PatchSaliency(
             self.bands,
             self.model.patch_size,
             hparams['indices'],
-            hparams['alpha'],
-            hparams['combine'],
+            guidance.richness_weight,
+            guidance.combination,
             nodata=None,
             sensor=self.sensor,
         )
@@ -272,6 +312,83 @@ class SIGMAETask(PretrainingTask):
             tuple((std * known.scale).tolist()),
         )
 
+    # ------------------------------------------------------------------------- data
+
+    @property
+    def statistics(self) -> BatchStatistics:
+        """What batches hold, from the arguments, the datamodule or the checkpoint.
+
+        Raises:
+            ValueError: If that is not known yet.
+        """
+        if self._statistics is None:
+            self._statistics = self._resolve_statistics()
+        return self._statistics
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, in [0, 1], from the optimiser's steps."""
+        return min(float(self.global_step) / self._steps, 1.0) if self._steps else 0.0
+
+    def setup(self, stage: str) -> None:
+        """Find out what the datamodule's batches hold, and repair its augmentations.
+
+        TorchGeo's change-detection datamodules do not work with kornia 0.9, see
+        :func:`~torchgeo_sigmae.bitemporal`.
+
+        Raises:
+            ValueError: If neither the arguments nor the datamodule tell mean and std,
+                or whether batches come raw.
+        """
+        add_guard(self.trainer)
+        datamodule = attached_datamodule(self.trainer)
+        if isinstance(datamodule, LightningDataModule):
+            bitemporal(datamodule)
+        self._statistics = self._resolve_statistics(datamodule)
+        self._datamodule_normalizes = normalizes(datamodule)
+        self._scale_checked = False
+        normalize = self.batch.normalize
+        if self._datamodule_normalizes and normalize:
+            raise ValueError(
+                f'batch.normalize: True, but {type(datamodule).__name__} normalizes '
+                'its batches already. Leave normalize out.'
+            )
+        if not self._datamodule_normalizes and normalize is None:
+            raise ValueError(
+                'batch.normalize: not known whether batches come raw or normalized, '
+                'since no TorchGeo datamodule that normalizes them is attached. Pass '
+                'batch=BatchSpec(normalize=True, ...) if they come raw, '
+                'normalize=False if (raw - mean) / std was applied already, or attach '
+                'the datamodule.'
+            )
+        # Lightning warns that this task, not the datamodule, sees the raw batch first.
+        # That is the intention.
+        warnings.filterwarnings(
+            'ignore', 'You have overridden .on_before_batch_transfer'
+        )
+
+    def on_before_batch_transfer(
+        self, batch: dict[str, Any], dataloader_idx: int
+    ) -> dict[str, Any]:
+        """Mark missing pixels before anything is augmented; normalize if asked to."""
+        normalize = self.batch.normalize
+        raw = self._datamodule_normalizes or normalize is True
+        batch = mark_valid_pixels(
+            batch, self.statistics, self.batch.nodata, normalized=not raw
+        )
+        if not self._scale_checked:
+            self._scale_checked = True
+            self.statistics.check_scale(batch['image'], normalized=not raw)
+        if normalize:
+            batch['image'] = self.statistics.normalize(batch['image'])
+        return batch
+
+    def _resolve_statistics(self, datamodule: object = None) -> BatchStatistics:
+        """Find out what batches hold."""
+        return resolve_statistics(
+            self.batch, self.bands, self.sensor, datamodule, self._statistics
+        )
+
     # ------------------------------------------------------------------------ steps
 
     def forward(self, image: Tensor) -> Tensor:
@@ -289,16 +406,7 @@ class SIGMAETask(PretrainingTask):
     def training_step(
         self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
     ) -> Tensor:
-        """Compute the training loss over the predicted tokens.
-
-        Args:
-            batch: The output of your DataLoader.
-            batch_idx: Integer displaying index of this batch.
-            dataloader_idx: Index of the current dataloader.
-
-        Returns:
-            The loss tensor.
-        """
+        """Compute the training loss over the predicted tokens."""
         tokens, keep, predicted, counts = self._draw(batch)
         size = len(predicted)
         output = self.model(tokens.image, keep, predicted, tokens.patches)
@@ -325,11 +433,6 @@ class SIGMAETask(PretrainingTask):
         The mask is that of the strategy at the end of training, without guidance, and
         depends on the sample index in the validation data alone. Runs with other
         guidance, seeds or batch sizes can be compared under it.
-
-        Args:
-            batch: The output of your DataLoader.
-            batch_idx: Integer displaying index of this batch.
-            dataloader_idx: Index of the current dataloader.
         """
         self._evaluate(batch, self.val_metrics)
         if batch_idx == 0 and not self.trainer.sanity_checking:
@@ -338,24 +441,13 @@ class SIGMAETask(PretrainingTask):
     def test_step(
         self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Compute test loss and reflectance metrics under a fixed mask.
-
-        Args:
-            batch: The output of your DataLoader.
-            batch_idx: Integer displaying index of this batch.
-            dataloader_idx: Index of the current dataloader.
-        """
+        """Compute test loss and reflectance metrics under a fixed mask."""
         self._evaluate(batch, self.test_metrics)
 
     def predict_step(
         self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor]:
         """Mask as at the end of training and reconstruct.
-
-        Args:
-            batch: The output of your DataLoader.
-            batch_idx: Integer displaying index of this batch.
-            dataloader_idx: Index of the current dataloader.
 
         Returns:
             ``'image'`` and ``'reconstruction'`` in reflectance ``(B, C, H, W)``, NaN
@@ -366,6 +458,53 @@ class SIGMAETask(PretrainingTask):
         """
         prediction: dict[str, Tensor] = self._reconstruct(batch, batch_idx)
         return prediction
+
+    # -------------------------------------------------------------------- optimizer
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Initialize the optimizer and learning rate scheduler."""
+        self._steps = total_steps(self.trainer)
+        lr = scaled_lr(self.trainer, self.hparams['lr'], self.hparams['base_lr'])
+        warmup = warmup_steps(self.trainer, self._steps, self.hparams['warmup_epochs'])
+        optimizer = build_optimizer(
+            [self.model.encoder, self.model.decoder],
+            lr,
+            self.hparams['weight_decay'],
+            self.trainer,
+        )
+        scheduler = warmup_cosine(optimizer, self._steps, warmup)
+        return {
+            'optimizer': optimizer,
+            'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},
+        }
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take a step, and free the gradients.
+
+        Lightning keeps them through the next forward pass, where memory is short.
+        """
+        super().optimizer_step(*args, **kwargs)
+        self.zero_grad()
+
+    # ---------------------------------------------------------------------- logging
+
+    def on_train_start(self) -> None:
+        """Note what this run is trained on."""
+        self._stage = {
+            **describe_run(self.trainer),
+            'bands': list(self.bands),
+            'size': self.model.encoder.patch_embed.img_size[0],
+            'steps': self.global_step,
+        }
+
+    def on_train_epoch_end(self) -> None:
+        """Log what was collected over the epoch.
+
+        By hand, because what Lightning collects is lost when a run is interrupted.
+        """
+        for name, metric in self.epoch_metrics.items():
+            self.log(name, metric.compute(), sync_dist=True)
+            metric.reset()
 
     # ------------------------------------------------------------------------ hooks
 
@@ -400,25 +539,6 @@ class SIGMAETask(PretrainingTask):
 
     # ----------------------------------------------------------------------- public
 
-    @property
-    def encoder_record(self) -> dict[str, Any]:
-        """What must be known to use the encoder, in plain Python values.
-
-        Raises:
-            ValueError: If mean and std of the training data are not known, because the
-                task was neither trained nor given them.
-        """
-        return {
-            **super().encoder_record,
-            'norm_pix_loss': self.hparams['norm_pix_loss'],
-            'ssl_method': family(self.hparams['model']),
-            'positions': self.hparams['positions'],
-            'target': self.hparams['target'],
-            'masking': self.hparams['masking'],
-            'mask_ratio': self.mask_schedule.ratio_at(1.0),
-            'groups': self.model.layout.names(self.bands),
-        }
-
     @torch.no_grad()
     def reconstruct(
         self,
@@ -446,7 +566,7 @@ class SIGMAETask(PretrainingTask):
             # One date will do, whatever the training data had.
             image = image.unsqueeze(1)
         batch = mark_valid_pixels(
-            {'image': image.to(self.device)}, self.statistics, self.hparams['nodata']
+            {'image': image.to(self.device)}, self.statistics, self.batch.nodata
         )
         batch['image'] = self.statistics.normalize(batch['image'])
         schedule = self.mask_schedule
@@ -473,6 +593,143 @@ class SIGMAETask(PretrainingTask):
             self.sensor,
             self.hparams['norm_pix_loss'],
         )
+
+    # ------------------------------------------------------------------ checkpoints
+
+    @property
+    def encoder_record(self) -> dict[str, Any]:
+        """What must be known to use the encoder, in plain Python values.
+
+        Raises:
+            ValueError: If mean and std of the training data are not known, because the
+                task was neither trained nor given them.
+        """
+        return {
+            'model': self.hparams['model'],
+            'in_channels': len(self.bands),
+            'bands': list(self.bands),
+            'sensor': self.sensor.name,
+            'mean': list(self.statistics.model_mean),
+            'std': list(self.statistics.model_std),
+            'scale': self.statistics.scale,
+            'offset': self.statistics.offset,
+            'size': self.model.encoder.patch_embed.img_size[0],
+            'patch_size': self.model.patch_size,
+            'torchgeo_version': TORCHGEO_VERSION,
+            'trained_on': [*self.history, self.stage],
+            'norm_pix_loss': self.hparams['norm_pix_loss'],
+            'spectral_weight': self.hparams['spectral_weight'],
+            'ssl_method': family(self.hparams['model']),
+            'positions': self.hparams['encoder_kwargs'].get('positions', 'learnable'),
+            'target': self.hparams['target'],
+            'masking': self.hparams['masking'],
+            'mask_ratio': self.mask_schedule.ratio_at(1.0),
+            'groups': self.model.layout.names(self.bands),
+        }
+
+    @property
+    def stage(self) -> dict[str, Any]:
+        """What this run is trained on, in plain Python values."""
+        stage = self._stage or {'datamodule': None, 'samples': None, 'steps': 0}
+        # A trainer that only evaluates has made no steps.
+        done = self.global_step if self._trainer else 0
+        return {**stage, 'steps': max(stage['steps'], done)}
+
+    def export(
+        self, path: str | Path, decoder: bool = False, half: bool = False
+    ) -> None:
+        """Write the encoder to a file that ``weights=`` of TorchGeo's tasks takes.
+
+        The file holds tensors and plain values only: the encoder under plain timm keys,
+        and its name, bands, normalisation and target.
+
+        Args:
+            path: The file; missing folders are made. Written atomically.
+            decoder: Whether to add the decoder, so that pretraining goes on from the
+                file by ``weights=``. Tasks of TorchGeo ignore it.
+            half: Whether to store in half precision, which halves the file.
+
+        Raises:
+            ValueError: If mean and std of the training data are not known, because the
+                task was neither trained nor given them.
+        """
+        kept = self.model.decoder.state_dict() if decoder else {}
+        weights = Weights(self.model.encoder.state_dict(), kept, self.encoder_record)
+        write_weights(weights, path, half)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is needed to use the weights, under names TorchGeo can read.
+
+        The encoder goes under ``model.<timm key>``, so that a training checkpoint can
+        be passed to ``weights=`` of TorchGeo's tasks like an exported encoder.
+        """
+        checkpoint['state_dict'] = to_checkpoint_keys(checkpoint['state_dict'])
+        checkpoint['hyper_parameters'] = plain(checkpoint['hyper_parameters'])
+        if self._statistics is not None:
+            checkpoint['statistics'] = self._statistics.as_dict()
+            checkpoint[ENCODER_KEY] = self.encoder_record
+        checkpoint['epoch_metrics'] = metric_states(self.epoch_metrics)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **kwargs: Any,
+    ) -> Self:
+        """Make a task of a training checkpoint, perhaps a stranger's.
+
+        Nothing in the file is executed, and nothing it claims is believed before it is
+        checked. *weights* and *transform* are those given here, or none.
+
+        Args:
+            checkpoint_path: The file, or a URL.
+            map_location: Where to put the tensors, as in :func:`torch.load`.
+            hparams_file: As in Lightning.
+            strict: Whether all tensors have to be there, and no other.
+            weights_only: Whether tensors and plain values are all that is read; False
+                executes what the file asks for.
+            **kwargs: Arguments of the task that are to differ.
+
+        Returns:
+            The task.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is not one of ours.
+        """
+        local = isinstance(checkpoint_path, str | Path)
+        if weights_only and local and os.path.isfile(checkpoint_path):
+            groups = groups_of_first_edition(check_task(checkpoint_path))
+            kwargs = {**groups, **kwargs}
+        given = dict.fromkeys(('weights', 'transform', '_instantiator'))
+        task: Self = super().load_from_checkpoint(
+            checkpoint_path,
+            map_location,
+            hparams_file,
+            strict,
+            weights_only=weights_only,
+            **{**given, **kwargs},
+        )
+        return task
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Undo :meth:`on_save_checkpoint`; warn where a run cannot resume exactly."""
+        checkpoint['state_dict'] = from_checkpoint_keys(checkpoint['state_dict'])
+        if 'statistics' in checkpoint and self._statistics is None:
+            self._statistics = BatchStatistics.from_dict(checkpoint['statistics'])
+        trained_on = checkpoint.get(ENCODER_KEY, {}).get('trained_on')
+        if trained_on and all(type(stage.get('steps')) is int for stage in trained_on):
+            *self.history, self._stage = trained_on
+        if self._trainer is None:
+            return
+        # The sums of all processes go on in the first.
+        if not self.global_rank:
+            restore_metrics(self.epoch_metrics, checkpoint.get('epoch_metrics', {}))
+        warn_of_restarted_epoch(checkpoint, attached_datamodule(self.trainer))
 
     # ---------------------------------------------------------------------- private
 

@@ -20,6 +20,7 @@ from torchgeo.datamodules import BaseDataModule
 
 from ..bands import Sensor, band_indices, normalize_bands
 from .datamodules import datamodule_bands, datamodule_dates, datamodule_normalization
+from .settings import BatchSpec
 
 __all__ = ('BatchStatistics', 'resolve_statistics')
 
@@ -77,10 +78,11 @@ class BatchStatistics:
         if image.shape[-3] != dates * len(self.data_bands):
             expected = f' on each of {dates} dates' if dates > 1 else ''
             raise ValueError(
-                f'data_bands: the batch has {image.shape[-3]} channels, but '
+                f'batch.bands: the batch has {image.shape[-3]} channels, but '
                 f'{len(self.data_bands)} names are known for them{expected}: '
-                f'{list(self.data_bands)}. Pass data_bands= with one name a channel, '
-                'in the order of the batch; give several dates a time axis, '
+                f'{list(self.data_bands)}. Pass batch=BatchSpec(bands=...) '
+                'with one name per channel, in the order of the batch; give several '
+                'dates a time axis, '
                 '(B, T, C, H, W), or attach the TorchGeo datamodule that counts them.'
             )
 
@@ -119,14 +121,21 @@ class BatchStatistics:
             return
         middle, brightest = float(values.median()), float(values.max())
         if middle > 2:
-            advice = 'far above 1. Pass scale=1e-4 for Sentinel-2 digital numbers'
+            advice = (
+                'far above 1. Pass batch=BatchSpec(scale=1e-4) for Sentinel-2 digital '
+                'numbers'
+            )
         elif brightest < 0.002:
-            advice = 'next to nothing. Pass scale=1 if the data are reflectance already'
+            advice = (
+                'next to nothing. Pass batch=BatchSpec(scale=1) if the data are '
+                'reflectance already'
+            )
         else:
             return
         rank_zero_warn(
-            f'scale: {self.scale} with offset {self.offset} makes the reflectance of '
-            f'the first batch {middle:.4g} in the median and {brightest:.4g} at most, '
+            f'batch.scale: {self.scale} with offset {self.offset} makes the '
+            f'reflectance of the first batch {middle:.4g} in the median and '
+            f'{brightest:.4g} at most, '
             f'{advice}. Indices such as EVI and SAVI, pictures and metrics depend on '
             'it.'
         )
@@ -224,29 +233,20 @@ class BatchStatistics:
 
 
 def resolve_statistics(
+    spec: BatchSpec,
     bands: Sequence[str],
-    data_bands: Sequence[str] | None,
-    mean: float | Sequence[float] | None,
-    std: float | Sequence[float] | None,
-    scale: float,
-    offset: float,
     sensor: Sensor,
     datamodule: object = None,
-    known: BatchStatistics | None = None,
+    earlier: BatchStatistics | None = None,
 ) -> BatchStatistics:
     """Find out what batches hold: from arguments, the datamodule, or an earlier run.
 
     Args:
+        spec: The argument ``batch`` of the task.
         bands: Bands the model sees.
-        data_bands: Channel order of one date of the batch; None to ask the datamodule,
-            or, where it does not tell, to take *bands*.
-        mean: One value, or one per channel of the batch; None to ask the datamodule.
-        std: Likewise.
-        scale: Reflectance per raw unit.
-        offset: Reflectance at raw 0.
         sensor: The sensor the band names belong to.
         datamodule: The datamodule in use, if any.
-        known: What an earlier run or a checkpoint told, if any.
+        earlier: The statistics of an earlier run or a checkpoint, if any.
 
     Returns:
         The statistics.
@@ -255,10 +255,12 @@ def resolve_statistics(
         ValueError: If mean or std is not known, or does not match the bands, or a band
             of *bands* is not in the batch.
     """
-    if data_bands is None:
-        data_bands = datamodule_bands(datamodule) or bands
-    names = sensor.spell(data_bands)
+    batch_bands = spec.bands
+    if batch_bands is None:
+        batch_bands = datamodule_bands(datamodule) or bands
+    names = sensor.spell(batch_bands)
     channels = tuple(band_indices(normalize_bands(bands, sensor), names, sensor))
+    mean, std = spec.mean, spec.std
     if mean is None or std is None:
         if isinstance(datamodule, BaseDataModule):
             told = datamodule_normalization(datamodule) or (None, None)
@@ -266,15 +268,15 @@ def resolve_statistics(
             told = getattr(datamodule, 'mean', None), getattr(datamodule, 'std', None)
         mean = told[0] if mean is None else mean
         std = told[1] if std is None else std
-    if mean is None and std is None and known is not None:
-        return known
+    if mean is None and std is None and earlier is not None:
+        return earlier
     return BatchStatistics(
         data_bands=names,
         channels=channels,
         mean=_per_band(mean, 'mean', names, channels, datamodule),
         std=_per_band(std, 'std', names, channels, datamodule),
-        scale=scale,
-        offset=offset,
+        scale=spec.scale,
+        offset=spec.offset,
         dates=datamodule_dates(datamodule),
     )
 
@@ -290,19 +292,20 @@ def _per_band(
     if value is None:
         source = 'no datamodule' if datamodule is None else type(datamodule).__name__
         raise ValueError(
-            f'{argument}: not known ({source} tells none). Spectral indices need the '
-            f'values before normalisation: pass mean= and std= as they were applied to '
-            'the batch, (raw - mean) / std, or mean=0, std=1 if it was not normalised.'
+            f'batch.{argument}: not known ({source} tells none). Spectral indices need '
+            'the values before normalization: pass batch=BatchSpec(mean=..., std=...) '
+            'as they were applied to the batch, (raw - mean) / std, or mean=0, std=1 '
+            'if it was not normalized.'
         )
     flat = torch.as_tensor(value, dtype=torch.float64).flatten().tolist()
     if len(flat) == 1:
         flat = flat * len(names)
     if len(flat) != len(names):
         raise ValueError(
-            f'{argument}: {len(flat)} values for the {len(names)} channels '
+            f'batch.{argument}: {len(flat)} values for the {len(names)} channels '
             f'{list(names)} of a batch. Pass one value, or one per channel.'
         )
     used = [flat[i] for i in channels]
     if not all(map(math.isfinite, used)) or (argument == 'std' and 0 in used):
-        raise ValueError(f'{argument}: {used} must be finite, and std not 0.')
+        raise ValueError(f'batch.{argument}: {used} must be finite, and std not 0.')
     return tuple(flat)

@@ -152,12 +152,13 @@ _SPYNDEX_BANDS = {
 }
 
 
-def get_index(index: str | SpectralIndex) -> SpectralIndex:
+def get_index(index: str | SpectralIndex | Mapping[str, Any]) -> SpectralIndex:
     """Look up a spectral index.
 
     Args:
         index: Name of a built-in index in any case, the name of an index of the spyndex
-            catalogue where that package is installed, or a :class:`SpectralIndex`.
+            catalogue where that package is installed, a :class:`SpectralIndex`, or the
+            arguments of one, as files hold it.
 
     Returns:
         The index. One of spyndex has its default constants and no range.
@@ -168,6 +169,8 @@ def get_index(index: str | SpectralIndex) -> SpectralIndex:
     """
     if isinstance(index, SpectralIndex):
         return index
+    if isinstance(index, Mapping):
+        return SpectralIndex(**index)
     if index.upper() in INDICES:
         return INDICES[index.upper()]
     try:

@@ -18,7 +18,7 @@ checked for size and plausibility before anything is built from them.
 import os
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -182,11 +182,14 @@ def from_checkpoint_keys(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     return _renamed(state_dict, tuple((new, old) for old, new in _PARTS))
 
 
-def check_task(path: str | Path) -> None:
+def check_task(path: str | Path) -> dict[str, Any]:
     """Refuse a training checkpoint whose arguments do not fit its tensors.
 
     Args:
         path: The checkpoint.
+
+    Returns:
+        The arguments of the task that wrote it.
 
     Raises:
         ValueError: If it is not one of ours.
@@ -200,10 +203,11 @@ def check_task(path: str | Path) -> None:
         )
     check_weights(arguments, weights.encoder, weights.decoder, weights.name)
     check_model(arguments['model'], weights.encoder, weights.name)
+    return dict(arguments)
 
 
 def plain(value: Any) -> Any:
-    """Replace NumPy values, paths, enums and sensors by plain Python values.
+    """Replace NumPy values, paths, enums, sensors and dataclasses by plain values.
 
     Args:
         value: A value, or a dictionary, list or tuple of values.
@@ -224,6 +228,10 @@ def plain(value: Any) -> Any:
             return str(value)
         case Sensor():
             return value.name
+        case _ if is_dataclass(value):
+            return {
+                f.name: plain(getattr(value, f.name)) for f in fields(value) if f.init
+            }
         case _:
             return value
 

@@ -1,0 +1,101 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What a checkpoint keeps of a run beside its weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torchmetrics import Metric
+
+from ..datasets.resumable import is_resumable
+from .datamodules import attached_datamodule
+
+__all__ = (
+    'describe_run',
+    'metric_states',
+    'restore_metrics',
+    'warn_of_restarted_epoch',
+)
+
+
+def describe_run(trainer: Trainer) -> dict[str, Any]:
+    """Describe the training data of a run.
+
+    Args:
+        trainer: The trainer.
+
+    Returns:
+        ``'datamodule'``, ``'root'`` and ``'samples'``, None where not known.
+    """
+    datamodule = attached_datamodule(trainer)
+    dataset: Any = getattr(trainer.train_dataloader, 'dataset', None)
+    root = getattr(datamodule, 'root', None)
+    root = getattr(datamodule, 'kwargs', {}).get('root', root)
+    return {
+        'datamodule': type(datamodule).__name__ if datamodule else None,
+        'root': None if root is None else str(root),
+        'samples': len(dataset) if hasattr(dataset, '__len__') else None,
+    }
+
+
+def metric_states(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Tensor]]:
+    """Collect what metrics have summed up, over all processes.
+
+    Args:
+        metrics: The metrics by name.
+
+    Returns:
+        Their tensors by name.
+    """
+    states = {}
+    for name, metric in metrics.items():
+        with metric.sync_context():
+            states[name] = {
+                key: value.clone()
+                for key, value in metric.metric_state.items()
+                if isinstance(value, Tensor)
+            }
+    return states
+
+
+def restore_metrics(
+    metrics: Mapping[str, Metric], states: Mapping[str, Mapping[str, Tensor]]
+) -> None:
+    """Undo :func:`metric_states`.
+
+    Args:
+        metrics: The metrics by name.
+        states: Their tensors by name; other names are ignored.
+    """
+    for name in metrics.keys() & states.keys():
+        metric, state = metrics[name], states[name]
+        for key in metric.metric_state.keys() & state.keys():
+            setattr(metric, key, state[key].to(metric.device))
+
+
+def warn_of_restarted_epoch(checkpoint: Mapping[str, Any], datamodule: object) -> None:
+    """Warn where a resumed run would not see the rest of an epoch.
+
+    Args:
+        checkpoint: The checkpoint that was loaded.
+        datamodule: The datamodule of the resumed run, if any.
+
+    Warns:
+        UserWarning: If the checkpoint was written inside an epoch, and the datamodule
+            is not resumable.
+    """
+    loop = checkpoint.get('loops', {}).get('fit_loop', {})
+    batches = loop.get('epoch_loop.batch_progress', {})
+    inside = batches.get('current', {}).get('ready') and not batches['is_last_batch']
+    if inside and not is_resumable(datamodule):
+        rank_zero_warn(
+            'This checkpoint was written in the middle of an epoch. Lightning '
+            'restarts the data of the epoch, so a resumed run does not see the '
+            'batches that were left. Pass torchgeo_sigmae.resumable(datamodule) to '
+            'fit(), now and in the first run, to continue as if uninterrupted, or '
+            'resume from a checkpoint written at the end of an epoch.'
+        )

@@ -1,0 +1,115 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Arguments of the task that come in groups; LightningCLI reads them as such."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ('BatchSpec', 'Guidance', 'groups_of_first_edition')
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How saliency steers the mask.
+
+    Attributes:
+        strength: Strength at the start and at the end; 0 is random masking. At 1 and
+            75 % masked, the least salient tenth is visible four times as often as the
+            most salient tenth.
+        schedule: ``'linear'``, ``'cosine'`` or ``'constant'`` (the end values
+            throughout); also of a *mask_ratio* that changes.
+        richness_weight: Weight of semantic richness against internal heterogeneity, in
+            [0, 1].
+        combination: How richness and heterogeneity are combined: ``'minmax'``,
+            ``'rank'`` or ``'product'``.
+    """
+
+    strength: tuple[float, float] = (0.0, 1.0)
+    schedule: str = 'linear'
+    richness_weight: float = 0.5
+    combination: str = 'minmax'
+
+    def __post_init__(self) -> None:
+        """Take lists, which files hold in place of tuples.
+
+        Raises:
+            ValueError: If *strength* is no pair.
+        """
+        if isinstance(self.strength, int | float) or len(self.strength) != 2:
+            raise ValueError(
+                f'guidance.strength: {self.strength} is no pair (start, end). Use for '
+                'example (0, 1).'
+            )
+        start, end = self.strength
+        object.__setattr__(self, 'strength', (start, end))
+
+
+@dataclass(frozen=True)
+class BatchSpec:
+    """What a batch holds; everything that TorchGeo's datamodules tell may be left out.
+
+    A batch holds ``(raw - mean) / std``, and reflectance is ``raw * scale + offset``.
+
+    Attributes:
+        bands: Names of the channels of a batch, in order, those of one date. None for
+            those of the datamodule, or else those of the model.
+        mean: Subtracted from the raw values, one value or one per channel. None to ask
+            the datamodule; never guessed.
+        std: The raw values are divided by this, likewise.
+        scale: Reflectance per raw unit.
+        offset: Reflectance at raw 0.
+        nodata: Raw pixels whose bands all equal this value are missing and take no
+            part in saliency and loss; None if no value marks missing pixels. NaN and
+            infinite pixels are always missing.
+        normalize: Who normalizes if no TorchGeo datamodule does: True if batches come
+            raw and the task has to, False if they come normalized. Never guessed.
+    """
+
+    bands: Sequence[str] | None = None
+    mean: float | Sequence[float] | None = None
+    std: float | Sequence[float] | None = None
+    scale: float = 1e-4
+    offset: float = 0.0
+    nodata: float | None = 0.0
+    normalize: bool | None = None
+
+
+#: Arguments of the first edition, by the group that holds them now.
+_FIRST_EDITION = {
+    'batch': {
+        'data_bands': 'bands',
+        **{name: name for name in ('mean', 'std', 'scale', 'offset')},
+        **{name: name for name in ('nodata', 'normalize')},
+    },
+    'guidance': {
+        'alpha': 'richness_weight',
+        'combine': 'combination',
+        'curriculum': 'schedule',
+    },
+    'encoder_kwargs': {name: name for name in ('cube_bands', 'groups', 'positions')},
+}
+
+
+def groups_of_first_edition(hparams: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Collect the arguments of a checkpoint of the first edition, where they were flat.
+
+    Args:
+        hparams: Arguments of any edition.
+
+    Returns:
+        ``'batch'``, ``'guidance'`` and ``'encoder_kwargs'``; empty for arguments of
+        this edition.
+    """
+    if 'saliency_end' not in hparams:
+        return {}
+    groups: dict[str, dict[str, Any]] = {
+        group: {new: hparams[old] for old, new in names.items() if old in hparams}
+        for group, names in _FIRST_EDITION.items()
+    }
+    strength = (hparams.get('saliency_start', 0.0), hparams['saliency_end'])
+    groups['guidance']['strength'] = strength
+    if not hparams['model'].startswith(('s2mae', 'satmae')):
+        del groups['encoder_kwargs']
+    return groups
