@@ -183,7 +183,7 @@ class CrossDecoder(Decoder):
         grid: tuple[int, int],
     ) -> Tensor:
         """Predict tokens, see :meth:`.Decoder.forward`."""
-        positions = self.positions(grid)
+        positions = self.positions(grid).to(self.mask_token.dtype)
         x = self.mask_token + positions[predicted]
         contexts = torch.einsum('kl,lbvd->kbvd', self.mix, torch.stack(features))
         for block, context in zip(self.blocks, contexts, strict=True):
