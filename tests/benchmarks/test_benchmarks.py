@@ -1,7 +1,10 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""The benchmarks run, on little; what they measure is not tested."""
+"""The benchmarks run, on little; what they measure is not tested.
+
+That their arguments are parsed is tested in every run, by tests/docs.
+"""
 
 import argparse
 import hashlib
@@ -22,6 +25,8 @@ from helpers.processes import run
 from torchgeo_sigmae import BatchSpec, SIGMAETask
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.weights import read_weights
+
+pytestmark = pytest.mark.slow
 
 #: What is no share of the time of a loop.
 NOT_PARTS = ('source', 'workers', 'images_per_second')

@@ -13,6 +13,7 @@ from benchmarks.dense_probe import measure
 from torchgeo_sigmae.evaluation import BandStatistics, FrozenEncoder
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
 def test_a_frozen_pretrained_encoder_beats_a_frozen_random_one(
     real_data: Callable[[str], Path],
