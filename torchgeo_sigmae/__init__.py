@@ -10,6 +10,7 @@ TorchGeo, under the names ``sigmae_vit_{tiny,small,base,large}_patch{8,16}``.
 from . import (
     bands,
     callbacks,
+    datamodules,
     datasets,
     evaluation,
     masking,
@@ -26,8 +27,8 @@ from .callbacks import (
     PositiveClassMetrics,
     ResumableCheckpoint,
 )
+from .datamodules import SceneDataModule
 from .datasets import (
-    SceneDataModule,
     SyntheticSentinel2,
     SyntheticSentinel2DataModule,
     resumable,
@@ -55,6 +56,7 @@ __all__ = (
     'bands',
     'bitemporal',
     'callbacks',
+    'datamodules',
     'datasets',
     'evaluation',
     'masking',

@@ -16,7 +16,8 @@ from torchgeo.datamodules import NonGeoDataModule
 
 from ._compat import TORCHGEO_VERSION
 from ._files import write_figure
-from .datasets import SceneDataModule, SyntheticSentinel2DataModule
+from .datamodules import SceneDataModule
+from .datasets import SyntheticSentinel2DataModule
 from .masking import sample_noise
 from .patches import valid_patches
 from .plotting import plot_indices, plot_log, plot_mask, plot_saliency

@@ -28,9 +28,9 @@ from torchgeo_sigmae import (
     bitemporal,
 )
 from torchgeo_sigmae.bands import OSCD_BANDS
+from torchgeo_sigmae.datamodules.inspect import datamodule_bands, datamodule_dates
 from torchgeo_sigmae.masking import sample_noise
 from torchgeo_sigmae.tasks.batch import VALID_KEY, mark_valid_pixels
-from torchgeo_sigmae.tasks.datamodules import datamodule_bands, datamodule_dates
 from torchgeo_sigmae.tasks.statistics import BatchStatistics
 
 SMALL: dict[str, Any] = {

@@ -23,7 +23,7 @@ from torchgeo_sigmae.bands import (
     SENTINEL2,
     SENTINEL2_TEN_BANDS,
 )
-from torchgeo_sigmae.tasks.datamodules import (
+from torchgeo_sigmae.datamodules.inspect import (
     datamodule_bands,
     datamodule_normalization,
     normalizes,

@@ -22,7 +22,7 @@ from torchgeo.datamodules import (
 from torchgeo.datasets import OSCD
 
 from torchgeo_sigmae import BitemporalAugmentation, bitemporal
-from torchgeo_sigmae.tasks.datamodules import datamodule_normalization, normalizes
+from torchgeo_sigmae.datamodules.inspect import datamodule_normalization, normalizes
 
 OLD_KORNIA = kornia.__version__ < '0.9'
 

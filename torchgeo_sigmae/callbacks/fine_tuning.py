@@ -14,6 +14,7 @@ from timm.models import group_parameters
 from torch import nn
 
 from .._methods import replace_method, restore_method
+from ..datamodules.inspect import attached_datamodule
 from ..models import MaskedAutoencoder
 from ..optim import (
     UNDECAYED,
@@ -24,7 +25,6 @@ from ..optim import (
     warmup_steps,
 )
 from ..tasks.agreement import check_bands, match_normalization, read_known
-from ..tasks.datamodules import attached_datamodule
 from .finite import add_guard
 
 __all__ = ('FineTuning', 'parameter_groups', 'set_drop_path')

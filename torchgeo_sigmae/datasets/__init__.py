@@ -1,11 +1,10 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Datasets and datamodules."""
+"""Datasets, and the reader of rasters."""
 
 from .chips import SceneChips
 from .resumable import is_resumable, resumable
-from .scene_datamodule import SceneDataModule
 from .scenes import HeldScene, Scene, find_scenes
 from .synthetic import SyntheticSentinel2, SyntheticSentinel2DataModule
 
@@ -13,7 +12,6 @@ __all__ = (
     'HeldScene',
     'Scene',
     'SceneChips',
-    'SceneDataModule',
     'SyntheticSentinel2',
     'SyntheticSentinel2DataModule',
     'find_scenes',

@@ -12,11 +12,11 @@ from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from ..bands import get_sensor
+from ..datamodules.inspect import datamodule_bands, datamodule_normalization
 from ..models.embeddings import GroupEmbed
 from ..weights import Weights, read_weights
 from ..weights.packaged import PackagedWeights
 from ..weights.read import find_weights
-from .datamodules import datamodule_bands, datamodule_normalization
 
 __all__ = ('check_bands', 'match_normalization', 'read_known')
 

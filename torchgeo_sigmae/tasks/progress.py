@@ -11,8 +11,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
 
+from ..datamodules.inspect import attached_datamodule
 from ..datasets.resumable import is_resumable
-from .datamodules import attached_datamodule
 
 __all__ = (
     'describe_run',

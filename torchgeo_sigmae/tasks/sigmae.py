@@ -25,6 +25,7 @@ from .._compat import TORCHGEO_VERSION, BaseTask
 from .._random import seed_from
 from ..bands import SENTINEL2_TEN_BANDS, Sensor, get_sensor, normalize_bands
 from ..callbacks.finite import add_guard
+from ..datamodules.inspect import attached_datamodule, normalizes
 from ..masking import MaskSchedule, TokenMask, sample_noise, select_targets
 from ..masking.masks import check_predict_ratio
 from ..metrics import ReconstructionMetrics, VisibilityRatio
@@ -49,7 +50,6 @@ from ..weights.files import (
 )
 from .batch import VALID_KEY, augment, default_transform, mark_valid_pixels
 from .building import encoder_settings, family, start_encoder
-from .datamodules import attached_datamodule, normalizes
 from .progress import (
     describe_run,
     metric_states,

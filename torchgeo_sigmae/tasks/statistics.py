@@ -19,7 +19,11 @@ from torch import Tensor
 from torchgeo.datamodules import BaseDataModule
 
 from ..bands import Sensor, band_indices, normalize_bands
-from .datamodules import datamodule_bands, datamodule_dates, datamodule_normalization
+from ..datamodules.inspect import (
+    datamodule_bands,
+    datamodule_dates,
+    datamodule_normalization,
+)
 from .settings import BatchSpec
 
 __all__ = ('BatchStatistics', 'resolve_statistics')

@@ -360,7 +360,7 @@ def test_small_scenes_are_held_and_large_ones_are_not(
 ) -> None:
     size = sum(side**2 for side in (40, 48, 56, 64)) * 3 * 2
     for limit, kind in ((size + 1, HeldScene), (size, Scene)):
-        monkeypatch.setattr('torchgeo_sigmae.datasets.scene_datamodule._HELD', limit)
+        monkeypatch.setattr('torchgeo_sigmae.datamodules.scenes._HELD', limit)
         datamodule = module(root)
         datamodule.setup('fit')
         assert {type(scene) for scene in datamodule.train_dataset.scenes} == {kind}

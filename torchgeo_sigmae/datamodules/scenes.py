@@ -22,11 +22,11 @@ from tqdm import tqdm
 
 from .._files import write_text
 from ..bands import SENTINEL2_TEN_BANDS, get_sensor, normalize_bands
-from .chips import SceneChips
-from .resumable import resumable
-from .scene_statistics import band_statistics, read_statistics
-from .scenes import Scene, find_scenes, group_overlapping
-from .skipping import Skipped
+from ..datasets.chips import SceneChips
+from ..datasets.resumable import resumable
+from ..datasets.scene_statistics import band_statistics, read_statistics
+from ..datasets.scenes import Scene, find_scenes, group_overlapping
+from ..datasets.skipping import Skipped
 
 __all__ = ('SceneDataModule',)
 
