@@ -213,8 +213,10 @@ class TestPlaces:
         rolled = torch.cat([image.roll(shift, (-2, -1)) for shift in shifts])
         wanted = found.maps(rolled).double().mean(dim=0)
         wanted -= wanted.mean(dim=(-2, -1), keepdim=True)
-        found.learn_places(image.expand(4, -1, -1, -1), count=4096, batch_size=256)
-        error = (found.places - wanted).norm() / wanted.norm()
+        found.remove_position_bias(
+            image.expand(4, -1, -1, -1), count=4096, batch_size=256
+        )
+        error = (found.position_bias - wanted).norm() / wanted.norm()
         assert error < 0.05
 
     def test_they_go_and_nothing_else_does(self, eurosat_root: Path) -> None:
@@ -223,7 +225,7 @@ class TestPlaces:
         images = torch.stack([data[i]['image'] for i in range(0, 140, 2)])
         learned, others = images[::2], images[1::2]
         before = found.maps(others)
-        found.learn_places(learned, count=140)
+        found.remove_position_bias(learned, count=140)
         after = found.maps(others)
         means = [x.mean(dim=(-2, -1)) for x in (before, after)]
         torch.testing.assert_close(*means, rtol=0, atol=1e-4)
@@ -238,7 +240,9 @@ class TestPlaces:
     def test_of_another_size(self) -> None:
         found = FrozenEncoder.load('sigmae_vit_tiny_patch8')
         found.standardize(torch.randn(8, 10, 32, 32, generator=generator()))
-        found.learn_places(torch.randn(2, 10, 32, 32, generator=generator()), count=2)
+        found.remove_position_bias(
+            torch.randn(2, 10, 32, 32, generator=generator()), count=2
+        )
         with pytest.raises(ValueError, match=r'known for \(4, 4\) patches, not for'):
             found.maps(torch.zeros(1, 10, 32, 40))
 
@@ -251,7 +255,7 @@ class TestPlaces:
             )
             for remove in (False, True)
         )  # fmt: skip
-        assert known.places is not None
+        assert known.position_bias is not None
         mean, std = np.split(plain.values, 2, axis=1)
         same, less = np.split(removed.values, 2, axis=1)
         np.testing.assert_allclose(same, mean, atol=1e-4)

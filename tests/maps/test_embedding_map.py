@@ -86,7 +86,7 @@ def test_places_in_a_chip_do_not_show(
     embedding_map(raster, tmp_path / 'm.tif', encoder)
     found = read(tmp_path / 'm.tif')[:, :16, :16].reshape(192, 2, 8, 2, 8)
     places = np.nanmean(found, axis=(1, 3))
-    with_places = encoder.places
+    with_places = encoder.position_bias
     assert with_places is not None
     # Nine tenths of the variance before.
     share = places.var(axis=(1, 2)).sum() / np.nanvar(found, axis=(1, 2, 3, 4)).sum()

@@ -70,7 +70,7 @@ def extract_features(
             probe takes.
         remove_places: Whether to take away what features tell of the place in the
             image alone, learned from the first 512 samples, see
-            :meth:`.FrozenEncoder.learn_places`.
+            :meth:`.FrozenEncoder.remove_position_bias`.
 
     Returns:
         The features.
@@ -89,7 +89,7 @@ def extract_features(
         encoder.standardize(sample)
     encoder = encoder.to(device)
     if remove_places and isinstance(encoder, FrozenEncoder):
-        encoder.learn_places(sample, SAMPLE, batch_size)
+        encoder.remove_position_bias(sample, SAMPLE, batch_size)
     values, labels, places = [], [], []
     for images, classes in tqdm(
         loader, f'Features of {encoder.name}', disable=None if progress else True

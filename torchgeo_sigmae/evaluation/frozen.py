@@ -130,10 +130,11 @@ class FrozenEncoder(Frozen):
 
     Attributes:
         transform: Raw values to the encoder's input; None if that is not known yet.
-        places: What :meth:`learn_places` found, taken away from :meth:`maps`.
+        position_bias: Part of the features ``(D, h, w)`` that depends on the position
+            alone; subtracted by :meth:`maps`, see :meth:`remove_position_bias`.
     """
 
-    places: Tensor | None
+    position_bias: Tensor | None
 
     def __init__(
         self,
@@ -174,7 +175,7 @@ class FrozenEncoder(Frozen):
         if not 0 < scale < math.inf:
             raise ValueError(f'scale: {scale} is not positive. 1 leaves images alone.')
         self.scale = scale
-        self.register_buffer('places', None)
+        self.register_buffer('position_bias', None)
         blocks = len(getattr(encoder, 'blocks', getattr(encoder, 'feature_info', [])))
         if depth is not None and not 1 <= depth <= blocks:
             raise ValueError(f'depth: {depth} is not in 1 to {blocks} of {self.name}.')
@@ -265,29 +266,28 @@ class FrozenEncoder(Frozen):
             std = image.double().std(dim=(0, 2, 3)).clamp(min=1e-6).tolist()
             self.transform = normalization(mean, std)
 
-    def learn_places(
+    def remove_position_bias(
         self, images: Tensor, count: int = 256, batch_size: int = 64
     ) -> None:
-        """Learn what features tell of the place in the image alone, to take it away.
+        """Estimate the part of the features that depends on the position alone.
 
-        Positions are added to the tokens of a transformer, and a masked autoencoder
-        keeps them up to its last block: of our weights, they make nine tenths of the
-        variance of the features of single patches there. Where the place in the image
-        means nothing, that is noise. It is the mean of the features at each place, over
-        images that are rolled around by chance.
+        :meth:`maps` subtracts it from then on. Positions are added to the tokens of a
+        transformer, and an encoder may keep them up to its last block; where positions
+        in the image mean nothing, they are noise. The bias is the mean of the features
+        at each position, over images that are rolled by random shifts.
 
         Args:
-            images: Raw values ``(B, C, H, W)``, such as are to be described.
+            images: Raw values ``(B, C, H, W)``, of the kind to be described.
             count: About how many rolled images to take.
-            batch_size: Images at a time.
+            batch_size: Number of images that are encoded at a time.
         """
-        self.places = None
+        self.position_bias = None
         total, seen = torch.zeros(()), 0
         for batch in self._rolled(images, count, batch_size):
             total = self.maps(batch).double().sum(dim=0) + total
             seen += len(batch)
         mean = total / seen
-        self.places = (mean - mean.mean(dim=(-2, -1), keepdim=True)).float()
+        self.position_bias = (mean - mean.mean(dim=(-2, -1), keepdim=True)).float()
 
     @torch.no_grad()
     def position_shares(
@@ -359,7 +359,7 @@ class FrozenEncoder(Frozen):
             Features ``(B, D, h, w)``, one a patch of the scaled image.
 
         Raises:
-            ValueError: If what :meth:`learn_places` found is for other sizes.
+            ValueError: If the position bias is that of images of another size.
         """
         encoder: Any = self.encoder
         (maps,) = encoder.forward_intermediates(
@@ -369,15 +369,16 @@ class FrozenEncoder(Frozen):
             intermediates_only=True,
         )
         features: Tensor = maps
-        if self.places is None:
+        if self.position_bias is None:
             return features
-        if features.shape[1:] != self.places.shape:
+        if features.shape[1:] != self.position_bias.shape:
             raise ValueError(
-                f'image: places are known for {tuple(self.places.shape[1:])} patches, '
-                f'not for {tuple(features.shape[2:])}. Pass images of the size that '
-                'learn_places had.'
+                'image: the position bias is known for '
+                f'{tuple(self.position_bias.shape[1:])} patches, not for '
+                f'{tuple(features.shape[2:])}. Pass images of the size that '
+                'remove_position_bias had.'
             )
-        return features - self.places
+        return features - self.position_bias
 
     def forward(self, image: Tensor) -> Tensor:
         """Describe images.

@@ -42,7 +42,7 @@ def embedding_map(
 
     Features of a transformer tell where in the chip a patch is, most of all in the last
     blocks. That has no meaning on a map and is taken away, see
-    :meth:`.FrozenEncoder.learn_places`.
+    :meth:`.FrozenEncoder.remove_position_bias`.
 
     Interrupted, the same call goes on where it was; finished, it does nothing.
 
@@ -83,9 +83,9 @@ def embedding_map(
         return
     side = size // patch
     sample = _sample(raster, *(min(side, n) * patch for n in (rows, columns)))
-    encoder.places = None
+    encoder.position_bias = None
     if len(sample):
-        encoder.learn_places(sample, batch_size=batch_size)
+        encoder.remove_position_bias(sample, batch_size=batch_size)
     parts.compute(
         lambda place: _embed(raster, place, encoder, side, patch, batch_size),
         f'Embeddings of {Path(raster.name).name}',
