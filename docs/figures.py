@@ -25,7 +25,7 @@ from torchgeo_sigmae import BatchSpec, SIGMAE_Weights, SIGMAETask
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as BANDS
 from torchgeo_sigmae.masking import MaskSchedule, sample_noise
 from torchgeo_sigmae.plotting import plot_indices, plot_saliency, rgb_channels
-from torchgeo_sigmae.plotting.canvas import colours, stretch
+from torchgeo_sigmae.plotting.canvas import colors
 from torchgeo_sigmae.transforms import (
     PatchSaliency,
     patch_statistics,
@@ -53,7 +53,7 @@ def chip(data: Path) -> Tensor:
 def natural_colors(image: Tensor) -> np.ndarray:
     """Natural colors ``(H, W, 3)`` in [0, 1]."""
     bands = image[rgb_channels(BANDS)].numpy()
-    return colours(bands, *stretch(bands))
+    return colors(bands)
 
 
 def hide(picture: np.ndarray, hidden: Tensor) -> np.ndarray:

@@ -28,7 +28,7 @@ from torchgeo.datasets import NonGeoDataset
 from torchgeo_sigmae import BitemporalAugmentation
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, band_indices
 from torchgeo_sigmae.datasets import Scene
-from torchgeo_sigmae.plotting.canvas import colours, panel_grid, stretch
+from torchgeo_sigmae.plotting.canvas import colors, panel_grid
 from torchgeo_sigmae.weights import read_weights
 
 #: Label of padding: no loss, no metric.
@@ -136,7 +136,7 @@ class BarkBeetle(NonGeoDataset):
         figure, axes = panel_grid(len(images) + len(labels), images.shape[-2:], False)
         for axis, image in zip(axes, images, strict=False):
             shown = image[rgb].numpy()
-            axis.imshow(colours(shown, *stretch(shown)))
+            axis.imshow(colors(shown))
         for axis, key in zip(axes[len(images) :], labels, strict=True):
             label = sample[key].cpu().squeeze()
             axis.imshow(label == 1, cmap='gray', vmin=0, vmax=1)

@@ -20,7 +20,7 @@ from .datamodules import SceneDataModule
 from .datasets import SyntheticSentinel2DataModule
 from .masking import sample_noise
 from .patches import valid_patches
-from .plotting import plot_indices, plot_log, plot_mask, plot_saliency
+from .plotting import plot_indices, plot_mask, plot_saliency, plot_training
 from .tasks import SIGMAETask
 from .transforms import patch_statistics, spectral_indices
 
@@ -156,7 +156,7 @@ def _draw(task: SIGMAETask, datamodule: NonGeoDataModule, output: Path) -> Path:
             chip, saliency, task.bands, task.sensor, richness, heterogeneity
         ),
         'mask.png': plot_mask(chip, masks, task.bands),
-        'curves.png': plot_log(output / 'log'),
+        'curves.png': plot_training(output / 'log'),
     }
     for name, figure in figures.items():
         write_figure(output / name, figure)

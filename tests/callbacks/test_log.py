@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from torchgeo_sigmae.callbacks.log import keep_log
+from torchgeo_sigmae._logs import keep_log
 from torchgeo_sigmae.plotting import read_log
 
 LOSSES = {1: 0.5, 2: 0.25, 3: 0.125}

@@ -19,7 +19,7 @@ from helpers.geotiffs import RGB, numbered, write
 from torchgeo_sigmae.bands import SENTINEL2_BANDS, SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.datasets import Scene, SceneChips, find_scenes
 from torchgeo_sigmae.datasets.scenes import group_overlapping
-from torchgeo_sigmae.plotting.canvas import NODATA_COLOUR
+from torchgeo_sigmae.plotting.canvas import NODATA_COLOR
 
 
 def test_bands_are_found_by_description_and_put_in_order(tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_plot(tmp_path: Path) -> None:
     assert axis.get_title() == 'Image'
     assert figure.get_suptitle() == 'A scene'
     (drawn,) = axis.get_images()
-    colour = [int(NODATA_COLOUR[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    colour = [int(NODATA_COLOR[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     np.testing.assert_allclose(drawn.get_array()[2, 2], colour)
     assert not dataset.plot(dataset[0], show_titles=False).axes[0].get_title()
 

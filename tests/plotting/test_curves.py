@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.loggers import CSVLogger
 
-from torchgeo_sigmae.plotting import plot_log, read_log
+from torchgeo_sigmae.plotting import plot_training, read_log
 
 NAMES = ('train_loss_step', 'val_loss', 'mask_ratio')
 
@@ -125,9 +125,9 @@ def test_unfinished_rows_and_marks_of_spreadsheets(tmp_path: Path) -> None:
         ('step,val_loss\n1,0.5\n2,oops\n', "line 3.*'oops'"),
         ('step,val_loss\none,0.5\n', "line 2.*'one'"),
         ('step,val_loss\n,0.5\n', 'line 2'),
-        ('step,val_loss\n1.5,0.5\n', 'line 2.*no whole number'),
-        ('step,val_loss\nnan,0.5\n', 'line 2.*no whole number'),
-        ('step,val_loss\ninf,0.5\n', 'line 2.*no whole number'),
+        ('step,val_loss\n1.5,0.5\n', 'line 2.*not a whole number'),
+        ('step,val_loss\nnan,0.5\n', 'line 2.*not a whole number'),
+        ('step,val_loss\ninf,0.5\n', 'line 2.*not a whole number'),
         ('step,val_loss\n1,0.5,9\n', 'line 2.*more values'),
     ],
 )
@@ -193,11 +193,11 @@ def test_curves_are_the_log(tmp_path: Path) -> None:
             'visibility_ratio': 1.5,
         },
     )
-    figure = plot_log(tmp_path)
+    figure = plot_training(tmp_path)
     loss, curriculum, rate, right = figure.axes
     titles = [axis.get_title(loc='left') for axis in figure.axes]
     assert titles == ['Loss', 'Curriculum', 'Learning rate', '']
-    assert rate.get_xlabel() == 'optimiser step'
+    assert rate.get_xlabel() == 'optimizer step'
     assert loss.get_shared_x_axes().joined(loss, rate)
     log, lines = read_log(tmp_path), _lines(figure)
     for label, name in {
@@ -229,7 +229,7 @@ def test_curves_are_the_log(tmp_path: Path) -> None:
 def test_large_visibility_ratios_are_logarithmic(tmp_path: Path) -> None:
     rows = ({'step': i, 'visibility_ratio': 3.0**i} for i in range(5))
     _version(tmp_path, 0, {'step': 0, 'mask_ratio': 0.9}, *rows)
-    left, right = plot_log(tmp_path).axes
+    left, right = plot_training(tmp_path).axes
     assert (left.get_yscale(), right.get_yscale()) == ('linear', 'log')
 
 
@@ -245,14 +245,14 @@ def test_large_visibility_ratios_are_logarithmic(tmp_path: Path) -> None:
 def test_panels_without_data_are_left_out(
     tmp_path: Path, name: str, title: str
 ) -> None:
-    figure = plot_log(_version(tmp_path, 0, {'step': 3, name: 0.1}))
+    figure = plot_training(_version(tmp_path, 0, {'step': 3, name: 0.1}))
     assert [axis.get_title(loc='left') for axis in figure.axes] == [title]
-    assert figure.axes[0].get_xlabel() == 'optimiser step'
+    assert figure.axes[0].get_xlabel() == 'optimizer step'
 
 
 def test_many_rates_have_no_legend(tmp_path: Path) -> None:
     rates = {f'lr-AdamW/pg{i}': 1e-3 * 0.8**i for i in range(12)}
-    figure = plot_log(_version(tmp_path, 0, {'step': 3, **rates}))
+    figure = plot_training(_version(tmp_path, 0, {'step': 3, **rates}))
     assert len(figure.axes[0].get_lines()) == 12
     assert figure.axes[0].get_legend() is None
 
@@ -262,5 +262,5 @@ def test_nothing_to_draw(tmp_path: Path, column: str) -> None:
     value = 1 if column == 'acc' else 'nan'
     path = _version(tmp_path, 0, {'step': 3, column: value})
     with pytest.raises(ValueError, match=r'CSVLogger.*log_every_n_steps') as error:
-        plot_log(path)
+        plot_training(path)
     assert str(path) in str(error.value)

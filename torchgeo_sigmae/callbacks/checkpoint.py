@@ -13,8 +13,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from .._logs import keep_log
 from ..weights.files import load_plain
-from .log import keep_log
 
 __all__ = ('ResumableCheckpoint', 'newest_checkpoint')
 

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 
 from ..bands import SENTINEL2, SENTINEL2_TEN_BANDS, Sensor, get_sensor
-from ..plotting.canvas import clear_ticks, colours, empty_figure, rgb_channels, stretch
+from ..plotting import plot_image
 from .scenes import Scene
 from .skipping import check_on_error
 
@@ -224,14 +223,5 @@ class SceneChips(NonGeoDataset):
             A figure in natural colours, each stretched from the 2nd to the 98th
             percentile; pixels without data are magenta.
         """
-        image: Tensor = sample['image'].detach().cpu().float()
-        shown = image[rgb_channels(self.bands, self.sensor)].numpy()
-        figure = empty_figure(4, 4)
-        axis = figure.subplots()
-        axis.imshow(colours(shown, *stretch(shown)))
-        clear_ticks(axis)
-        if show_titles:
-            axis.set_title('Image')
-        if suptitle is not None:
-            figure.suptitle(suptitle)
-        return figure
+        title = 'Image' if show_titles else None
+        return plot_image(sample['image'], self.bands, self.sensor, title, suptitle)

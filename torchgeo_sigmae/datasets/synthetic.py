@@ -13,13 +13,13 @@ import torch
 from matplotlib.figure import Figure
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
-from torch import Tensor
 from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import DatasetNotFoundError, NonGeoDataset
 from tqdm import tqdm
 
 from .._files import atomic_path
 from ..bands import SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS, band_indices
+from ..plotting import plot_image
 from .resumable import resumable
 
 __all__ = ('MATERIALS', 'SyntheticSentinel2', 'SyntheticSentinel2DataModule')
@@ -124,14 +124,7 @@ class SyntheticSentinel2(NonGeoDataset):
                 _write_chip(self.files[i], split, i)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return an index within the dataset.
-
-        Args:
-            index: Index to return.
-
-        Returns:
-            ``{'image': (C, 64, 64)}``, digital numbers in float32.
-        """
+        """Return ``{'image': (C, 64, 64)}``, digital numbers in float32."""
         with rasterio.open(self.files[index]) as file:
             array = file.read([i + 1 for i in self.band_indices], out_dtype='float32')
         sample: dict[str, Any] = {'image': torch.from_numpy(array)}
@@ -140,11 +133,7 @@ class SyntheticSentinel2(NonGeoDataset):
         return sample
 
     def __len__(self) -> int:
-        """Return the number of chips in the dataset.
-
-        Returns:
-            Length of the dataset.
-        """
+        """Return the number of chips."""
         return len(self.files)
 
     def plot(
@@ -153,30 +142,9 @@ class SyntheticSentinel2(NonGeoDataset):
         show_titles: bool = True,
         suptitle: str | None = None,
     ) -> Figure:
-        """Plot a sample from the dataset.
-
-        Args:
-            sample: A sample of this dataset.
-            show_titles: Whether to show a title above the image.
-            suptitle: Optional string to use as a suptitle.
-
-        Returns:
-            A figure with the image in natural colours.
-
-        Raises:
-            ValueError: If the red, green and blue bands are not all loaded.
-        """
-        channels = band_indices(self.rgb_bands, self.bands)
-        image: Tensor = sample['image'][channels].permute(1, 2, 0)
-        figure = Figure(figsize=(4, 4))
-        axis = figure.subplots()
-        axis.imshow((image / 4000).clamp(0, 1).cpu().numpy())
-        axis.axis('off')
-        if show_titles:
-            axis.set_title('Image')
-        if suptitle is not None:
-            figure.suptitle(suptitle)
-        return figure
+        """Plot a sample in natural colors, see :func:`.plot_image`."""
+        title = 'Image' if show_titles else None
+        return plot_image(sample['image'], self.bands, title=title, suptitle=suptitle)
 
 
 class SyntheticSentinel2DataModule(NonGeoDataModule):

@@ -20,15 +20,8 @@ from rasterio.windows import Window
 from ..bands import SENTINEL2, Sensor, band_indices
 from ..datasets.scenes import opened
 from ..plotting import plot_saliency
-from ..plotting.canvas import (
-    colours,
-    image_title,
-    panel_grid,
-    rgb_channels,
-    stretch,
-    visible,
-)
-from ..plotting.maps import draw_map
+from ..plotting.canvas import colors, draw_map, image_title, panel_grid, rgb_channels
+from ..plotting.reconstruction import reconstruction_panels
 from .raster import Raster
 
 __all__ = ('embedding_picture', 'reconstruction_picture', 'saliency_picture')
@@ -114,10 +107,9 @@ def embedding_picture(
     channels = rgb_channels(raster.bands, sensor)
     missing = not bool(image.isfinite().all())
     figure, axes = panel_grid(2, values.shape[1:], missing)
-    shown = image[channels].numpy()
-    axes[0].imshow(colours(shown, *stretch(shown)))
+    axes[0].imshow(colors(image[channels].numpy()))
     axes[0].set_title(image_title(raster.bands, sensor), fontsize=10)
-    axes[1].imshow(colours(values, *stretch(values)))
+    axes[1].imshow(colors(values))
     known = ', '.join(f'{float(share):.0%}' for share in shares)
     axes[1].set_title(f'Embeddings ({known})', fontsize=10)
     _name(figure, raster)
@@ -150,19 +142,15 @@ def reconstruction_picture(
         row, column = ((n - s) // 2 for n, s in zip(file.shape, side, strict=True))
         window = Window(column, row, side[1], side[0])
         found = file.read(window=window)
-    channels = rgb_channels(bands, sensor)
-    wanted = [bands[i] for i in channels]
-    image = raster.read(window)[band_indices(wanted, raster.bands, sensor)]
-    rebuilt, mask, error = found[channels], found[-2], found[-1]
-    low, high = stretch(rebuilt)
-    shown = colours(image * scale + offset, low, high)
+    rebuilt, mask, error = found[:-2], found[-2], found[-1]
+    image = raster.read(window)[band_indices(bands, raster.bands, sensor)]
+    panels = reconstruction_panels(
+        image * scale + offset, rebuilt, mask > 0, rgb_channels(bands, sensor)
+    )
     missing = not bool(np.isfinite(image).all())
     figure, axes = panel_grid(4, side, missing, bars=True)
-    for axis, title, panel in (
-        (axes[0], image_title(bands, sensor), shown),
-        (axes[1], 'Visible', visible(shown, mask > 0)),
-        (axes[2], 'Reconstruction', colours(rebuilt, low, high)),
-    ):
+    titles = (image_title(bands, sensor), 'Visible', 'Reconstruction')
+    for axis, title, panel in zip(axes, titles, panels, strict=False):
         axis.imshow(panel)
         axis.set_title(title, fontsize=10)
     most = float(np.nanpercentile(error, 98)) if np.isfinite(error).any() else 0.0

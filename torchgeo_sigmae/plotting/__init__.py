@@ -8,18 +8,18 @@ Convention: images in, :class:`matplotlib.figure.Figure` out, to be saved with
 """
 
 from .canvas import rgb_channels
-from .curves import plot_log, read_log
-from .maps import plot_indices, plot_mask, plot_saliency
-from .ratios import plot_mask_ratios
-from .reconstruction import plot_reconstruction
+from .curves import plot_training, read_log
+from .images import plot_image, plot_indices, plot_mask, plot_saliency
+from .reconstruction import plot_mask_ratios, plot_reconstruction
 
 __all__ = (
+    'plot_image',
     'plot_indices',
-    'plot_log',
     'plot_mask',
     'plot_mask_ratios',
     'plot_reconstruction',
     'plot_saliency',
+    'plot_training',
     'read_log',
     'rgb_channels',
 )

@@ -1,25 +1,30 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What the figures share: natural colours, missing pixels, a grid of panels."""
+"""Shared by the figures: natural colors, missing pixels, a grid of panels."""
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, TwoSlopeNorm, to_rgb
 from matplotlib.figure import Figure
 
 from ..bands import SENTINEL2, Sensor, band_indices, get_sensor, normalize_bands
 
 __all__ = ('rgb_channels',)
 
-NODATA_COLOUR = '#d62ad0'
+NODATA_COLOR = '#d62ad0'
 
 #: Brightness of what the encoder does not see.
-HIDDEN_GREY = 0.35
+HIDDEN_GRAY = 0.35
+
+#: Lower and upper end of the values to show, each ``(3, 1, 1)``.
+Limits = tuple[np.ndarray, np.ndarray]
 
 
 def rgb_channels(bands: Sequence[str], sensor: str | Sensor = SENTINEL2) -> list[int]:
@@ -27,11 +32,11 @@ def rgb_channels(bands: Sequence[str], sensor: str | Sensor = SENTINEL2) -> list
 
     Args:
         bands: Names of the channels, in order.
-        sensor: The sensor they belong to.
+        sensor: The sensor that they belong to.
 
     Returns:
-        Positions of red, green and blue where all three are there, else those of the
-        first three bands (the first band alone where there are fewer).
+        Positions of red, green and blue if all three are there, else those of the
+        first three bands (the first band three times if there are fewer).
     """
     names = normalize_bands(bands, sensor)
     try:
@@ -41,31 +46,17 @@ def rgb_channels(bands: Sequence[str], sensor: str | Sensor = SENTINEL2) -> list
 
 
 def image_title(bands: Sequence[str], sensor: str | Sensor) -> str:
-    """Name the channels that :func:`rgb_channels` shows.
-
-    Args:
-        bands: Names of the channels, in order.
-        sensor: The sensor they belong to.
-
-    Returns:
-        The title of a panel, for example ``'Image (B04, B03, B02)'``.
-    """
+    """Title of a panel of :func:`rgb_channels`, such as 'Image (B04, B03, B02)'."""
     shown = [
         get_sensor(sensor).band(bands[i]).name for i in rgb_channels(bands, sensor)
     ]
     return f'Image ({", ".join(dict.fromkeys(shown))})'
 
 
-def stretch(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Find the range of values to show.
+def stretch(image: np.ndarray) -> Limits:
+    """2nd and 98th percentile of every band of ``(3, H, W)``; never an empty range.
 
-    Band by band, because the atmosphere brightens blue; never an empty range.
-
-    Args:
-        image: Reflectance ``(3, H, W)``, not finite where there is no data.
-
-    Returns:
-        2nd and 98th percentile of every band, each ``(3, 1, 1)``.
+    Band by band, because the atmosphere brightens blue.
     """
     finite = np.where(np.isfinite(image), image, np.nan).reshape(len(image), -1)
     if np.isnan(finite).all():
@@ -74,46 +65,30 @@ def stretch(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low, np.maximum(high, low + 1e-2)
 
 
-def colours(image: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Turn reflectance into colours; pixels without data stand out.
+def colors(image: np.ndarray, limits: Limits | None = None) -> np.ndarray:
+    """Turn reflectance into colors; missing pixels become magenta.
 
     Args:
-        image: Reflectance ``(3, H, W)``, not finite where there is no data.
-        low: What becomes 0, ``(3, 1, 1)``.
-        high: What becomes 1, ``(3, 1, 1)``.
+        image: Reflectance ``(3, H, W)``, not finite where data are missing.
+        limits: Values that become 0 and 1; None for those of :func:`stretch`.
 
     Returns:
-        Colours ``(H, W, 3)`` in [0, 1].
+        Colors ``(H, W, 3)`` in [0, 1].
     """
+    low, high = stretch(image) if limits is None else limits
     shown = np.clip((image - low) / (high - low), 0, 1).transpose(1, 2, 0)
     missing = ~np.isfinite(image).all(axis=0)
-    return np.where(missing[..., None], to_rgb(NODATA_COLOUR), np.nan_to_num(shown))
+    return np.where(missing[..., None], to_rgb(NODATA_COLOR), np.nan_to_num(shown))
 
 
 def visible(shown: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """Grey out what is masked.
-
-    Args:
-        shown: Colours ``(H, W, 3)``.
-        hidden: Masked pixels, boolean ``(H, W)``, or colour by colour ``(H, W, 3)``.
-
-    Returns:
-        Colours ``(H, W, 3)``.
-    """
+    """Gray out the hidden pixels, boolean ``(H, W)`` or ``(H, W, 3)``, of colors."""
     hidden = hidden if hidden.ndim == 3 else hidden[..., None]
-    return np.where(hidden, HIDDEN_GREY, shown)
+    return np.where(hidden, HIDDEN_GRAY, shown)
 
 
 def empty_figure(width: float, height: float) -> Figure:
-    """Start a figure that pyplot does not know of.
-
-    Args:
-        width: Width in inches.
-        height: Height in inches.
-
-    Returns:
-        A figure that lays itself out.
-    """
+    """Start a figure of so many inches that pyplot does not manage."""
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     figure.set_layout_engine('constrained')
@@ -127,24 +102,24 @@ def panel_grid(
     bars: bool = False,
     captions: bool = False,
     columns: int = 4,
-) -> tuple[Figure, list[Any]]:
+) -> tuple[Figure, list[Axes]]:
     """Start a figure of image panels, row by row.
 
     Args:
         count: Number of panels.
         shape: Height and width of the images in pixels.
-        missing: Whether any pixel has no data, which is then explained.
-        bars: Whether all panels but the first have a colour bar at their right.
+        missing: Whether data are missing in any pixel, which is then explained.
+        bars: Whether all panels but the first have a color bar at their right.
         captions: Whether panels have a line of text below.
-        columns: Number of panels in a row at most.
+        columns: Largest number of panels in a row.
 
     Returns:
         The figure and its *count* axes.
     """
     columns = min(count, columns)
     rows = math.ceil(count / columns)
-    # Panels as high as the image asks for, within reason, so that no gaps remain. The
-    # first panel has no bar, which saves space only where nothing stands below it.
+    # Panels as high as the image asks for, within reason, to leave no gaps. The first
+    # panel has no bar, which saves space only if nothing stands below it.
     height = 2.4 * min(max(shape[0] / shape[1], 0.4), 2.0)
     width = 2.4 * columns + 0.68 * bars * (columns - (rows == 1))
     height = (height + 0.28 + 0.15 * captions) * rows + 0.15 + 0.2 * missing
@@ -159,37 +134,40 @@ def panel_grid(
     return figure, axes[:count]
 
 
-def colour_bar(axis: Any, drawn: Any, extend: str = 'neither') -> None:
-    """Add a colour bar at the right of a panel, as high as the panel.
+def draw_map(axis: Axes, values: np.ndarray, low: float, high: float) -> None:
+    """Draw values ``(H, W)`` with a color bar; missing ones are magenta.
 
-    Args:
-        axis: The matplotlib axes.
-        drawn: The image in it.
-        extend: Ends of the bar beyond which values lie: ``'neither'``, ``'min'``,
-            ``'max'`` or ``'both'``.
+    Diverging colors are centered on 0 if it lies between *low* and *high*.
     """
+    high = max(high, low + 1e-3)
+    diverging = low < 0 < high
+    drawn = axis.imshow(
+        values,
+        cmap=colormaps['BrBG' if diverging else 'viridis'].with_extremes(
+            bad=NODATA_COLOR
+        ),
+        norm=TwoSlopeNorm(0, low, high) if diverging else Normalize(low, high),
+    )
+    beyond = bool((values < low).any()), bool((values > high).any())
+    extend = {(False, False): 'neither', (True, False): 'min', (False, True): 'max'}
+    color_bar(axis, drawn, extend.get(beyond, 'both'))
+
+
+def color_bar(axis: Axes, drawn: ScalarMappable, extend: str = 'neither') -> None:
+    """Add a color bar at the right of a panel, as high as the panel."""
     bar = axis.figure.colorbar(
         drawn, cax=axis.inset_axes((1.03, 0, 0.05, 1)), extend=extend
     )
     bar.ax.tick_params(labelsize=8)
 
 
-def clear_ticks(axis: Any) -> None:
-    """Leave out pixel coordinates, which say nothing about a place.
-
-    Args:
-        axis: A matplotlib axes.
-    """
+def clear_ticks(axis: Axes) -> None:
+    """Leave out pixel coordinates."""
     axis.set_xticks([])
     axis.set_yticks([])
 
 
 def explain_nodata(figure: Figure, missing: bool) -> None:
-    """Write below the figure what magenta means.
-
-    Args:
-        figure: The figure.
-        missing: Whether any pixel shown has no data.
-    """
+    """Explain magenta below the figure, if data are missing in any pixel."""
     if missing:
         figure.supxlabel('magenta: no data', fontsize=8)

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""The course of a run, read from the files of Lightning's ``CSVLogger``."""
+"""Training curves, from the files of Lightning's ``CSVLogger``."""
 
 import csv
 import os
@@ -10,18 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..callbacks.log import log_files
+from .._logs import log_files
 from .canvas import empty_figure
 
-__all__ = ('plot_log', 'read_log')
+__all__ = ('plot_training', 'read_log')
 
-#: Values by name: optimiser steps and the values logged there.
+#: Optimizer steps and values, by name.
 Log = dict[str, tuple[np.ndarray, np.ndarray]]
 
-#: Panels: labels and styles of what is drawn in each, by name in the log.
-_PANELS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
+#: Label and style of a curve.
+Style = tuple[str, dict[str, Any]]
+
+#: Curves by panel, and by name in the log.
+_PANELS: dict[str, dict[str, Style]] = {
     'Loss': {
         'train_loss_step': ('training, per step', {'color': 'C0'}),
         'train_loss': ('training', {'color': 'C0'}),
@@ -39,10 +43,10 @@ _PANELS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     },
 }
 
-#: A curve of fewer points gets markers: a single one would not show at all.
+#: A curve of fewer points gets markers: a single point has no line.
 _FEW = 30
 
-#: A legend of more curves, parameter groups with rates of their own, says nothing.
+#: A panel of more curves (learning rates of many groups) gets no legend.
 _LEGEND = 5
 
 
@@ -51,12 +55,11 @@ def read_log(path: str | os.PathLike[str]) -> Log:
 
     Args:
         path: A ``metrics.csv``, its folder, or a folder with the ``version_*`` folders
-            of one run: every restart of an interrupted run writes one of its own. They
-            are merged in the order of their numbers; where two have a value of the same
-            name at the same step, the later one counts.
+            of one run, one per restart. They are merged in the order of their numbers;
+            if two have a value of the same name at the same step, the later one counts.
 
     Returns:
-        For every name with at least one value the optimiser steps, int64 ``(N,)``,
+        For every name with at least one value the optimizer steps, int64 ``(N,)``,
         strictly increasing, and the values, float64 ``(N,)``, without NaN.
 
     Raises:
@@ -75,14 +78,14 @@ def read_log(path: str | os.PathLike[str]) -> Log:
     return log
 
 
-def plot_log(path: str | os.PathLike[str]) -> Figure:
-    """Draw losses, curriculum and learning rate along training.
+def plot_training(path: str | os.PathLike[str]) -> Figure:
+    """Draw losses, masking and learning rates of a run.
 
     Args:
         path: As in :func:`read_log`.
 
     Returns:
-        A figure, one panel below the other over a common axis of optimiser steps; a
+        A figure, one panel below the other over a common axis of optimizer steps; a
         panel without data is left out.
 
     Raises:
@@ -98,7 +101,7 @@ def plot_log(path: str | os.PathLike[str]) -> Figure:
     panels = {title: curves for title, curves in panels.items() if curves}
     if not panels:
         raise ValueError(
-            f'path: {path} holds no loss, curriculum or learning rate, only '
+            f'path: {path} holds no loss, mask ratio or learning rate, only '
             f'{sorted(log)}. Train with Trainer(logger=CSVLogger(...), '
             'log_every_n_steps=...) and fewer steps between two rows than the run has.'
         )
@@ -108,14 +111,12 @@ def plot_log(path: str | os.PathLike[str]) -> Figure:
         axis.set_title(title, fontsize=10, loc='left')
         axis.grid(alpha=0.25)
         _draw_curves(axis, curves, log)
-    axes[-1].set_xlabel('optimiser step', fontsize=9)
+    axes[-1].set_xlabel('optimizer step', fontsize=9)
     return figure
 
 
-def _draw_curves(
-    axis: Any, curves: dict[str, tuple[str, dict[str, Any]]], log: Log
-) -> None:
-    """Draw the curves of a panel, and their legend above it, out of their way."""
+def _draw_curves(axis: Axes, curves: dict[str, Style], log: Log) -> None:
+    """Draw the curves of a panel, and their legend above it."""
     lines = []
     for name, (label, style) in curves.items():
         steps, values = log[name]
@@ -136,7 +137,7 @@ def _draw_curves(
             alpha=0.35 if pale else 1,
             **style,
         )
-        # Plain numbers: a factor above the axis would stand in the title.
+        # Plain numbers: a factor above the axis would overlap the title.
         target.yaxis.set_major_formatter('{x:g}')
         target.tick_params(labelsize=8)
         target.spines['top'].set_visible(False)
@@ -153,7 +154,7 @@ def _draw_curves(
         )
 
 
-def _rates(log: Log) -> dict[str, tuple[str, dict[str, Any]]]:
+def _rates(log: Log) -> dict[str, Style]:
     """Find the learning rates; parameter groups with the same rate share a curve."""
     same: dict[bytes, list[str]] = {}
     for name, (steps, values) in log.items():
@@ -161,17 +162,15 @@ def _rates(log: Log) -> dict[str, tuple[str, dict[str, Any]]]:
         if name.startswith('lr-') and not name.endswith(('-momentum', '-weight_decay')):
             same.setdefault(steps.tobytes() + values.tobytes(), []).append(name)
     return {
-        names[0]: (f'{names[0]} and {len(names) - 1} more', {})
-        if len(names) > 1
-        else (names[0], {})
-        for names in same.values()
+        first: (f'{first} and {len(others)} more' if others else first, {})
+        for first, *others in same.values()
     }
 
 
 def _find_files(path: Path) -> list[Path]:
     """Find the metrics of one run, in the order of its restarts."""
     if path.is_file():
-        # With what was kept of it, see ResumableCheckpoint.
+        # With the copies that ResumableCheckpoint keeps.
         return log_files(path.parent) if path.name == 'metrics.csv' else [path]
     if files := log_files(path):
         return files
@@ -196,21 +195,15 @@ def _find_files(path: Path) -> list[Path]:
 
 def _read_file(file: Path, values: dict[str, dict[int, float]], alone: bool) -> None:
     """Add the rows of a file to values by name and step, the latest winning."""
-    # A spreadsheet may have put a byte order mark in front; bytes that are no UTF-8
-    # are no numbers either, and reported as such.
-    with file.open(encoding='utf-8-sig', errors='replace', newline='') as opened:
-        lines = opened.readlines()
-    # Cut off when the process was killed: even a number may be half of one.
-    if lines and not lines[-1].endswith(('\r', '\n')) and (lines[1:] or not alone):
+    # Spreadsheets put a byte order mark in front. Bytes that are not UTF-8 are not
+    # numbers either, and are reported below.
+    text = file.read_text(encoding='utf-8-sig', errors='replace')
+    lines = text.splitlines(keepends=True)
+    # A kill may cut off the last line, even within a number.
+    if lines and not lines[-1].endswith('\n') and (lines[1:] or not alone):
         del lines[-1]
-    if lines or alone:
-        _read_rows(file, lines, values)
-
-
-def _read_rows(
-    file: Path, lines: list[str], values: dict[str, dict[int, float]]
-) -> None:
-    """Add rows to values."""
+    if not lines and not alone:
+        return
     rows = csv.DictReader(lines)
     if 'step' not in (rows.fieldnames or ()):
         raise ValueError(
@@ -220,16 +213,16 @@ def _read_rows(
         )
     for row in rows:
         if row['step'] is None:
-            continue  # cut off when the process was killed
+            continue  # cut off by a kill
         try:
             step = float(row.pop('step'))
             if not step.is_integer():
-                raise ValueError(f'step {step} is no whole number')
+                raise ValueError(f'step {step} is not a whole number')
             if None in row:
-                raise ValueError('more values than there are columns')
-            for name, text in row.items():
-                if text:
-                    values.setdefault(name, {})[int(step)] = float(text)
+                raise ValueError('more values than columns')
+            for name, number in row.items():
+                if number:
+                    values.setdefault(name, {})[int(step)] = float(number)
         except ValueError as error:
             raise ValueError(
                 f'path: {file}, line {rows.line_num}: {error}. Remove that line, '

@@ -1,9 +1,9 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""The figure of a reconstruction."""
+"""Figures of reconstructions: beside the saliency, and at several mask ratios."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from ..bands import SENTINEL2, Sensor
 from .canvas import (
     clear_ticks,
-    colours,
+    colors,
     empty_figure,
     explain_nodata,
     image_title,
@@ -22,7 +22,31 @@ from .canvas import (
     visible,
 )
 
-__all__ = ('plot_reconstruction',)
+__all__ = ('plot_mask_ratios', 'plot_reconstruction')
+
+
+def reconstruction_panels(
+    image: Tensor | np.ndarray,
+    reconstruction: Tensor | np.ndarray,
+    mask: Tensor | np.ndarray,
+    channels: Sequence[int],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Colors ``(H, W, 3)`` of an image, its visible part and its reconstruction.
+
+    All are stretched alike, from the 2nd to the 98th percentile of every color of the
+    image. *channels* are red, green and blue; the rest as in
+    :func:`plot_reconstruction`, for one image.
+    """
+    image, reconstruction, mask = (
+        np.asarray(x.float() if isinstance(x, Tensor) else x)
+        for x in (image, reconstruction, mask)
+    )
+    limits = stretch(image[channels])
+    shown = colors(image[channels], limits)
+    hidden = mask.astype(bool)
+    if hidden.ndim == 3:
+        hidden = np.moveaxis(hidden[channels], 0, -1)
+    return shown, visible(shown, hidden), colors(reconstruction[channels], limits)
 
 
 def plot_reconstruction(
@@ -35,23 +59,22 @@ def plot_reconstruction(
     oracle: bool = False,
     max_images: int = 4,
 ) -> Figure:
-    """Draw images, their saliency, what was masked, and the reconstruction.
+    """Draw images, their saliency, what was visible, and the reconstruction.
 
     Args:
-        image: Reflectance ``(B, C, H, W)``; NaN where there is no data.
+        image: Reflectance ``(B, C, H, W)``; NaN where data are missing.
         reconstruction: Reflectance, same shape.
-        mask: Hidden pixels, boolean ``(B, H, W)``; ``(B, C, H, W)`` where bands are
-            hidden one by one: the picture then shows the colours that are left.
+        mask: Hidden pixels, boolean ``(B, H, W)``; ``(B, C, H, W)`` if bands are hidden
+            one by one: the colors that are visible are then shown.
         saliency: Saliency in [0, 1], ``(B, H / p, W / p)``.
         bands: Names of the C bands.
-        sensor: The sensor they belong to.
-        oracle: Whether the reconstruction used the hidden patches' own mean and
+        sensor: The sensor that they belong to.
+        oracle: Whether the reconstruction used the hidden patches' true mean and
             standard deviation; the figure then says so.
-        max_images: Number of images to draw at most.
+        max_images: Largest number of images to draw.
 
     Returns:
-        A figure, one row an image. Every colour is stretched from the 2nd to the
-        98th percentile of the image, alike for image and reconstruction.
+        A figure with one row per image.
     """
     rows = min(len(image), max_images)
     channels = rgb_channels(bands, sensor)
@@ -63,17 +86,13 @@ def plot_reconstruction(
     )
     figure = empty_figure(2.6 * len(titles) + 0.5, 2.6 * rows + 0.4)
     axes = figure.subplots(rows, len(titles), squeeze=False)
+    height, width = image.shape[-2:]
     for row in range(rows):
-        truth = image[row, channels].float().numpy()
-        low, high = stretch(truth)
-        hidden = mask[row].numpy().astype(bool)
-        share = hidden.mean()
-        if hidden.ndim == 3:
-            hidden = np.moveaxis(hidden[channels], 0, -1)
-        true_colours = colours(truth, low, high)
-        found = colours(reconstruction[row, channels].float().numpy(), low, high)
-        axes[row, 0].imshow(true_colours)
-        height, width = hidden.shape[:2]
+        panels = reconstruction_panels(
+            image[row], reconstruction[row], mask[row], channels
+        )
+        for axis, panel in zip(axes[row, [0, 2, 3]], panels, strict=True):
+            axis.imshow(panel)
         heat = axes[row, 1].imshow(
             saliency[row].float().numpy(),
             cmap='viridis',
@@ -81,13 +100,76 @@ def plot_reconstruction(
             vmax=1,
             extent=(-0.5, width - 0.5, height - 0.5, -0.5),
         )
-        axes[row, 2].imshow(visible(true_colours, hidden))
+        share = mask[row].bool().float().mean()
         axes[row, 2].set_xlabel(f'{share:.0%} masked', fontsize=8)
-        axes[row, 3].imshow(found)
         for axis, title in zip(axes[row], titles, strict=True):
             clear_ticks(axis)
             if row == 0:
                 axis.set_title(title, fontsize=10)
     figure.colorbar(heat, ax=axes[:, 1], fraction=0.05, pad=0.02)
     explain_nodata(figure, bool(torch.isnan(image[:rows]).any()))
+    return figure
+
+
+def plot_mask_ratios(
+    predictions: Mapping[float, Mapping[str, Tensor]],
+    bands: Sequence[str],
+    sensor: str | Sensor = SENTINEL2,
+    oracle: bool = False,
+    max_images: int = 3,
+) -> Figure:
+    """Draw images, their visible part and the reconstruction at several mask ratios.
+
+    After the figure in S2MAE's slides.
+
+    Args:
+        predictions: Results of ``SIGMAETask.reconstruct`` for the same images, by mask
+            ratio: ``'image'``, ``'reconstruction'`` and ``'mask'``.
+        bands: Names of the bands.
+        sensor: The sensor that they belong to.
+        oracle: Whether the reconstructions used the hidden patches' true mean and
+            standard deviation; the figure then says so.
+        max_images: Largest number of images to draw.
+
+    Returns:
+        A figure with two rows per image: what was visible, and the reconstruction.
+    """
+    images = next(iter(predictions.values()))['image']
+    rows, columns = min(len(images), max_images), 1 + len(predictions)
+    channels = rgb_channels(bands, sensor)
+    figure = empty_figure(1.9 * columns, 3.8 * rows + 0.4)
+    axes = figure.subplots(2 * rows, columns, squeeze=False)
+    for row in range(rows):
+        above, below = axes[2 * row], axes[2 * row + 1]
+        below[0].set_axis_off()
+        for column, (ratio, prediction) in enumerate(predictions.items(), start=1):
+            panels = reconstruction_panels(
+                images[row],
+                prediction['reconstruction'][row],
+                prediction['mask'][row],
+                channels,
+            )
+            for axis, panel in zip(
+                (above[0], above[column], below[column]), panels, strict=True
+            ):
+                axis.imshow(panel)
+            if row == 0:
+                above[column].set_title(f'{ratio:.0%} masked', fontsize=10)
+        above[1].set_ylabel('visible', fontsize=8)
+        below[1].set_ylabel('reconstruction', fontsize=8)
+        for axis in (*above, *below):
+            clear_ticks(axis)
+    axes[0, 0].set_title(image_title(bands, sensor), fontsize=10)
+    if oracle:
+        axes[1, 0].text(
+            0.5,
+            0.5,
+            'Hidden patches keep\ntheir true mean and\nstandard deviation\n'
+            '(norm_pix_loss).',
+            ha='center',
+            va='center',
+            fontsize=8,
+            transform=axes[1, 0].transAxes,
+        )
+    explain_nodata(figure, bool(torch.isnan(images[:rows]).any()))
     return figure

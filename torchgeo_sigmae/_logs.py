@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger, Logger
 
-from .._files import atomic_path
+from ._files import atomic_path
 
 __all__ = ('keep_log', 'log_files')
 

@@ -41,7 +41,7 @@ def _raw(height: int = 32, width: int = 48, nodata: bool = False) -> Tensor:
 
 
 def _shown(axis, number: int = 0) -> np.ndarray:
-    """The colours of a panel, as drawn, ``(H, W, 3 or 4)``."""
+    """The colors of a panel, as drawn, ``(H, W, 3 or 4)``."""
     drawn = axis.images[number]
     data = drawn.get_array()
     return np.asarray(data) if data.ndim == 3 else drawn.to_rgba(data)
@@ -101,7 +101,7 @@ def test_scale_and_offset_make_reflectance() -> None:
     np.testing.assert_allclose(_values(figure.axes[1]), expected, atol=1e-5)
 
 
-def test_colours_of_index_values() -> None:
+def test_colors_of_index_values() -> None:
     """Middle grey-white at 0 whatever the range; no diverging map on one side of 0."""
     nir, red = BANDS.index('B08'), BANDS.index('B04')
     image = torch.full((10, 8, 8), 0.3)
@@ -153,9 +153,9 @@ def test_missing_pixels_of_indices(missing: float) -> None:
     figure = plot_indices(image, BANDS)
     assert figure.get_supxlabel() == 'magenta: no data'
     for axis in figure.axes:
-        colours = _shown(axis)[..., :3]
-        np.testing.assert_allclose(colours[:8, :8], np.full((8, 8, 3), MAGENTA))
-        assert not np.isclose(colours[8:, 8:], MAGENTA).all(axis=-1).any()
+        colors = _shown(axis)[..., :3]
+        np.testing.assert_allclose(colors[:8, :8], np.full((8, 8, 3), MAGENTA))
+        assert not np.isclose(colors[8:, 8:], MAGENTA).all(axis=-1).any()
     known = spectral_indices(image * 1e-4, BANDS, ('NDVI',))[0][valid_pixels(image)]
     assert figure.axes[1].get_title() == f'NDVI, {known.min():.2f} to {known.max():.2f}'
 
@@ -224,7 +224,7 @@ def test_saliency_lies_over_grey() -> None:
 def test_statistics_in_panels_of_their_own() -> None:
     image = _raw(nodata=True) * 1e-4
     saliency, richness, heterogeneity = torch.rand(3, 4, 6)
-    heterogeneity[0, 0] = 9  # a patch without data: must not stretch the colours
+    heterogeneity[0, 0] = 9  # a patch without data: must not stretch the colors
     figure = plot_saliency(
         image, saliency, BANDS, richness=richness, heterogeneity=heterogeneity
     )

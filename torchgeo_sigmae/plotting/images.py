@@ -5,12 +5,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from matplotlib import colormaps
-from matplotlib.colors import Normalize, TwoSlopeNorm
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -19,17 +17,47 @@ from ..patches import valid_pixels
 from ..transforms import DEFAULT_INDICES, SpectralIndex, get_index, spectral_indices
 from ..transforms.indices import require_float
 from .canvas import (
-    NODATA_COLOUR,
-    colour_bar,
-    colours,
+    color_bar,
+    colors,
+    draw_map,
     image_title,
     panel_grid,
     rgb_channels,
-    stretch,
     visible,
 )
 
-__all__ = ('plot_indices', 'plot_mask', 'plot_saliency')
+__all__ = ('plot_image', 'plot_indices', 'plot_mask', 'plot_saliency')
+
+
+def plot_image(
+    image: Tensor,
+    bands: Sequence[str],
+    sensor: str | Sensor = SENTINEL2,
+    title: str | None = None,
+    suptitle: str | None = None,
+) -> Figure:
+    """Draw an image in natural colors.
+
+    Args:
+        image: Values ``(C, H, W)``; NaN where data are missing.
+        bands: Names of the C bands.
+        sensor: The sensor that they belong to.
+        title: Title of the panel.
+        suptitle: Title of the figure.
+
+    Returns:
+        A figure. Each color is stretched from its 2nd to its 98th percentile; missing
+        pixels are magenta.
+    """
+    shown = image.detach().cpu().float().numpy()[rgb_channels(bands, sensor)]
+    missing = not bool(np.isfinite(shown).all())
+    figure, (axis,) = panel_grid(1, shown.shape[1:], missing)
+    axis.imshow(colors(shown))
+    if title is not None:
+        axis.set_title(title, fontsize=10)
+    if suptitle is not None:
+        figure.suptitle(suptitle)
+    return figure
 
 
 def plot_indices(
@@ -47,7 +75,7 @@ def plot_indices(
         image: Raw values ``(C, H, W)``, floating point.
         bands: Names of the C bands.
         indices: Indices to draw.
-        sensor: The sensor the band names belong to.
+        sensor: The sensor that the band names belong to.
         scale: Reflectance per unit of the image; 1e-4 for Sentinel-2 digital numbers,
             1 for reflectance.
         offset: Reflectance at 0.
@@ -55,10 +83,10 @@ def plot_indices(
             are not finite; None if no value marks missing pixels.
 
     Returns:
-        A figure with natural colours, then one map an index, four panels a row. A
-        colour bar spans the index's ``value_range`` and is centred on 0 where the range
+        A figure with natural colors, then one map per index, four panels per row. A
+        color bar spans the index's ``value_range`` and is centered on 0 if the range
         lies on both sides of it; for an index without limits it spans the 2nd to the
-        98th percentile. The title tells the smallest and largest value found.
+        98th percentile. The title shows the smallest and the largest value.
 
     Raises:
         TypeError: If *image* holds integers.
@@ -72,24 +100,23 @@ def plot_indices(
             'indices: none given. Pass at least one, for example '
             f'{list(DEFAULT_INDICES)}.'
         )
-    # Zeros, not NaN: what is missing must not reach the formulas.
+    # Zeros, not NaN: missing values must not reach the formulas.
     reflectance = torch.where(valid, image.detach().float() * scale + offset, 0)
     layers = spectral_indices(reflectance, bands, resolved, sensor)
-    missing = not bool(valid.all())
-    figure, axes = panel_grid(1 + len(resolved), valid.shape, missing, bars=True)
-    axes[0].imshow(_natural_colours(reflectance, valid, bands, sensor))
-    axes[0].set_title(image_title(bands, sensor), fontsize=10)
-    for axis, index, layer in zip(axes[1:], resolved, layers, strict=True):
+    figure, axes, _ = _start(
+        reflectance, valid, bands, sensor, len(resolved), bars=True
+    )
+    for axis, index, layer in zip(axes, resolved, layers, strict=True):
         values = torch.where(valid, layer, torch.nan).cpu().numpy()
-        found = values[np.isfinite(values)]
+        finite = values[np.isfinite(values)]
         digits = '.2f' if all(map(math.isfinite, index.value_range)) else '.3g'
         # z: a small negative number must not read -0.00.
         spread = (
-            f'{found.min():z{digits}} to {found.max():z{digits}}'
-            if found.size
+            f'{finite.min():z{digits}} to {finite.max():z{digits}}'
+            if finite.size
             else 'no data'
         )
-        typical = np.percentile(found, (2, 98)) if found.size else (0.0, 1.0)
+        typical = np.percentile(finite, (2, 98)) if finite.size else (0.0, 1.0)
         low, high = (
             limit if math.isfinite(limit) else float(usual)
             for limit, usual in zip(index.value_range, typical, strict=True)
@@ -114,15 +141,16 @@ def plot_saliency(
         image: Reflectance ``(C, H, W)``, floating point.
         saliency: Saliency in [0, 1], ``(H / p, W / p)``.
         bands: Names of the C bands.
-        sensor: The sensor they belong to.
-        richness: Semantic richness ``(H / p, W / p)``, 0 or more, to be drawn too; see
-            :func:`~torchgeo_sigmae.transforms.patch_statistics`.
-        heterogeneity: Internal heterogeneity, likewise.
+        sensor: The sensor that they belong to.
+        richness: Semantic richness ``(H / p, W / p)``, 0 or more; see
+            :func:`~torchgeo_sigmae.transforms.patch_statistics`. None not to draw it.
+        heterogeneity: Internal heterogeneity ``(H / p, W / p)``, 0 or more. None not to
+            draw it.
         nodata: As in :func:`plot_indices`.
 
     Returns:
-        A figure with natural colours, saliency over a pale grey image, and the
-        statistics given, each from 0 to the largest value found.
+        A figure with natural colors, saliency over a pale gray image, then richness and
+        heterogeneity, each from 0 to its largest value.
 
     Raises:
         TypeError: If *image* holds integers.
@@ -135,28 +163,26 @@ def plot_saliency(
             f'saliency: values from {saliency.min():.3g} to {saliency.max():.3g} are '
             'not in [0, 1]. Pass what PatchSaliency(...).saliency(image) returns.'
         )
-    given = {'richness': richness, 'heterogeneity': heterogeneity}
+    grids = {
+        'saliency': saliency, 'richness': richness, 'heterogeneity': heterogeneity,
+    }  # fmt: skip
     maps = {}
-    for name, grid in {'saliency': saliency, **given}.items():
+    for name, grid in grids.items():
         if grid is not None:
             pixels = _to_pixels(grid.float(), valid, name)
             maps[name] = torch.where(valid, pixels, torch.nan).cpu().numpy()
-    natural = _natural_colours(image.detach().float(), valid, bands, sensor)
-    missing = not bool(valid.all())
-    figure, axes = panel_grid(1 + len(maps), valid.shape, missing, bars=True)
-    axes[0].imshow(natural)
-    axes[0].set_title(image_title(bands, sensor), fontsize=10)
-    known = valid.cpu().numpy()[..., None]
+    image = image.detach().float()
+    figure, axes, natural = _start(image, valid, bands, sensor, len(maps), bars=True)
     # Light and of little contrast: dark ground must not look like low saliency.
-    grey = (0.6 + 0.3 * natural.mean(axis=-1, keepdims=True)).repeat(3, axis=-1)
-    axes[1].imshow(np.where(known, grey, natural))
-    drawn = axes[1].imshow(
+    gray = (0.6 + 0.3 * natural.mean(axis=-1, keepdims=True)).repeat(3, axis=-1)
+    axes[0].imshow(np.where(valid.cpu().numpy()[..., None], gray, natural))
+    drawn = axes[0].imshow(
         maps.pop('saliency'), cmap='viridis', vmin=0, vmax=1, alpha=0.6
     )
-    axes[1].set_title('Patch saliency', fontsize=10)
-    colour_bar(axes[1], drawn)
+    axes[0].set_title('Patch saliency', fontsize=10)
+    color_bar(axes[0], drawn)
     titles = {'richness': 'Semantic richness', 'heterogeneity': 'Heterogeneity'}
-    for axis, (name, values) in zip(axes[2:], maps.items(), strict=True):
+    for axis, (name, values) in zip(axes[1:], maps.items(), strict=True):
         draw_map(axis, values, 0, np.nan_to_num(values).max())
         axis.set_title(titles[name], fontsize=10)
     return figure
@@ -169,20 +195,20 @@ def plot_mask(
     sensor: str | Sensor = SENTINEL2,
     nodata: float | None = 0.0,
 ) -> Figure:
-    """Draw an image and what the encoder sees of it.
+    """Draw an image and the part of it that the encoder sees.
 
     Args:
         image: Reflectance ``(C, H, W)``, floating point.
         mask: Hidden pixels, boolean ``(H, W)``, or hidden patches ``(H / p, W / p)``;
             or several masks by the title of their panel, for example those at the start
-            and at the end of a curriculum.
+            and at the end of training.
         bands: Names of the C bands.
-        sensor: The sensor they belong to.
+        sensor: The sensor that they belong to.
         nodata: As in :func:`plot_indices`.
 
     Returns:
-        A figure with natural colours, then one panel a mask with hidden pixels in grey
-        and their share written below, four panels a row.
+        A figure with natural colors, then one panel per mask with hidden pixels in gray
+        and their share below, four panels per row.
 
     Raises:
         TypeError: If *image* holds integers, or a mask is not boolean.
@@ -205,12 +231,11 @@ def plot_mask(
                 'mask.bool(), True where hidden.'
             )
         hidden[title] = _to_pixels(one, valid, f'mask: {title!r}').cpu().numpy()
-    natural = _natural_colours(image.detach().float(), valid, bands, sensor)
-    missing = not bool(valid.all())
-    figure, axes = panel_grid(1 + len(hidden), valid.shape, missing, captions=True)
-    axes[0].imshow(natural)
-    axes[0].set_title(image_title(bands, sensor), fontsize=10)
-    for axis, (title, pixels) in zip(axes[1:], hidden.items(), strict=True):
+    image = image.detach().float()
+    figure, axes, natural = _start(
+        image, valid, bands, sensor, len(hidden), captions=True
+    )
+    for axis, (title, pixels) in zip(axes, hidden.items(), strict=True):
         axis.imshow(visible(natural, pixels))
         axis.set_title(title, fontsize=10)
         axis.set_xlabel(f'{pixels.mean():.0%} masked', fontsize=8)
@@ -233,13 +258,23 @@ def _check_image(image: Tensor, bands: Sequence[str], nodata: float | None) -> T
     return valid_pixels(image.detach(), nodata)
 
 
-def _natural_colours(
-    image: Tensor, valid: Tensor, bands: Sequence[str], sensor: str | Sensor
-) -> np.ndarray:
-    """Stretch reflectance ``(C, H, W)`` to colours ``(H, W, 3)``."""
-    shown = torch.where(valid, image, torch.nan)[rgb_channels(bands, sensor)]
-    values = shown.cpu().numpy()
-    return colours(values, *stretch(values))
+def _start(
+    image: Tensor,
+    valid: Tensor,
+    bands: Sequence[str],
+    sensor: str | Sensor,
+    panels: int,
+    **options: bool,
+) -> tuple[Figure, list[Axes], np.ndarray]:
+    """Start a figure with the image; return its further panels, and its colors."""
+    natural = colors(
+        torch.where(valid, image, torch.nan)[rgb_channels(bands, sensor)].cpu().numpy()
+    )
+    missing = not bool(valid.all())
+    figure, axes = panel_grid(1 + panels, valid.shape, missing, **options)
+    axes[0].imshow(natural)
+    axes[0].set_title(image_title(bands, sensor), fontsize=10)
+    return figure, axes[1:], natural
 
 
 def _to_pixels(grid: Tensor, valid: Tensor, argument: str) -> Tensor:
@@ -249,31 +284,8 @@ def _to_pixels(grid: Tensor, valid: Tensor, argument: str) -> Tensor:
     if (len(grid) * side, grid.shape[-1] * side) != (height, width):
         raise ValueError(
             f'{argument}: a grid of {tuple(grid.shape)} does not fit an image of '
-            f'{height} x {width} pixels. Pass one value a patch, (H / p, W / p), of '
-            'this very image.'
+            f'{height} x {width} pixels. Pass one value per patch of this image, '
+            '(H / p, W / p).'
         )
     pixels = grid.detach().to(valid.device)
     return pixels.repeat_interleave(side, 0).repeat_interleave(side, 1)
-
-
-def draw_map(axis: Any, values: np.ndarray, low: float, high: float) -> None:
-    """Draw values between two limits, with a colour bar; missing ones stand out.
-
-    Args:
-        axis: The matplotlib axes.
-        values: What to draw, ``(H, W)``.
-        low: Lower end of the colours.
-        high: Upper end; diverging colours are centred on 0 where it lies between.
-    """
-    high = max(high, low + 1e-3)
-    diverging = low < 0 < high
-    drawn = axis.imshow(
-        values,
-        cmap=colormaps['BrBG' if diverging else 'viridis'].with_extremes(
-            bad=NODATA_COLOUR
-        ),
-        norm=TwoSlopeNorm(0, low, high) if diverging else Normalize(low, high),
-    )
-    beyond = bool((values < low).any()), bool((values > high).any())
-    extend = {(False, False): 'neither', (True, False): 'min', (False, True): 'max'}
-    colour_bar(axis, drawn, extend.get(beyond, 'both'))
