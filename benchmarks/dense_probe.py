@@ -32,7 +32,7 @@ import torch
 from barkbeetle import IGNORE, BarkBeetle
 from rasterio.errors import NotGeoreferencedWarning
 
-from torchgeo_sigmae.datasets import Scene
+from torchgeo_sigmae.datasets import RasterScene
 from torchgeo_sigmae.evaluation import (
     BandStatistics,
     FrozenEncoder,
@@ -62,8 +62,7 @@ def landcover(root: Path, bands: Sequence[str]) -> Iterator[dict[str, Any]]:
         Samples with ``'image'`` and ``'mask'``.
     """
     for path in sorted(root.glob('*/L2A.tif')):
-        scene = Scene.open(str(path), bands)
-        image = scene.read(0, 0, scene.height, scene.width)
+        image = RasterScene.open(str(path), bands).read()
         with rasterio.open(path.with_name('lulc.tif')) as file:
             mask = file.read(1).astype(np.int64)
         yield {'image': torch.from_numpy(image), 'mask': torch.from_numpy(mask)}

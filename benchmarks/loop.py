@@ -86,10 +86,10 @@ def sources(arguments: argparse.Namespace) -> dict[str, Callable[[int], Any]]:
     """
     data, batch = arguments.data, arguments.batch_size
 
-    def scenes(in_memory: bool) -> Callable[[int], LightningDataModule]:
+    def scenes(cache: bool) -> Callable[[int], LightningDataModule]:
         return lambda workers: SceneDataModule(
             data / 'scenes', batch_size=batch, num_workers=workers,
-            in_memory=in_memory, length=LENGTH,
+            cache=cache, length=LENGTH,
         )  # fmt: skip
 
     return {

@@ -22,12 +22,13 @@ import rasterio
 import torch
 from matplotlib.figure import Figure
 from rasterio.errors import NotGeoreferencedWarning
+from rasterio.windows import Window
 from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 
 from torchgeo_sigmae import BitemporalAugmentation
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, band_indices
-from torchgeo_sigmae.datasets import Scene
+from torchgeo_sigmae.datasets import RasterScene
 from torchgeo_sigmae.plotting.canvas import colors, panel_grid
 from torchgeo_sigmae.weights import read_weights
 
@@ -95,7 +96,10 @@ class BarkBeetle(NonGeoDataset):
             The images and the label of a site, see above.
         """
         site = self.sites[index]
-        scenes = [Scene.open(str(site / f'{d}.tif'), self.bands) for d in self.dates]
+        scenes = [
+            RasterScene.open(str(site / f'{date}.tif'), self.bands)
+            for date in self.dates
+        ]
         height, width = scenes[-1].height, scenes[-1].width
         row = column = 0
         if self.size:
@@ -106,7 +110,8 @@ class BarkBeetle(NonGeoDataset):
             height = width = self.size
         else:
             height, width = (math.ceil(side / 32) * 32 for side in (height, width))
-        image = np.stack([scene.read(row, column, height, width) for scene in scenes])
+        window = Window(column, row, width, height)
+        image = np.stack([scene.read(window) for scene in scenes])
         with warnings.catch_warnings():
             # These sites have no georeference.
             warnings.simplefilter('ignore', NotGeoreferencedWarning)

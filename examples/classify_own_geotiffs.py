@@ -27,13 +27,14 @@ import rasterio
 import torch
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from rasterio.windows import Window
 from torch import Tensor
 from torch.utils.data import Subset
 from torchgeo.datasets import NonGeoClassificationDataset
 
 from torchgeo_sigmae import FineTuning, SIGMAE_Weights, adapt_bands
 from torchgeo_sigmae.bands import SENTINEL2, SENTINEL2_TEN_BANDS
-from torchgeo_sigmae.datasets import Scene
+from torchgeo_sigmae.datasets import RasterScene
 from torchgeo_sigmae.weights import read_weights
 
 try:
@@ -55,23 +56,23 @@ def is_geotiff(path: str) -> bool:
 
 
 def read_chip(
-    path: str, bands: Sequence[str], file_bands: Sequence[str] | None, size: int
+    path: str, bands: Sequence[str], bands_in_file: Sequence[str] | None, size: int
 ) -> np.ndarray:
     """Read the wanted bands of a chip, by their names.
 
     Args:
         path: The file.
         bands: Wanted bands, in order.
-        file_bands: Names of the bands in the file; None for its band descriptions.
+        bands_in_file: Names of the bands in the file; None for its band descriptions.
         size: Side of the image in pixels: the middle of a larger chip, and a smaller
             one padded.
 
     Returns:
         Raw values ``(size, size, C)``, NaN where there is no data.
     """
-    scene = Scene.open(path, bands, file_bands)
+    scene = RasterScene.open(path, bands, bands_in_file)
     row, column = (max(side - size, 0) // 2 for side in (scene.height, scene.width))
-    return scene.read(row, column, size, size).transpose(1, 2, 0)
+    return scene.read(Window(column, row, size, size)).transpose(1, 2, 0)
 
 
 def prepare(
@@ -117,12 +118,12 @@ def split(labels: Sequence[int], seed: int) -> dict[str, list[int]]:
     return parts
 
 
-def look_at(root: Path, file_bands: Sequence[str] | None) -> dict[str, Any]:
+def look_at(root: Path, bands_in_file: Sequence[str] | None) -> dict[str, Any]:
     """Find out what is in the folder.
 
     Args:
         root: Folder of the classes.
-        file_bands: Names of the bands in the files; None for their descriptions.
+        bands_in_file: Names of the bands in the files; None for their descriptions.
 
     Returns:
         Names of the ``classes``; the ``labels`` of all chips; the ``bands`` the
@@ -140,14 +141,14 @@ def look_at(root: Path, file_bands: Sequence[str] | None) -> dict[str, Any]:
         raise SystemExit(f'{", ".join(few)}: fewer than 3 chips. Add some, or merge.')
     paths = [path for path, _ in chips.samples]
     with rasterio.open(paths[0]) as file:
-        names = file_bands or [name or '' for name in file.descriptions]
+        names = bands_in_file or [name or '' for name in file.descriptions]
     bands = [band for band in SENTINEL2_TEN_BANDS if band in SENTINEL2.spell(names)]
     if not bands:
         raise SystemExit(
             f'{paths[0]}: its {len(names)} bands {list(names)} have no names of '
             'Sentinel-2. Name all of them in order, for example: --bands B02 B03 B04 B8'
         )
-    scenes = [Scene.open(path, bands, file_bands) for path in paths]
+    scenes = [RasterScene.open(path, bands, bands_in_file) for path in paths]
     side = max(max(scene.height, scene.width) for scene in scenes)
     if side > 512:
         raise SystemExit(f'{side} px is no chip. Cut the files up first.')
@@ -234,7 +235,7 @@ def main(
             str(root),
             transforms=partial(prepare, mean=mean, std=std, random=random),
             loader=partial(
-                read_chip, bands=found['bands'], file_bands=bands, size=found['size']
+                read_chip, bands=found['bands'], bands_in_file=bands, size=found['size']
             ),
             is_valid_file=is_geotiff,
         )

@@ -21,13 +21,17 @@ from helpers.faults import file_size_limit
 from helpers.training import small_task
 from torchgeo_sigmae import SIGMAE_Weights
 from torchgeo_sigmae.__main__ import main
-from torchgeo_sigmae._files import atomic_path, require_writable, write_text
+from torchgeo_sigmae._files import (
+    atomic_path,
+    require_writable,
+    write_figure,
+    write_text,
+)
 from torchgeo_sigmae.datasets.synthetic import _write_chip
 from torchgeo_sigmae.evaluation.probe import _write
 from torchgeo_sigmae.maps import write_regions
-from torchgeo_sigmae.maps.arguments import save
-from torchgeo_sigmae.maps.geoparquet import write_geoparquet
-from torchgeo_sigmae.maps.geotiff import write_map
+from torchgeo_sigmae.maps.windows import Grid
+from torchgeo_sigmae.maps.write import write_geoparquet, write_map
 from torchgeo_sigmae.weights import adapt_bands
 
 #: The names files are hard to write under.
@@ -35,6 +39,7 @@ ODD = 'a #%?& ü name'
 
 VALUES = np.random.default_rng(0).normal(size=(2, 64, 64)).astype('float32')
 WINDOW = Window(0, 0, 64, 64)
+GRID = Grid(64, 64, Affine.identity(), None)
 
 
 def regions(path: Path) -> None:
@@ -45,7 +50,7 @@ def regions(path: Path) -> None:
 def picture(path: Path) -> None:
     figure = Figure()
     figure.subplots().imshow(VALUES[0])
-    save(figure, path)
+    write_figure(path, figure)
 
 
 def probe(path: Path) -> None:
@@ -58,11 +63,9 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     'adapt_bands.pth': lambda path: adapt_bands(
         SIGMAE_Weights.SENTINEL2, ['B04', 'B03', 'B02'], path
     ),
-    'map.tif': lambda path: write_map(
-        path, [(WINDOW, VALUES)], (64, 64), Affine.identity(), None, ['a', 'b']
-    ),
+    'map.tif': lambda path: write_map(path, [(WINDOW, VALUES)], GRID, ['a', 'b'], {}),
     'embedding.parquet': lambda path: write_geoparquet(
-        path, [(WINDOW, VALUES)], Affine.identity(), None, {}
+        path, [(WINDOW, VALUES)], GRID, {}
     ),
     'chip.tif': lambda path: _write_chip(path, 'train', 0),
     'picture.png': picture,

@@ -144,8 +144,8 @@ def check_scene(recipe: imagery.Scene, path: Path) -> None:
             find_scenes(path.parent, bands=BANDS)
         return
     (scene,) = find_scenes(path.parent, bands=BANDS)
-    for one in (scene, scene.hold()):
-        found = one.read(0, 0, recipe.height, recipe.width)
+    for one in (scene, scene.cached()):
+        found = one.read()
         np.testing.assert_array_equal(found, wanted)
     side = min(16, recipe.height, recipe.width)
     for random in (True, False):
@@ -187,12 +187,12 @@ def check_bytes(recipe: imagery.Scene, damage: imagery.Damage, path: Path) -> bo
     path.write_bytes(damage.apply(path.read_bytes()))
     try:
         (scene,) = find_scenes(path.parent, bands=BANDS)
-        if scene.area > 2**24:
+        if scene.num_pixels > 2**24:
             # A header that claims more than the file can hold.
-            found = scene.read(0, 0, 64, 64)
+            found = scene.read(Window(0, 0, 64, 64))
         else:
-            found = scene.read(0, 0, scene.height, scene.width)
-            again = scene.hold().read(0, 0, scene.height, scene.width)
+            found = scene.read()
+            again = scene.cached().read()
             np.testing.assert_array_equal(found, again)
         open_raster(path, BANDS).read(Window(0, 0, 16, 16))
     except CLEAR as error:
@@ -251,22 +251,22 @@ def test_a_folder_of_odd_scenes_trains_or_ends_with_an_error_with_a_name(
                 scene.write(path)
                 if damage is not None:
                     path.write_bytes(damage.apply(path.read_bytes()))
-            for on_error, in_memory in (
+            for on_error, cache in (
                 ('raise', False),
                 ('skip', True),
                 ('skip', False),
             ):
-                check_folder(folder, on_error, in_memory)
+                check_folder(folder, on_error, cache)
 
     scenes = st.one_of(imagery.plain, imagery.plain, imagery.scenes)
     pairs = st.tuples(scenes, some_damage)
     fuzz(examples, st.lists(pairs, min_size=6, max_size=6), check)
 
 
-def check_folder(folder: Path, on_error: str, in_memory: bool) -> None:
+def check_folder(folder: Path, on_error: str, cache: bool) -> None:
     data = SceneDataModule(
         folder, BANDS, 16, 4, val_fraction=0, length=8, on_error=on_error,
-        in_memory=in_memory,
+        cache=cache,
     )  # fmt: skip
     task = watched_task(mean=None, std=None, normalize=None)
     try:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from helpers.geotiffs import write
 from helpers.oracles import saliency_oracle
 from helpers.training import quiet_trainer, small_task
-from torchgeo_sigmae.datasets import Scene, SceneChips
+from torchgeo_sigmae.datasets import RasterScene, SceneChips
 from torchgeo_sigmae.models import MaskedAutoencoder, masked_mse, normalize_patches
 from torchgeo_sigmae.models.encoder import SIGMAEViT
 from torchgeo_sigmae.models.spectral import S2MAEViT, SatMAEViT
@@ -183,7 +183,7 @@ def extremes(dtype: str) -> np.ndarray:
 def test_extremes_of_integers_do_not_wrap(dtype: str, tmp_path: Path) -> None:
     array = extremes(dtype)
     path = write(tmp_path / 'x.tif', array, NAMES)
-    chips = SceneChips([Scene.open(str(path), NAMES)], NAMES, 8, random=False)
+    chips = SceneChips([RasterScene.open(str(path), NAMES)], NAMES, 8, random=False)
     image: Tensor = chips[0]['image']
     assert np.array_equal(image.double().numpy(), array.astype(float))
     # Raw values as they are, which the commonest mistake would be, and reflectance.

@@ -25,15 +25,18 @@ from .demo import run_demo
 from .evaluation.probe import add_arguments as add_probe_arguments
 from .evaluation.probe import run_probe
 from .example_files import copy_examples, list_examples
-from .maps.command import (
+from .maps.arguments import (
     add_embed_arguments,
     add_reconstruct_arguments,
     add_saliency_arguments,
     add_similar_arguments,
-    run_embed,
-    run_reconstruct,
-    run_saliency,
-    run_similar,
+    run_with_options,
+)
+from .maps.command import (
+    map_embedding,
+    map_reconstruction,
+    map_saliency,
+    map_similarity,
 )
 from .report import add_arguments as add_report_arguments
 from .report import run_report
@@ -41,8 +44,6 @@ from .weights import adapt_bands
 from .weights.matching import METHODS
 
 __all__ = ('main',)
-
-_RESUMES = 'Interrupted, the same command goes on where it was.'
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -60,31 +61,31 @@ def main(args: Sequence[str] | None = None) -> None:
         'demo': _demo,
         'embed': _maps(
             'embed',
-            f'Map the embeddings of patches of scenes of any size. {_RESUMES}',
+            'Map the embeddings of patches of scenes of any size.',
             add_embed_arguments,
-            run_embed,
+            map_embedding,
         ),
         'examples': _examples,
         'probe': _probe,
         'reconstruct': _maps(
             'reconstruct',
-            f'Mask scenes of any size and map what a model makes of them. {_RESUMES}',
+            'Mask scenes of any size and map the reconstruction of a model.',
             add_reconstruct_arguments,
-            run_reconstruct,
+            map_reconstruction,
         ),
         'report': _report,
         'saliency': _maps(
             'saliency',
             'Map spectral indices and the saliency of patches of scenes of any size, '
-            f'and outline salient regions. {_RESUMES}',
+            'and outline salient regions.',
             add_saliency_arguments,
-            run_saliency,
+            map_saliency,
         ),
         'similar': _maps(
             'similar',
-            'Map how much alike the embeddings of patches are to that at a coordinate.',
+            'Map the similarity of the embeddings of patches to that at a coordinate.',
             add_similar_arguments,
-            run_similar,
+            map_similarity,
         ),
     }
     if argv and argv[0] in ours:
@@ -172,7 +173,7 @@ def _maps(
     name: str,
     description: str,
     add_arguments: Callable[[argparse.ArgumentParser], None],
-    run: Callable[[argparse.Namespace], list[Path]],
+    run: Callable[..., list[Path]],
 ) -> Callable[[Sequence[str]], None]:
     """Make a subcommand that writes maps."""
 
@@ -181,7 +182,8 @@ def _maps(
             f'torchgeo-sigmae {name}', description=description
         )
         add_arguments(parser)
-        written = _checked(parser, run, parser.parse_args(argv))
+        arguments = parser.parse_args(argv)
+        written = _checked(parser, run_with_options, run, arguments)
         print(f'Wrote {", ".join(map(str, written))}.')
 
     return command

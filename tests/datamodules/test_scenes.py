@@ -18,7 +18,7 @@ from helpers.faults import file_size_limit
 from helpers.geotiffs import RGB, numbered, write
 from helpers.training import quiet_trainer
 from torchgeo_sigmae import SceneDataModule, SIGMAETask, resumable
-from torchgeo_sigmae.datasets import HeldScene, Scene, SceneChips
+from torchgeo_sigmae.datasets import SceneChips
 
 SMALL: dict[str, Any] = {
     'model': 'sigmae_vit_tiny_patch16',
@@ -86,18 +86,18 @@ def test_split_by_name(root: Path) -> None:
         module(root).setup('test')
 
 
-def test_dates_of_one_place_stay_together(tmp_path: Path) -> None:
+def test_dates_of_one_site_stay_together(tmp_path: Path) -> None:
     for i in range(6):
         write(tmp_path / f'here{i}.tif', noise(32, 32), east=500_000 + 10 * i)
     for i in range(3):
         write(tmp_path / f'there{i}.tif', noise(32, 32), east=600_000 + 10 * i)
     datamodule = module(tmp_path, val_fraction=0.2)
     datamodule.setup('fit')
-    places = [
+    sites = [
         {name[:-1] for name in names(dataset)}
         for dataset in (datamodule.train_dataset, datamodule.val_dataset)
     ]
-    assert sorted(map(sorted, places)) == [['here'], ['there']]
+    assert sorted(map(sorted, sites)) == [['here'], ['there']]
     with pytest.raises(ValueError, match=r'val_fraction: 0\.2, but the 6 scenes'):
         module(tmp_path, val_fraction=0.2, paths='here*').setup('fit')
 
@@ -133,7 +133,7 @@ def test_statistics_are_those_of_the_training_scenes(root: Path) -> None:
 def test_statistics_of_large_scenes_are_sampled(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr('torchgeo_sigmae.datasets.scene_statistics._SAMPLED', 12)
+    monkeypatch.setattr('torchgeo_sigmae.datasets.statistics._MAX_CHIPS', 12)
     read: list[int] = []
     own = SceneChips.__getitem__
 
@@ -161,19 +161,24 @@ def test_missing_pixels_do_not_count(tmp_path: Path) -> None:
     torch.testing.assert_close(with_holes.std, whole.std)
 
 
-def test_statistics_are_kept_beside_the_run(root: Path, tmp_path: Path) -> None:
+def test_statistics_are_stored_beside_the_run(root: Path, tmp_path: Path) -> None:
     def prepare(**kwargs: Any) -> tuple[SceneDataModule, dict[str, Any]]:
         datamodule = module(root, val_paths='3*', **kwargs)
         datamodule.trainer = Trainer(default_root_dir=tmp_path / 'run', logger=False)
+        before = dict(vars(datamodule))
         datamodule.prepare_data()
-        kept = tmp_path / 'run' / 'scene_statistics.json'
-        return datamodule, json.loads(kept.read_text())
+        # In a distributed run, it is called in one process only.
+        assert vars(datamodule) == before
+        stored = tmp_path / 'run' / 'scene_statistics.json'
+        content = json.loads(stored.read_text())
+        datamodule.setup('fit')
+        return datamodule, content
 
     first, content = prepare()
-    assert content['bands'] == list(RGB)
-    assert content['scenes'] == 3
+    assert content['source']['bands'] == list(RGB)
+    assert [Path(path).stem for path in content['source']['files']] == ['0', '1', '2']
     assert content['mean'] == pytest.approx(first.mean.tolist())
-    # Kept ones are used as they are ...
+    # Stored ones are used as they are ...
     path = tmp_path / 'run' / 'scene_statistics.json'
     path.write_text(json.dumps({**content, 'mean': [1.0, 2.0, 3.0]}))
     again, _ = prepare()
@@ -184,7 +189,7 @@ def test_statistics_are_kept_beside_the_run(root: Path, tmp_path: Path) -> None:
     assert changed.mean[0] > first.mean[0]
     assert content['mean'] == pytest.approx(changed.mean.tolist())
     assert not list((tmp_path / 'run').glob('*.part'))
-    # What is damaged, or of a stranger, is computed anew.
+    # Damaged files, and those of others, are replaced.
     for damage in (
         {'mean': [1.0, 2.0]},
         {'mean': [1.0, 2.0, float('nan')]},
@@ -195,20 +200,20 @@ def test_statistics_are_kept_beside_the_run(root: Path, tmp_path: Path) -> None:
     ):
         path.write_text(json.dumps({**content, **damage}))
         assert prepare()[0].mean.tolist() == changed.mean.tolist()
-    for text in ('', '[]', '{', '[' * 100_000, '\x00', 'null', '{"fingerprint": {}}'):
+    for text in ('', '[]', '{', '[' * 100_000, '\x00', 'null', '{"source": {}}'):
         path.write_text(text)
         assert prepare()[0].mean.tolist() == changed.mean.tolist()
 
 
-def test_statistics_that_cannot_be_kept(root: Path, tmp_path: Path) -> None:
+def test_statistics_that_cannot_be_stored(root: Path, tmp_path: Path) -> None:
     datamodule = module(root, val_paths='3*')
     folder = tmp_path / 'run'
     folder.mkdir()
     (folder / 'scene_statistics.json').write_text('before')
     datamodule.trainer = Trainer(default_root_dir=folder, logger=False)
-    message = 'could not be kept: default_root_dir: .*scene_statistics.json cannot'
+    message = 'could not be stored: default_root_dir: .*scene_statistics.json cannot'
     with file_size_limit(20), pytest.warns(UserWarning, match=message):
-        datamodule.prepare_data()
+        datamodule.setup('fit')
     assert datamodule.mean.isfinite().all()
     assert [path.read_text() for path in folder.iterdir()] == ['before']
 
@@ -238,7 +243,7 @@ def test_a_scene_with_little_data_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Data in one corner, where the sample does not look."""
-    monkeypatch.setattr('torchgeo_sigmae.datasets.scene_statistics._SAMPLED', 2)
+    monkeypatch.setattr('torchgeo_sigmae.datasets.statistics._MAX_CHIPS', 2)
     array = np.zeros((3, 64, 64), 'uint16')
     array[:, 48:, 48:] = noise(16, 16)
     write(tmp_path / 'a.tif', array)
@@ -285,8 +290,8 @@ def test_flips_and_right_angles_are_exact_and_equally_likely(root: Path) -> None
     assert max(counts) < 140
 
 
-def test_scale(root: Path) -> None:
-    datamodule = module(root, mean=[0] * 3, std=[1] * 3, scale=(0.25, 0.25))
+def test_crop_scale(root: Path) -> None:
+    datamodule = module(root, mean=[0] * 3, std=[1] * 3, crop_scale=(0.25, 0.25))
     image = torch.from_numpy(numbered(16, 16).astype('float32'))[None]
     out = augmented(datamodule, image)
     assert out.shape == image.shape
@@ -344,26 +349,27 @@ def test_the_order_is_the_same_again(root: Path) -> None:
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_chips_from_memory_are_those_from_the_files(root: Path, workers: int) -> None:
-    def batches(in_memory: bool) -> list[torch.Tensor]:
-        datamodule = module(root, in_memory=in_memory, num_workers=workers)
+    def batches(cache: bool) -> list[torch.Tensor]:
+        datamodule = module(root, cache=cache, num_workers=workers)
         datamodule.setup('fit')
-        held = {type(scene) for scene in datamodule.train_dataset.scenes}
-        assert held == {HeldScene if in_memory else Scene}
+        scenes = datamodule.train_dataset.scenes
+        assert {scene.pixels is not None for scene in scenes} == {cache}
         return [batch['image'] for batch in datamodule.train_dataloader()]
 
     for one, other in zip(batches(True), batches(False), strict=True):
         assert torch.equal(one, other)
 
 
-def test_small_scenes_are_held_and_large_ones_are_not(
+def test_small_scenes_are_cached_and_large_ones_are_not(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = sum(side**2 for side in (40, 48, 56, 64)) * 3 * 2
-    for limit, kind in ((size + 1, HeldScene), (size, Scene)):
-        monkeypatch.setattr('torchgeo_sigmae.datamodules.scenes._HELD', limit)
+    for limit, cached in ((size + 1, True), (size, False)):
+        monkeypatch.setattr('torchgeo_sigmae.datamodules.scenes._CACHED_BYTES', limit)
         datamodule = module(root)
         datamodule.setup('fit')
-        assert {type(scene) for scene in datamodule.train_dataset.scenes} == {kind}
+        scenes = datamodule.train_dataset.scenes
+        assert {scene.pixels is not None for scene in scenes} == {cached}
 
 
 def test_resumable_leaves_it_as_it_is(root: Path) -> None:

@@ -5,39 +5,45 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 import torch
+from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rasterio import CRS
 from rasterio.errors import NotGeoreferencedWarning
+from rasterio.transform import from_bounds
+from rasterio.windows import Window
 
 from helpers.geotiffs import RGB, numbered, write
 from torchgeo_sigmae.bands import SENTINEL2_BANDS, SENTINEL2_TEN_BANDS
-from torchgeo_sigmae.datasets import Scene, SceneChips, find_scenes
-from torchgeo_sigmae.datasets.scenes import group_overlapping
+from torchgeo_sigmae.datasets import RasterScene, SceneChips, find_scenes
+from torchgeo_sigmae.datasets.find import label_sites
 from torchgeo_sigmae.plotting.canvas import NODATA_COLOR
 
 
 def test_bands_are_found_by_description_and_put_in_order(tmp_path: Path) -> None:
     path = write(tmp_path / 'a.tif', numbered(8, 8), ('b8a', 'Red', 'B2'))
-    scene = Scene.open(str(path), ('B02', 'B04', 'B08A'))
-    assert scene.channels == (3, 2, 1)
-    image = scene.read(0, 0, 2, 2)
+    scene = RasterScene.open(str(path), ('B02', 'B04', 'B08A'))
+    assert scene.files[0].indexes == (3, 2, 1)
+    image = scene.read(Window(0, 0, 2, 2))
     assert image.dtype == np.float32
     assert image[:, 0, 0].tolist() == [20001, 10001, 1]
 
 
 def test_bands_can_be_given(tmp_path: Path) -> None:
     path = write(tmp_path / 'a.tif', numbered(8, 8), None)
-    with pytest.raises(ValueError, match=r'file_bands: .*a.tif has no band descr'):
-        Scene.open(str(path), RGB)
-    with pytest.raises(ValueError, match=r'file_bands: 2 names .* 3 bands of .*a.tif'):
-        Scene.open(str(path), RGB, ('B02', 'B03'))
-    assert Scene.open(str(path), RGB, ('B02', 'B03', 'B04')).channels == (3, 2, 1)
+    with pytest.raises(ValueError, match=r'bands_in_file: .*a.tif has no band descr'):
+        RasterScene.open(str(path), RGB)
+    with pytest.raises(ValueError, match=r'bands_in_file: 2 .* 3 bands of .*a.tif'):
+        RasterScene.open(str(path), RGB, ('B02', 'B03'))
+    scene = RasterScene.open(str(path), RGB, ('B02', 'B03', 'B04'))
+    assert scene.files[0].indexes == (3, 2, 1)
 
 
 def test_a_missing_band_names_the_file(tmp_path: Path) -> None:
@@ -71,7 +77,7 @@ def test_missing_pixels_are_nan(
     array[1, 0, 0] = value
     array[:, 3, 3] = value
     path = write(tmp_path / 'a.tif', array, nodata=nodata)
-    image = Scene.open(str(path), RGB).read(0, 0, 4, 4)
+    image = RasterScene.open(str(path), RGB).read()
     valid = np.isfinite(image).all(0)
     assert valid[0, 0] == one_band
     assert valid[3, 3] == all_bands
@@ -82,7 +88,7 @@ def test_nodata_can_be_given(tmp_path: Path) -> None:
     array = numbered(4, 4)
     array[:, 1] = 5
     path = write(tmp_path / 'a.tif', array, nodata=0)
-    assert np.isnan(Scene.open(str(path), RGB, nodata=5).read(0, 0, 4, 4)[:, 1]).all()
+    assert np.isnan(RasterScene.open(str(path), RGB, nodata=5).read()[:, 1]).all()
 
 
 @settings(max_examples=40, deadline=None)
@@ -101,7 +107,7 @@ def test_windows_hold_what_is_there_and_nothing_else(
     row, column = min(row, height - 1), min(column, width - 1)
     array = numbered(height, width)
     path = write(tmp_path_factory.mktemp('w') / 'a.tif', array)
-    image = Scene.open(str(path), RGB).read(row, column, size, size)
+    image = RasterScene.open(str(path), RGB).read(Window(column, row, size, size))
     expected = np.full((3, row + size, column + size), np.nan, np.float32)
     inside = array[:, : row + size, : column + size]
     expected[:, : inside.shape[1], : inside.shape[2]] = inside
@@ -109,7 +115,7 @@ def test_windows_hold_what_is_there_and_nothing_else(
 
 
 @pytest.mark.parametrize(
-    ('dtype', 'nodata', 'held'),
+    ('dtype', 'nodata', 'cached'),
     [
         ('uint16', 0, 'uint16'),
         ('int16', -9999, 'int16'),
@@ -118,24 +124,24 @@ def test_windows_hold_what_is_there_and_nothing_else(
         ('int32', 7, 'float32'),
     ],
 )
-def test_a_held_scene_is_the_same_scene(
-    tmp_path: Path, dtype: str, nodata: float, held: str
+def test_a_cached_scene_is_the_same_scene(
+    tmp_path: Path, dtype: str, nodata: float, cached: str
 ) -> None:
     array = numbered(20, 30).astype(dtype)
     array[:, 3:5] = nodata
     array[1, 6] = nodata
     path = write(tmp_path / 'a.tif', array, nodata=nodata)
-    scene = Scene.open(str(path), ('B04', 'B02'))
-    other = scene.hold()
-    assert other.pixels.dtype == held == scene.dtype
+    scene = RasterScene.open(str(path), ('B04', 'B02'))
+    other = scene.cached()
+    assert other.pixels is not None
+    assert other.pixels.dtype == cached
     assert other.pixels.nbytes == scene.nbytes
-    assert other.hold() is other
     path.unlink()
     write(path, array, nodata=nodata)
-    for window in ((0, 0, 20, 30), (2, 4, 7, 5), (15, 25, 16, 16)):
-        np.testing.assert_array_equal(other.read(*window), scene.read(*window))
+    for window in (None, Window(4, 2, 5, 7), Window(25, 15, 16, 16)):
+        np.testing.assert_array_equal(other.read(window), scene.read(window))
     before = other.pixels.copy()
-    other.read(0, 0, 20, 30)[:] = 5
+    other.read()[:] = 5
     np.testing.assert_array_equal(other.pixels, before)
 
 
@@ -148,10 +154,10 @@ def test_only_the_window_is_read(tmp_path: Path) -> None:
     with open(path, 'r+b') as file:
         file.seek(path.stat().st_size // 2)
         file.write(b'\xff' * 500)
-    scene = Scene.open(str(path), RGB, RGB)
-    assert scene.read(0, 0, 16, 16)[0, 0, 0] == 1
+    scene = RasterScene.open(str(path), RGB, RGB)
+    assert scene.read(Window(0, 0, 16, 16))[0, 0, 0] == 1
     with pytest.raises(OSError, match=r'a\.tif cannot be read: .*damaged or truncated'):
-        scene.read(0, 0, 64, 64)
+        scene.read()
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
@@ -301,25 +307,27 @@ def test_plot(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------- groups
 
 
-def place(east: float, west: float | None = None) -> Scene:
-    west = east - 2 if west is None else west
-    return Scene('', 1, 1, (), footprint=(west, 0.0, east, 2.0))
+def site(west: float, east: float) -> RasterScene:
+    transform = from_bounds(west, 0, east, 2, 4, 4)
+    return RasterScene('', RGB, 4, 4, transform, CRS.from_epsg(4326))
 
 
-def test_scenes_that_overlap_belong_together() -> None:
-    scenes = [
-        place(2), place(10), place(3), Scene('', 1, 1, ()), place(4.5), place(12),
-        Scene('', 1, 1, ()),
-    ]  # fmt: skip
-    groups = group_overlapping(scenes)
+def test_scenes_that_overlap_are_one_site() -> None:
+    nowhere = RasterScene('', RGB, 4, 4, Affine.identity(), None)
+    scenes = [site(0, 2), site(8, 10), site(1, 3), nowhere, site(2.5, 4.5)]
+    scenes += [site(10, 12), nowhere]
     # 0 and 4 do not overlap, but both overlap 2; 1 and 5 share a border only.
-    assert sorted(map(sorted, groups)) == [[0, 2, 4], [1], [3], [5], [6]]
-    assert group_overlapping([]) == []
+    assert label_sites(scenes).tolist() == [0, 1, 0, 2, 0, 3, 4]
 
 
 def test_overlap_across_the_date_line() -> None:
-    over = place(-179, west=179)
-    assert len(group_overlapping([over, place(0), place(180)])) == 2
+    degree = 111_319.49  # in meters of a system centered on 150 degrees east
+    over, west, east = (
+        replace(site(w * degree, e * degree), crs=CRS.from_epsg(3832))
+        for w, e in ((29, 31), (28, 30), (-151, -149))
+    )
+    assert over.footprint == pytest.approx((179, 0, -179, 0), abs=1e-3)
+    assert label_sites([over, east, west]).tolist() == [0, 1, 0]
 
 
 def test_footprints_are_in_degrees(tmp_path: Path) -> None:
@@ -335,7 +343,7 @@ def test_real_scenes(real_data: Callable[[str], Path]) -> None:
     """L1C and L2A together: the ten bands stand elsewhere in each."""
     scenes = find_scenes(real_data('scenes'))
     assert len(scenes) == 25
-    orders = {scene.channels for scene in scenes}
+    orders = {scene.files[0].indexes for scene in scenes}
     ten = tuple(SENTINEL2_BANDS.index(band) + 1 for band in SENTINEL2_TEN_BANDS)
     without_b10 = tuple(i - (i > SENTINEL2_BANDS.index('B10') + 1) for i in ten)
     assert orders == {ten, without_b10}

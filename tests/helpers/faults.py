@@ -11,22 +11,22 @@ from unittest import mock
 import numpy as np
 from rasterio.windows import Window
 
-from torchgeo_sigmae.maps import Raster
+from torchgeo_sigmae.datasets import RasterScene
 
 
 @contextmanager
 def failing_reads(at: int | None = None) -> Iterator[list[Window]]:
     """List the windows that are read; the *at*-th read is interrupted."""
     reads: list[Window] = []
-    read = Raster.read
+    read = RasterScene.read
 
-    def counted(self: Raster, window: Window) -> np.ndarray:
+    def counted(self: RasterScene, window: Window) -> np.ndarray:
         reads.append(window)
         if len(reads) == at:
             raise KeyboardInterrupt
         return read(self, window)
 
-    with mock.patch.object(Raster, 'read', counted):
+    with mock.patch.object(RasterScene, 'read', counted):
         yield reads
 
 

@@ -75,7 +75,7 @@ def test_scenes_without_georeference_are_named(
     scene_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr('torchgeo_sigmae.maps.arguments.rank_zero_info', said.append)
+    monkeypatch.setattr('torchgeo_sigmae.maps.command.rank_zero_info', said.append)
     with rasterio.open(scene_file) as file:
         bare = write(tmp_path / 'bare.tif', file.read(), file.descriptions)
     main(['saliency', f'{scene_file}', f'{bare}', '-o', f'{tmp_path}/out', '--png'])

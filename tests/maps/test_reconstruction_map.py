@@ -54,8 +54,9 @@ def test_layers(
     raster = open_raster(scene_file, SENTINEL2_TEN_BANDS)
     maps = []
     for window in (None, 32):
-        reconstruction_map(raster, tmp_path / 'm.tif', made, 0.75, 32, window=window)
-        maps.append(read(tmp_path / 'm.tif'))
+        target = tmp_path / f'{window}.tif'
+        reconstruction_map(raster, target, made, 0.75, 32, window=window)
+        maps.append(read(target))
     np.testing.assert_allclose(*maps, atol=1e-5)
     bands, mask, error = maps[0][:10], maps[0][10], maps[0][11]
     assert bands.shape == (10, 70, 100)
@@ -75,13 +76,14 @@ def test_layers(
     assert np.isnan(bands[:, 16:24, 40:48]).all()
 
 
-def test_masks_hang_on_the_place_alone(scene_file: Path, tmp_path: Path) -> None:
+def test_masks_depend_on_the_position_alone(scene_file: Path, tmp_path: Path) -> None:
     raster = open_raster(scene_file, SENTINEL2_TEN_BANDS)
     masks = []
     for guided in ('random', 'saliency'):
         made = trained('sigmae', masking=guided)
-        reconstruction_map(raster, tmp_path / 'm.tif', made, 0.5, 32)
-        masks.append(read(tmp_path / 'm.tif')[10])
+        target = tmp_path / f'{guided}.tif'
+        reconstruction_map(raster, target, made, 0.5, 32)
+        masks.append(read(target)[10])
     assert np.array_equal(*masks, equal_nan=True)
     first, second = masks[0][:32, :32], masks[0][:32, 64:96]
     assert not np.array_equal(first, second)

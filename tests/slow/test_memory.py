@@ -58,7 +58,7 @@ def train(root: Path, kind: str, workers: int) -> None:
     if kind == 'scenes':
         data = SceneDataModule(
             root / 'scenes', size=32, batch_size=2, num_workers=workers, length=200,
-            val_length=16, in_memory=False,
+            val_length=16, cache=False,
         )  # fmt: skip
     else:
         data = SyntheticSentinel2DataModule(

@@ -4,13 +4,13 @@
 """Datasets, and the reader of rasters."""
 
 from .chips import SceneChips
+from .find import find_scenes
 from .resumable import is_resumable, resumable
-from .scenes import HeldScene, Scene, find_scenes
+from .scenes import RasterScene
 from .synthetic import SyntheticSentinel2, SyntheticSentinel2DataModule
 
 __all__ = (
-    'HeldScene',
-    'Scene',
+    'RasterScene',
     'SceneChips',
     'SyntheticSentinel2',
     'SyntheticSentinel2DataModule',

@@ -3,43 +3,45 @@
 
 """Chips from scenes: random windows for training, side by side for evaluation."""
 
-import json
 import math
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from rasterio.windows import Window
 from torchgeo.datasets import NonGeoDataset
 
 from ..bands import SENTINEL2, SENTINEL2_TEN_BANDS, Sensor, get_sensor
 from ..plotting import plot_image
-from .scenes import Scene
-from .skipping import check_on_error
+from .find import check_on_error
+from .scenes import RasterScene
 
 __all__ = ('SceneChips',)
 
-#: A random window with a smaller share of valid pixels is drawn again, so often.
+#: A random window with a smaller share of valid pixels is drawn again, up to this many
+#: times.
 _MIN_VALID, _TRIES = 0.25, 8
 
 
 class SceneChips(NonGeoDataset):
-    """Chips from GeoTIFF scenes.
+    """Chips from scenes.
 
-    For training, random windows: every sample stands for the same area of ground, so
-    that a scene is seen in proportion to its size. They are drawn from torch's global
-    generator. For evaluation, windows side by side that are always the same.
+    For training, random windows: every sample stands for the same area of ground, so a
+    scene is seen in proportion to its size. They are drawn from torch's global
+    generator. For evaluation, windows side by side, the same ones every time.
 
-    Chips are float32 raw values, NaN where there is no data. A scene smaller than a
-    chip is padded with NaN. Every sample tells its file and window.
+    Chips are raw values in float32, NaN where data are missing. A scene smaller than a
+    chip is padded with NaN.
 
     .. versionadded:: 0.1
     """
 
     def __init__(
         self,
-        scenes: Sequence[Scene],
+        scenes: Sequence[RasterScene],
         bands: Sequence[str] = SENTINEL2_TEN_BANDS,
         size: int = 96,
         random: bool = True,
@@ -51,18 +53,17 @@ class SceneChips(NonGeoDataset):
         """Initialize a new SceneChips instance.
 
         Args:
-            scenes: What :func:`find_scenes` returns.
-            bands: The bands it was given.
+            scenes: The scenes, for example from :func:`find_scenes`.
+            bands: Names of their bands.
             size: Side of the chips in pixels.
             random: Whether windows are random (for training) or side by side.
             length: Number of chips; default as many as the scenes have room for side
                 by side. Fewer of those side by side are spread evenly.
-            sensor: The sensor the band names belong to.
+            sensor: The sensor that the band names belong to.
             transforms: A function that takes a sample and returns a changed one.
-            on_error: What happens where a scene cannot be read: ``'raise'``, or
+            on_error: What happens to a scene that cannot be read: ``'raise'``, or
                 ``'skip'`` for a chip of another scene in its place, drawn from the
-                same generator, or of the next scene side by side. The sample then
-                tells what was left out.
+                same generator, or of the next scene side by side.
 
         Raises:
             ValueError: If there is no scene, none to train on is as large as a chip, or
@@ -88,49 +89,49 @@ class SceneChips(NonGeoDataset):
         self.sensor = get_sensor(sensor)
         self.transforms = transforms
         self.on_error = on_error
-        # Where the area of each scene ends, all of them laid end to end.
-        self._ends = np.cumsum([scene.area for scene in self.scenes])
+        # Scenes laid end to end: where each ends, in pixels and in chips side by side.
+        self._ends = np.cumsum([scene.num_pixels for scene in self.scenes])
+        self._columns = [max(scene.width // size, 1) for scene in self.scenes]
         rows = [max(scene.height // size, 1) for scene in self.scenes]
-        columns = [max(scene.width // size, 1) for scene in self.scenes]
-        self._columns = columns
-        self._cells = np.cumsum(np.multiply(rows, columns))
+        self._cells = np.cumsum(np.multiply(rows, self._columns))
         room = int(self._cells[-1])
-        area = math.ceil(int(self._ends[-1]) / size**2)
         if length is None:
-            length = area if random else room
+            length = math.ceil(int(self._ends[-1]) / size**2) if random else room
         self._length = length if random else min(length, room)
+        self._failed = torch.zeros(len(self.scenes), dtype=torch.bool)
+        if on_error == 'skip':
+            # The workers of a loader write to it.
+            self._failed.share_memory_()
+
+    @property
+    def skipped(self) -> list[str]:
+        """Files that could not be read, in this process and its workers."""
+        return [self.scenes[i].path for i in self._failed.nonzero().flatten().tolist()]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return an index within the dataset.
+        """Return a chip.
 
-        Args:
-            index: Index to return.
-
-        Returns:
-            ``'image'`` ``(C, size, size)``, raw values in float32; ``'path'``, its
-            file; ``'window'``, its first row and column in the file, ``(2,)``; and with
-            ``on_error='skip'`` also ``'skipped'``, a JSON list of pairs: files that
-            could not be read in its place, and why.
-
-        Raises:
-            IndexError: If there are fewer chips.
-            OSError: If the scene cannot be read, or with ``on_error='skip'`` none of
-                them; the message names it.
+        ``'image'`` ``(C, size, size)``, raw values in float32; ``'path'``, its file;
+        ``'window'`` ``(2,)``, its first row and column in the file.
         """
         if not 0 <= index < self._length:
             raise IndexError(f'index {index} of {self._length} chips')
-        failed: dict[int, OSError] = {}
+        failed: set[int] = set()
         while True:
             number, cell = self._choose(index, failed)
             try:
-                array, place = (
-                    self._draw(number) if cell is None else self._cell(number, cell)
-                )
+                if cell is None:
+                    array, corner = self._draw(number)
+                else:
+                    array, corner = self._cell(number, cell)
                 break
             except OSError as error:
                 if self.on_error == 'raise':
                     raise
-                failed[number] = error
+                if not self._failed[number]:
+                    warnings.warn(f'Skipped: {error}', stacklevel=2)
+                self._failed[number] = True
+                failed.add(number)
                 if len(failed) == len(self.scenes):
                     raise OSError(
                         f'None of the {len(failed)} scenes can be read. The last: '
@@ -139,35 +140,32 @@ class SceneChips(NonGeoDataset):
         sample: dict[str, Any] = {
             'image': torch.from_numpy(array),
             'path': self.scenes[number].path,
-            'window': torch.tensor(place),
+            'window': torch.tensor(corner),
         }
-        if self.on_error == 'skip':
-            sample['skipped'] = json.dumps(
-                [(self.scenes[i].path, str(error)) for i, error in failed.items()]
-            )
         if self.transforms is not None:
             sample = self.transforms(sample)
         return sample
 
     def __len__(self) -> int:
-        """Return the number of chips in the dataset.
-
-        Returns:
-            Length of the dataset.
-        """
+        """Return the number of chips."""
         return self._length
 
     def _choose(self, index: int, failed: Collection[int]) -> tuple[int, int | None]:
-        """A scene that has not failed, and the number of a window side by side."""
+        """A scene that has not failed, and the number of a window side by side.
+
+        Failures of other samples do not count: a sample depends on its own seed alone.
+        """
         if self.random:
             share = (index + torch.rand((), dtype=torch.float64).item()) / self._length
             ends = self._ends
             if failed:
-                # Any other place. Not remembered for other samples, which depend on
-                # their own seed alone.
                 share = torch.rand((), dtype=torch.float64).item()
-                area = [s.area * (i not in failed) for i, s in enumerate(self.scenes)]
-                ends = np.cumsum(area)
+                ends = np.cumsum(
+                    [
+                        s.num_pixels * (i not in failed)
+                        for i, s in enumerate(self.scenes)
+                    ]
+                )
             number = int(np.searchsorted(ends, share * ends[-1], side='right'))
             # Rounded to the very end, the last scene that has room.
             last = int(np.searchsorted(ends, ends[-1]))
@@ -181,7 +179,7 @@ class SceneChips(NonGeoDataset):
         return number, cell
 
     def _draw(self, number: int) -> tuple[np.ndarray, tuple[int, int]]:
-        """A random window of a scene; drawn again where it is nearly empty."""
+        """A random window of a scene; drawn again if it is nearly empty."""
         scene = self.scenes[number]
         best: tuple[float, np.ndarray, tuple[int, int]] | None = None
         for _ in range(_TRIES):
@@ -189,12 +187,12 @@ class SceneChips(NonGeoDataset):
                 int(torch.randint(max(side - self.size, 0) + 1, ()))
                 for side in (scene.height, scene.width)
             )
-            array = scene.read(row, column, self.size, self.size)
+            array = scene.read(Window(column, row, self.size, self.size))
             room = min(scene.height, self.size) * min(scene.width, self.size)
             share = np.isfinite(array).all(0).sum() / room
             if best is None or share > best[0]:
                 best = share, array, (row, column)
-            if share >= _MIN_VALID or room == scene.area:
+            if share >= _MIN_VALID or room == scene.num_pixels:
                 break
         assert best is not None
         return best[1:]
@@ -203,8 +201,9 @@ class SceneChips(NonGeoDataset):
         """One of the windows of a scene that lie side by side."""
         count = int(self._cells[number] - (self._cells[number - 1] if number else 0))
         row, column = divmod(cell % count, self._columns[number])
-        place = row * self.size, column * self.size
-        return self.scenes[number].read(*place, self.size, self.size), place
+        row, column = row * self.size, column * self.size
+        window = Window(column, row, self.size, self.size)
+        return self.scenes[number].read(window), (row, column)
 
     def plot(
         self,
@@ -212,16 +211,6 @@ class SceneChips(NonGeoDataset):
         show_titles: bool = True,
         suptitle: str | None = None,
     ) -> Figure:
-        """Plot a sample from the dataset.
-
-        Args:
-            sample: A sample of this dataset.
-            show_titles: Whether to show a title above the image.
-            suptitle: Optional string to use as a suptitle.
-
-        Returns:
-            A figure in natural colours, each stretched from the 2nd to the 98th
-            percentile; pixels without data are magenta.
-        """
+        """Plot a sample in natural colors, see :func:`.plot_image`."""
         title = 'Image' if show_titles else None
         return plot_image(sample['image'], self.bands, self.sensor, title, suptitle)

@@ -1,25 +1,24 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Maps of whole scenes: saliency, embeddings, reconstructions."""
+"""Maps of whole scenes: saliency, embeddings, similarity, reconstructions."""
 
-from .dataset import dataset_raster
 from .embedding import embedding_map
-from .raster import Raster, open_raster
+from .read import crop, dataset_raster, open_raster
 from .reconstruction import reconstruction_map
-from .regions import read_area, salient_regions, write_regions
+from .regions import read_aoi, salient_regions, write_regions
 from .saliency import saliency_map
-from .similar import similar_map
+from .similarity import similarity_map
 
 __all__ = (
-    'Raster',
+    'crop',
     'dataset_raster',
     'embedding_map',
     'open_raster',
-    'read_area',
+    'read_aoi',
     'reconstruction_map',
     'saliency_map',
     'salient_regions',
-    'similar_map',
+    'similarity_map',
     'write_regions',
 )

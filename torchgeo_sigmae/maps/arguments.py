@@ -1,169 +1,164 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What the commands that make maps have in common: scenes in, maps and pictures out."""
+"""``saliency``, ``embed``, ``similar``, ``reconstruct``: options of the commands."""
 
 import argparse
-import glob
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_info
-from matplotlib.figure import Figure
+from ..transforms import DEFAULT_INDICES
+from .command import SceneOptions
 
-from .._files import write_figure
-from ..bands import (
-    EUROSAT_BANDS,
-    OSCD_BANDS,
-    SENTINEL2_BANDS,
-    SENTINEL2_L2A_BANDS,
+__all__ = (
+    'add_embed_arguments',
+    'add_reconstruct_arguments',
+    'add_saliency_arguments',
+    'add_similar_arguments',
+    'run_with_options',
 )
-from .raster import Raster, open_raster
-from .regions import read_area
-
-__all__ = ('add_scene_arguments', 'open_colours', 'open_scene', 'save', 'targets')
-
-#: Orders of bands that have a name, for files that do not describe theirs.
-_ORDERS = {
-    'eurosat': EUROSAT_BANDS,
-    'l1c': SENTINEL2_BANDS,
-    'l2a': SENTINEL2_L2A_BANDS,
-    'oscd': OSCD_BANDS,
-}
 
 
-def add_scene_arguments(parser: argparse.ArgumentParser, name: str) -> None:
-    """Add what all of them have to a parser.
+def run_with_options(
+    function: Callable[..., list[Path]], arguments: argparse.Namespace
+) -> list[Path]:
+    """Call a function of :mod:`.command` with parsed arguments.
+
+    Args:
+        function: The function.
+        arguments: The arguments; those of :class:`.SceneOptions` become one argument.
+
+    Returns:
+        The files that were written.
+    """
+    values = dict(vars(arguments))
+    if 'scene' not in values:
+        return function(**values)
+    options = {
+        field.name: values.pop(field.name)
+        for field in fields(SceneOptions)
+        if field.name in values
+    }
+    return function(SceneOptions(**options), **values)
+
+
+def add_saliency_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``saliency`` to a parser.
 
     Args:
         parser: The parser.
-        name: What the map shows.
     """
+    _add_scene_arguments(parser, 'saliency')
+    add = parser.add_argument
+    add('--indices', nargs='+', default=list(DEFAULT_INDICES), help='spectral indices')
+    add('--patch-size', type=int, default=8, help='side of a patch in pixels')
+    add('--alpha', type=float, default=0.5, help='weight of richness, 0 to 1')
+    add('--combine', default='minmax', help='minmax, rank or product')
+    add('--scale', type=float, default=1e-4, help='reflectance per unit')
+    _add_polygons(
+        parser, 0.9, 'outlines of the salient regions, .geojson or .gpkg; for several '
+        'scenes, only the suffix counts',
+    )  # fmt: skip
+    add('--min-area', type=float, default=0.0, help='smallest area of a region, in m2')
+    add('--simplify', type=float, default=0.71, help='of outlines, in patches')
+
+
+def add_embed_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``embed`` to a parser.
+
+    Args:
+        parser: The parser.
+    """
+    _add_scene_arguments(parser, 'embedding')
     add = parser.add_argument
     add(
-        'scene', nargs='+',
-        help='GeoTIFFs, folders with a file a band (.SAFE), or patterns of them',
+        '--weights', default='SIGMAE_Weights.SENTINEL2',
+        help='an exported encoder, a training checkpoint or the name of a weight enum',
     )  # fmt: skip
+    add('--depth', type=int, help='block whose output is used, from 1; default: last')
+    add('--pca', type=int, help='number of principal components to map instead')
+    add('--size', type=int, default=64, help='side of the chips in pixels')
+    _add_device(parser)
+
+
+def add_similar_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``similar`` to a parser.
+
+    Args:
+        parser: The parser.
+    """
+    add = parser.add_argument
+    add('embedding', type=Path, help='a map made by embed, without --pca')
     add(
-        '-o', '--output', type=Path, required=True,
-        help=f'the GeoTIFF to be; or a folder, where <scene>_{name}.tif is made',
+        '--at', nargs=2, type=float, required=True, metavar=('X', 'Y'),
+        help='coordinate in the system of the map; column and row if it has none',
     )  # fmt: skip
-    add('--png', action='store_true', help='draw it too, beside the map')
-    add('--aoi', help='file of polygons, in any system: what is outside is missing')
-    add(
-        '--file-bands', nargs='+',
-        help='bands of a file without descriptions: names in order, or one of '
-        f'{", ".join(_ORDERS)}',
+    add('--crs', help='system of --at if it is another one, for example EPSG:4326')
+    add('-o', '--output', type=Path, required=True, help='the GeoTIFF to write')
+    _add_polygons(parser, 0.99, 'outlines of the most similar patches')
+
+
+def add_reconstruct_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``reconstruct`` to a parser.
+
+    Args:
+        parser: The parser.
+    """
+    _add_scene_arguments(parser, 'reconstruction')
+    add = parser.add_argument
+    add('--weights', required=True, help='a training checkpoint of SIGMAETask')
+    add('--mask-ratio', type=float, help='share of hidden tokens; default: as trained')
+    add('--size', type=int, help='side of the chips in pixels; default: as trained')
+    _add_device(parser)
+
+
+def _add_scene_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add the options of :class:`.SceneOptions`."""
+    options: dict[str, dict[str, Any]] = {
+        'scene': {
+            'nargs': '+',
+            'help': 'GeoTIFFs, folders with a file per band (.SAFE), or patterns',
+        },
+        '--output': {
+            'type': Path,
+            'required': True,
+            'help': f'the GeoTIFF to write; or a folder, for <scene>_{name}.tif',
+        },
+        '--png': {'action': 'store_true', 'help': 'draw a picture beside the map'},
+        '--aoi': {'type': Path, 'help': 'file of polygons: outside is missing'},
+        '--bands-in-file': {
+            'nargs': '+',
+            'help': 'bands of a file without descriptions: names in order, or one of '
+            'eurosat, l1c, l2a, oscd',
+        },
+        '--sensor': {'default': 'sentinel2', 'help': 'sensor of the bands'},
+        '--nodata': {
+            'type': float,
+            'help': 'missing pixels; default: as in file',
+        },
+        '--offset': {
+            'type': float,
+            'help': 'added to raw values; default: as in the metadata of a product',
+        },
+        '--window': {'type': int, 'help': 'side of the windows that are read, pixels'},
+    }
+    for option, settings in options.items():
+        names = ('-o', option) if option == '--output' else (option,)
+        parser.add_argument(*names, **settings)
+
+
+def _add_polygons(parser: argparse.ArgumentParser, threshold: float, text: str) -> None:
+    """Add the options of regions."""
+    parser.add_argument('--polygons', type=Path, metavar='FILE', help=text)
+    parser.add_argument(
+        '--threshold', type=float, default=threshold,
+        help='quantile of the map above which regions lie (default: %(default)s)',
     )  # fmt: skip
-    add('--sensor', default='sentinel2', help='sensor of the bands')
-    add('--nodata', type=float, help='of missing pixels; default: what the file says')
-    add(
-        '--offset', type=float,
-        help='added to raw values; default: what the metadata of a product say, or 0',
-    )  # fmt: skip
-    add('--window', type=int, help='side of what is read at a time, in pixels')
 
 
-def targets(arguments: argparse.Namespace, name: str) -> Iterator[tuple[Path, Path]]:
-    """Find the scenes, and where their maps go.
-
-    Args:
-        arguments: Of :func:`add_scene_arguments`.
-        name: What the maps show.
-
-    Yields:
-        A scene, and its map to be, whose folder is made.
-
-    Raises:
-        ValueError: If several scenes would become one file, or a map its own scene.
-    """
-    paths = dict.fromkeys(
-        Path(path)
-        for pattern in arguments.scene
-        for path in sorted(glob.glob(pattern, recursive=True)) or [pattern]
-    )
-    output = arguments.output
-    if output.is_dir() or not output.suffix:
-        maps = {path: output / f'{path.stem}_{name}.tif' for path in paths}
-        output.mkdir(parents=True, exist_ok=True)
-    elif len(paths) == 1:
-        maps = dict.fromkeys(paths, output)
-        output.parent.mkdir(parents=True, exist_ok=True)
-    else:
-        raise ValueError(
-            f'output: {str(output)!r} is one file, but there are {len(paths)} scenes. '
-            'Pass a folder.'
-        )
-    twice = [str(path) for path, n in Counter(maps.values()).items() if n > 1]
-    if twice:
-        raise ValueError(f'output: several scenes would become {twice[0]}.')
-    for path, target in maps.items():
-        if target.exists() and path.exists() and target.samefile(path):
-            raise ValueError(f'output: {target} is the scene itself.')
-        yield path, target
-
-
-def open_scene(
-    path: Path, bands: Sequence[str], arguments: argparse.Namespace
-) -> Raster:
-    """Open a scene, and cut out the area asked for; say so if it has no georeference.
-
-    Args:
-        path: The scene.
-        bands: Wanted bands.
-        arguments: Of :func:`add_scene_arguments`, and ``patch_size``.
-
-    Returns:
-        The image.
-    """
-    raster = _open(path, bands, arguments)
-    if raster.crs is None:
-        rank_zero_info(f'{path} has no georeference: its map is in pixels.')
-    return raster
-
-
-def open_colours(path: Path, raster: Raster, arguments: argparse.Namespace) -> Raster:
-    """Open a scene once more, to be shown.
-
-    Args:
-        path: The scene.
-        raster: What :func:`open_scene` made of it.
-        arguments: Of :func:`add_scene_arguments`, and ``patch_size``.
-
-    Returns:
-        The image in red, green and blue; as it was where the scene lacks one.
-    """
-    try:
-        return _open(path, ('red', 'green', 'blue'), arguments)
-    except (ValueError, FileNotFoundError):
-        return raster
-
-
-def save(figure: Figure, target: Path) -> Path:
-    """Save a picture beside a map, whole or not at all.
-
-    Args:
-        figure: The picture.
-        target: The map.
-
-    Returns:
-        Its file.
-    """
-    path = target.with_suffix('.png')
-    write_figure(path, figure)
-    return path
-
-
-def _open(path: Path, bands: Sequence[str], arguments: argparse.Namespace) -> Raster:
-    """Open a scene, and cut out the area asked for."""
-    names = arguments.file_bands
-    if names and len(names) == 1:
-        names = _ORDERS.get(names[0].lower(), names)
-    raster = open_raster(
-        path, bands, names, arguments.sensor, arguments.nodata, arguments.offset
-    )
-    if arguments.aoi:
-        area = read_area(arguments.aoi, raster.crs)
-        raster = raster.cropped(area, arguments.patch_size)
-    return raster
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a model."""
+    parser.add_argument('--batch-size', type=int, default=64, help='chips at a time')
+    parser.add_argument('--device', help='default: cuda if there is any')

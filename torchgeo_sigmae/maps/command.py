@@ -1,280 +1,361 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""``saliency``, ``embed``, ``similar``, ``reconstruct``: maps from the command line."""
+"""Maps of several scenes, with pictures and polygons: what the commands do."""
 
-import argparse
+import glob
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
+from matplotlib.figure import Figure
 
-from ..bands import get_sensor
+from .._files import write_figure
+from ..bands import (
+    EUROSAT_BANDS,
+    OSCD_BANDS,
+    SENTINEL2_BANDS,
+    SENTINEL2_L2A_BANDS,
+    Sensor,
+    get_sensor,
+)
+from ..datasets.scenes import RasterScene
 from ..evaluation import FrozenEncoder
 from ..tasks import SIGMAETask
 from ..transforms import DEFAULT_INDICES
-from .arguments import add_scene_arguments, open_colours, open_scene, save, targets
-from .embedding import embedding_map, patch_side
-from .pictures import (
-    embedding_picture,
-    reconstruction_picture,
-    saliency_picture,
-)
+from .embedding import embedding_map, encoder_patch_size
+from .pictures import embedding_picture, reconstruction_picture, saliency_picture
+from .read import crop, open_raster
 from .reconstruction import reconstruction_map
-from .regions import check_suffix, salient_regions, write_regions
+from .regions import check_suffix, read_aoi, salient_regions, write_regions
 from .saliency import needed_bands, saliency_map
-from .similar import similar_map
+from .similarity import similarity_map
 
 __all__ = (
-    'add_embed_arguments',
-    'add_reconstruct_arguments',
-    'add_saliency_arguments',
-    'add_similar_arguments',
-    'run_embed',
-    'run_reconstruct',
-    'run_saliency',
-    'run_similar',
+    'SceneOptions',
+    'map_embedding',
+    'map_reconstruction',
+    'map_saliency',
+    'map_similarity',
 )
 
+#: Band orders that have a name, for files without band descriptions.
+_ORDERS = {
+    'eurosat': EUROSAT_BANDS,
+    'l1c': SENTINEL2_BANDS,
+    'l2a': SENTINEL2_L2A_BANDS,
+    'oscd': OSCD_BANDS,
+}
 
-def add_saliency_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``saliency`` to a parser.
 
-    Args:
-        parser: The parser.
+@dataclass(frozen=True)
+class SceneOptions:
+    """Which scenes are mapped, how they are read, and where their maps go.
+
+    Attributes:
+        scene: GeoTIFFs, folders with one file per band (.SAFE), or patterns of them.
+        output: The GeoTIFF to write; or a folder, where ``<scene>_<map>.tif`` is
+            written for every scene.
+        png: Whether to draw a picture beside every map.
+        aoi: File of polygons, in any coordinate reference system: pixels outside are
+            missing.
+        bands_in_file: Names of the bands of a file without band descriptions, in
+            order, or one of eurosat, l1c, l2a, oscd.
+        sensor: The sensor that the bands belong to.
+        nodata: Value of missing pixels; None for the file's own, or else 0.
+        offset: Added to raw values; None for the offset in the metadata of a product,
+            or else 0.
+        window: Side of the windows that are read, in pixels; None for about 1024.
     """
-    add_scene_arguments(parser, 'saliency')
-    add = parser.add_argument
-    add('--indices', nargs='+', default=list(DEFAULT_INDICES), help='spectral indices')
-    add('--patch-size', type=int, default=8, help='side of a patch in pixels')
-    add('--alpha', type=float, default=0.5, help='weight of richness, 0 to 1')
-    add('--combine', default='minmax', help='minmax, rank or product')
-    add('--scale', type=float, default=1e-4, help='reflectance per unit')
-    add(
-        '--polygons', type=Path, metavar='FILE',
-        help='outlines of the salient regions, .geojson or .gpkg; of several scenes, '
-        'only the suffix counts',
-    )  # fmt: skip
-    add(
-        '--threshold', type=float, default=0.9,
-        help='quantile of saliency that regions lie above: 0.9 for the top tenth',
-    )  # fmt: skip
-    add('--min-area', type=float, default=0.0, help='of a region, in m2')
-    add('--simplify', type=float, default=0.71, help='of outlines, in patches')
+
+    scene: Sequence[str]
+    output: Path
+    png: bool = False
+    aoi: Path | None = None
+    bands_in_file: Sequence[str] | None = None
+    sensor: str | Sensor = 'sentinel2'
+    nodata: float | None = None
+    offset: float | None = None
+    window: int | None = None
+
+    def targets(self, name: str) -> Iterator[tuple[Path, Path]]:
+        """Pair scenes with their maps.
+
+        Args:
+            name: What the maps show.
+
+        Yields:
+            A scene, and the map to write.
+
+        Raises:
+            ValueError: If several scenes would have one map, or a map would replace its
+                scene.
+        """
+        paths = dict.fromkeys(
+            Path(path)
+            for pattern in self.scene
+            for path in sorted(glob.glob(pattern, recursive=True)) or [pattern]
+        )
+        if self.output.is_dir() or not self.output.suffix:
+            maps = {path: self.output / f'{path.stem}_{name}.tif' for path in paths}
+        elif len(paths) == 1:
+            maps = dict.fromkeys(paths, self.output)
+        else:
+            raise ValueError(
+                f'output: {str(self.output)!r} is one file, but there are {len(paths)} '
+                'scenes. Pass a folder.'
+            )
+        twice = [str(path) for path, n in Counter(maps.values()).items() if n > 1]
+        if twice:
+            raise ValueError(f'output: several scenes would become {twice[0]}.')
+        for path, target in maps.items():
+            if target.exists() and path.exists() and target.samefile(path):
+                raise ValueError(f'output: {target} is the scene itself.')
+            yield path, target
+
+    def open(self, path: Path, bands: Sequence[str], patch_size: int) -> RasterScene:
+        """Open a scene, and crop it to the area of interest.
+
+        Args:
+            path: The scene.
+            bands: Wanted bands.
+            patch_size: Side of the patches in pixels.
+
+        Returns:
+            The scene.
+        """
+        names = self.bands_in_file
+        if names and len(names) == 1:
+            names = _ORDERS.get(names[0].lower(), names)
+        scene = open_raster(path, bands, names, self.sensor, self.nodata, self.offset)
+        if self.aoi:
+            scene = crop(scene, read_aoi(self.aoi, scene.crs), patch_size)
+        return scene
+
+    def open_rgb(self, scene: RasterScene, patch_size: int) -> RasterScene:
+        """Open a scene again, to draw it.
+
+        Args:
+            scene: The scene in other bands.
+            patch_size: Side of the patches in pixels.
+
+        Returns:
+            The scene in red, green and blue, or *scene* if it lacks one of them.
+        """
+        try:
+            return self.open(Path(scene.path), ('red', 'green', 'blue'), patch_size)
+        except (ValueError, FileNotFoundError):
+            return scene
 
 
-def run_saliency(arguments: argparse.Namespace) -> list[Path]:
-    """Map the saliency of scenes.
+def map_saliency(
+    options: SceneOptions,
+    indices: Sequence[str] = DEFAULT_INDICES,
+    patch_size: int = 8,
+    alpha: float = 0.5,
+    combine: str = 'minmax',
+    scale: float = 1e-4,
+    polygons: Path | None = None,
+    threshold: float = 0.9,
+    min_area: float = 0.0,
+    simplify: float = 0.71,
+) -> list[Path]:
+    """Map the saliency of scenes, and outline salient regions.
 
     Args:
-        arguments: Of :func:`add_saliency_arguments`.
+        options: The scenes.
+        indices: Spectral indices.
+        patch_size: Side of a patch in pixels.
+        alpha: Weight of richness against heterogeneity, in [0, 1].
+        combine: 'minmax', 'rank' or 'product'.
+        scale: Reflectance per unit of the scene's values.
+        polygons: File of the outlines of salient regions, .geojson or .gpkg; for
+            several scenes, only the suffix counts.
+        threshold: Quantile of saliency above which regions lie: 0.9 for the top tenth.
+        min_area: Smallest area of a region, in m2.
+        simplify: Largest distance by which outlines are simplified, in patches.
 
     Returns:
         The files that were written.
 
     Raises:
-        OSError: If a scene cannot be read, or a map not be written.
+        OSError: If a scene cannot be read, or a map cannot be written.
         ValueError: If an argument is out of range, or does not fit a scene.
     """
-    sensor = get_sensor(arguments.sensor)
-    bands = needed_bands(arguments.indices, sensor)
-    if arguments.polygons:
-        check_suffix(arguments.polygons)
+    if polygons:
+        check_suffix(polygons)
+    sensor = get_sensor(options.sensor)
+    bands = needed_bands(indices, sensor)
     written = []
-    for path, target in targets(arguments, 'saliency'):
-        raster = open_scene(path, bands, arguments)
-        if arguments.min_area and raster.crs is None:
+    for path, target in options.targets('saliency'):
+        scene = _announced(options.open(path, bands, patch_size))
+        if min_area and scene.crs is None:
             raise ValueError(
                 f'min_area: {path} has no coordinate reference system, so areas in m2 '
                 'are not known. Leave it out, or georeference the scene.'
             )
         saliency_map(
-            raster,
-            target,
-            arguments.patch_size,
-            arguments.indices,
-            arguments.alpha,
-            arguments.combine,
-            sensor,
-            arguments.scale,
-            arguments.window,
-        )
+            scene, target, patch_size, indices, alpha, combine, sensor, scale,
+            options.window,
+        )  # fmt: skip
         written.append(target)
         regions = None
-        if arguments.polygons:
-            regions = salient_regions(
-                target, arguments.threshold, arguments.min_area, arguments.simplify
-            )
-            alone = target == arguments.output
-            suffix = arguments.polygons.suffix
-            written.append(arguments.polygons if alone else target.with_suffix(suffix))
+        if polygons:
+            regions = salient_regions(target, threshold, min_area, simplify)
+            alone = target == options.output
+            written.append(polygons if alone else target.with_suffix(polygons.suffix))
             write_regions(regions, written[-1])
-        if arguments.png:
-            shown = open_colours(path, raster, arguments)
-            figure = saliency_picture(
-                shown, target, arguments.patch_size, regions, sensor
-            )
-            written.append(save(figure, target))
+        if options.png:
+            shown = options.open_rgb(scene, patch_size)
+            figure = saliency_picture(shown, target, patch_size, regions, sensor)
+            written.append(_save(figure, target))
     return written
 
 
-def add_embed_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``embed`` to a parser.
+def map_embedding(
+    options: SceneOptions,
+    weights: str = 'SIGMAE_Weights.SENTINEL2',
+    depth: int | None = None,
+    pca: int | None = None,
+    size: int = 64,
+    batch_size: int = 64,
+    device: str | None = None,
+) -> list[Path]:
+    """Map the embeddings of patches of scenes.
 
     Args:
-        parser: The parser.
-    """
-    add_scene_arguments(parser, 'embedding')
-    add = parser.add_argument
-    add(
-        '--weights', default='SIGMAE_Weights.SENTINEL2',
-        help='an exported encoder, a training checkpoint or the name of a weight enum',
-    )  # fmt: skip
-    add('--depth', type=int, help='block whose output is taken, from 1; default: last')
-    add('--pca', type=int, help='map so many principal components, not the features')
-    add('--size', type=int, default=64, help='side of what the encoder sees, in pixels')
-    add('--batch-size', type=int, default=64)
-    add('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-
-
-def run_embed(arguments: argparse.Namespace) -> list[Path]:
-    """Map the embeddings of scenes.
-
-    Args:
-        arguments: Of :func:`add_embed_arguments`.
+        options: The scenes.
+        weights: An exported encoder, a training checkpoint or the name of a weight
+            enum.
+        depth: Number of the block whose output is used, from 1; None for the last.
+        pca: Number of principal components to map; None for the features themselves.
+        size: Side of the chips that the encoder sees, in pixels.
+        batch_size: Number of chips that are encoded at a time.
+        device: For example 'cpu' or 'cuda'; None for CUDA if there is any.
 
     Returns:
         The files that were written.
 
     Raises:
-        OSError: If a scene cannot be read, or a map not be written.
+        OSError: If a scene cannot be read, or a map cannot be written.
         ValueError: If an argument is out of range, or does not fit a scene.
     """
-    encoder = FrozenEncoder.load(arguments.weights, depth=arguments.depth)
-    encoder = encoder.to(arguments.device)
-    arguments.patch_size = patch_side(encoder)
-    if arguments.png and arguments.pca != 3:
-        raise ValueError('png: pictures are of three components. Pass --pca 3.')
+    if options.png and pca != 3:
+        raise ValueError('png: pictures show three components. Pass --pca 3.')
+    encoder = FrozenEncoder.load(weights, depth=depth).to(_device(device))
+    patch_size = encoder_patch_size(encoder)
     written = []
-    for path, target in targets(arguments, 'embedding'):
-        raster = open_scene(path, encoder.bands, arguments)
-        embedding_map(
-            raster,
-            target,
-            encoder,
-            arguments.size,
-            arguments.pca,
-            arguments.batch_size,
-            arguments.window,
-        )
+    for path, target in options.targets('embedding'):
+        scene = _announced(options.open(path, encoder.bands, patch_size))
+        embedding_map(scene, target, encoder, size, pca, batch_size, options.window)
         written.append(target)
-        if arguments.png:
-            figure = embedding_picture(raster, target, arguments.patch_size)
-            written.append(save(figure, target))
+        if options.png:
+            figure = embedding_picture(scene, target, patch_size, options.sensor)
+            written.append(_save(figure, target))
     return written
 
 
-def add_similar_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``similar`` to a parser.
+def map_similarity(
+    embedding: Path,
+    at: tuple[float, float],
+    output: Path,
+    crs: str | None = None,
+    polygons: Path | None = None,
+    threshold: float = 0.99,
+) -> list[Path]:
+    """Map the similarity of patches to that at a coordinate.
 
     Args:
-        parser: The parser.
-    """
-    add = parser.add_argument
-    add('embedding', type=Path, help='a map made by embed, without --pca')
-    add(
-        '--at', nargs=2, type=float, required=True, metavar=('X', 'Y'),
-        help='coordinate in the system of the map; column and row where it has none',
-    )  # fmt: skip
-    add('--crs', help='system of --at, if it is another one, for example EPSG:4326')
-    add('-o', '--output', type=Path, required=True, help='the GeoTIFF to be')
-    add(
-        '--polygons', type=Path, metavar='FILE',
-        help='outlines of the most similar patches, .geojson or .gpkg',
-    )  # fmt: skip
-    add(
-        '--threshold', type=float, default=0.99,
-        help='quantile of similarity that they lie above: 0.99 for one patch in 100',
-    )  # fmt: skip
-
-
-def run_similar(arguments: argparse.Namespace) -> list[Path]:
-    """Map how much alike patches are to that at a coordinate.
-
-    Args:
-        arguments: Of :func:`add_similar_arguments`.
+        embedding: A map of embeddings, without principal components.
+        at: Coordinate in the system of the map; column and row if it has none.
+        output: The GeoTIFF to write.
+        crs: System of *at* if it is another one, for example EPSG:4326.
+        polygons: File of the outlines of the most similar patches, .geojson or .gpkg.
+        threshold: Quantile of similarity above which they lie: 0.99 for one in 100.
 
     Returns:
         The files that were written.
 
     Raises:
-        OSError: If the map cannot be read, or the other not be written.
+        OSError: If the map cannot be read, or the other cannot be written.
         ValueError: If there is no embedding at the coordinate, or another argument is
             out of range.
     """
-    target, polygons = arguments.output, arguments.polygons
     if polygons:
         check_suffix(polygons)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    x, y = arguments.at
-    similar_map(arguments.embedding, target, x, y, arguments.crs)
+    similarity_map(embedding, output, *at, crs)
     if not polygons:
-        return [target]
-    found = salient_regions(target, arguments.threshold, layer='similarity')
-    write_regions(found, polygons)
-    return [target, polygons]
+        return [output]
+    regions = salient_regions(output, threshold, layer='similarity')
+    write_regions(regions, polygons)
+    return [output, polygons]
 
 
-def add_reconstruct_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``reconstruct`` to a parser.
-
-    Args:
-        parser: The parser.
-    """
-    add_scene_arguments(parser, 'reconstruction')
-    add = parser.add_argument
-    add('--weights', required=True, help='a training checkpoint of SIGMAETask')
-    add('--mask-ratio', type=float, help='share of hidden tokens; default: as trained')
-    add('--size', type=int, help='side of chips in pixels; default: as trained')
-    add('--batch-size', type=int, default=64)
-    add('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-
-
-def run_reconstruct(arguments: argparse.Namespace) -> list[Path]:
-    """Map the reconstruction of scenes.
+def map_reconstruction(
+    options: SceneOptions,
+    weights: str,
+    mask_ratio: float | None = None,
+    size: int | None = None,
+    batch_size: int = 64,
+    device: str | None = None,
+) -> list[Path]:
+    """Mask scenes, and map the reconstruction of a model.
 
     Args:
-        arguments: Of :func:`add_reconstruct_arguments`.
+        options: The scenes; their bands are those of the sensor the task knows.
+        weights: A training checkpoint of SIGMAETask.
+        mask_ratio: Share of hidden tokens in (0, 1); None for that of training.
+        size: Side of the chips in pixels; None for that of training.
+        batch_size: Number of chips that are reconstructed at a time.
+        device: For example 'cpu' or 'cuda'; None for CUDA if there is any.
 
     Returns:
         The files that were written.
 
     Raises:
-        OSError: If a file cannot be read, or a map not be written.
+        OSError: If a file cannot be read, or a map cannot be written.
         ValueError: If an argument is out of range, or does not fit a scene.
     """
     task = SIGMAETask.load_from_checkpoint(
-        arguments.weights, map_location='cpu', weights_only=True
+        weights, map_location='cpu', weights_only=True
     )
-    task = task.to(arguments.device)
-    size = arguments.size or task.model.encoder.patch_embed.img_size[0]
-    arguments.patch_size, arguments.sensor = size, task.sensor
+    task = task.to(_device(device))
+    options = replace(options, sensor=task.sensor)
+    size = size or int(task.model.encoder.patch_embed.img_size[0])
+    statistics = task.statistics
     written = []
-    for path, target in targets(arguments, 'reconstruction'):
-        raster = open_scene(path, task.statistics.data_bands, arguments)
+    for path, target in options.targets('reconstruction'):
+        scene = _announced(options.open(path, statistics.data_bands, size))
         reconstruction_map(
-            raster,
-            target,
-            task,
-            arguments.mask_ratio,
-            size,
-            arguments.batch_size,
-            arguments.window,
+            scene, target, task, mask_ratio, size, batch_size, options.window
         )
         written.append(target)
-        if arguments.png:
-            known = task.statistics
+        if options.png:
             figure = reconstruction_picture(
-                raster, target, task.bands, task.sensor, known.scale, known.offset
-            )
-            written.append(save(figure, target))
+                scene, target, task.bands, task.sensor, statistics.scale,
+                statistics.offset,
+            )  # fmt: skip
+            written.append(_save(figure, target))
     return written
+
+
+def _announced(scene: RasterScene) -> RasterScene:
+    """Say so if a scene has no georeference."""
+    if scene.crs is None:
+        rank_zero_info(f'{scene.path} has no georeference: its map is in pixels.')
+    return scene
+
+
+def _save(figure: Figure, target: Path) -> Path:
+    """Save a picture beside a map."""
+    path = target.with_suffix('.png')
+    write_figure(path, figure)
+    return path
+
+
+def _device(device: str | None) -> str:
+    """The device to use."""
+    return device or ('cuda' if torch.cuda.is_available() else 'cpu')

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Reconstructions of whole scenes."""
+"""Maps of reconstructions."""
 
 from pathlib import Path
 
@@ -9,17 +9,26 @@ import numpy as np
 import torch
 from rasterio.windows import Window
 
+from ..datasets.scenes import RasterScene
 from ..masking.masks import check_mask_ratio
 from ..tasks import SIGMAETask
-from .geotiff import write_map
-from .parts import Parts, fingerprint
-from .raster import Raster
+from .windows import (
+    Grid,
+    Part,
+    compute_windows,
+    is_finished,
+    map_key,
+    patch_grid,
+    patch_windows,
+    weights_hash,
+)
+from .write import write_map
 
 __all__ = ('reconstruction_map',)
 
 
 def reconstruction_map(
-    raster: Raster,
+    scene: RasterScene,
     target: str | Path,
     task: SIGMAETask,
     mask_ratio: float | None = None,
@@ -27,38 +36,39 @@ def reconstruction_map(
     batch_size: int = 64,
     window: int | None = None,
 ) -> None:
-    """Mask an image of any size, and map what a model makes of it.
+    """Mask a scene of any size, and map the reconstruction of a model.
 
-    The image is cut into chips side by side. The place of a chip alone decides what is
-    hidden, at random, so that models can be compared, and whatever the windows by which
-    the image is read. Chips that hang over the right or lower edge hide what is missing
-    first, and so less of the image. Interrupted, the same call goes on where it was;
-    finished, it does nothing.
+    The scene is cut into chips side by side. The position of a chip alone decides which
+    patches are hidden, at random: models can be compared, and the window does not
+    matter. Chips that extend over the right or lower edge hide missing patches first,
+    and therefore less of the scene.
+
+    A map that exists already, of the same scene and settings, is left alone.
 
     Args:
-        raster: The image, in the bands of the task's data.
-        target: The GeoTIFF to be, on the grid of the image: every band of the model in
-            reflectance, hidden patches predicted and the others as they are; ``mask``,
-            the share of bands that was hidden; ``error``, the root mean squared error
-            of the hidden bands in reflectance, NaN where none was. NaN where there is
-            no data. With ``norm_pix_loss`` hidden patches borrow their own mean and
-            standard deviation, and the error is smaller than it would be.
+        scene: The scene, in the bands of the task's data.
+        target: The GeoTIFF to write, on the grid of the scene: every band of the model
+            in reflectance, hidden patches predicted and the others unchanged; ``mask``,
+            the share of bands that were hidden; ``error``, the root mean squared error
+            of the hidden bands in reflectance, NaN where none was. NaN where data are
+            missing. With ``norm_pix_loss`` hidden patches use their true mean and
+            standard deviation, which makes the error smaller.
         task: The pretrained task.
         mask_ratio: Share of masked tokens in (0, 1); None for that of training.
         size: Side of the chips in pixels, best that of pretraining.
-        batch_size: Chips at a time.
-        window: Side of the windows in pixels, a multiple of *size*; None for about
-            1024.
+        batch_size: Number of chips that are reconstructed at a time.
+        window: Side of the windows that are read in pixels, a multiple of *size*; None
+            for about 1024.
 
     Raises:
-        OSError: If the image cannot be read or the map not be written.
+        OSError: If the scene cannot be read or the map cannot be written.
         ValueError: If an argument is out of range, the bands are not the task's, or no
             pixel is valid.
     """
-    target, wanted = Path(target), tuple(task.statistics.data_bands)
-    if raster.bands != wanted:
+    target, bands = Path(target), tuple(task.statistics.data_bands)
+    if scene.bands != bands:
         raise ValueError(
-            f'raster: its bands are {raster.bands}, the task was trained on {wanted}. '
+            f'scene: its bands are {scene.bands}, the task was trained on {bands}. '
             'Open it with those.'
         )
     if size < 1 or size % task.model.patch_size:
@@ -66,73 +76,83 @@ def reconstruction_map(
             f'size: {size} is not a multiple of the {task.model.patch_size} pixels of '
             'a patch.'
         )
-    # The ratio is checked before the first window is read.
     if mask_ratio is not None:
         check_mask_ratio(mask_ratio)
-    task = task.eval()
-    _, columns, _ = raster.grid(size)
-    settings = {
-        'map': 'reconstruction',
-        'model': task.hparams['model'],
-        'weights': fingerprint(task.model),
-        'mask_ratio': mask_ratio,
-    }
-    parts = Parts(target, raster, size, window, settings)
-    if parts.finished:
+    windows = patch_windows(scene, size, window)
+    model = task.hparams['model']
+    key = map_key(
+        scene, map='reconstruction', model=model, weights=weights_hash(task.model),
+        mask_ratio=mask_ratio, size=size,
+    )  # fmt: skip
+    if is_finished(target, key):
         return
-
-    def reconstruct(place: Window) -> np.ndarray:
-        image = torch.from_numpy(raster.read(place))
-        grid = [n // size for n in image.shape[1:]]
-        chips = image.unfold(1, size, size).unfold(2, size, size)
-        chips = chips.permute(1, 2, 0, 3, 4).flatten(0, 1)
-        row, column = place.row_off // size, place.col_off // size
-        numbers = torch.arange(row, row + grid[0])[:, None] * columns
-        numbers = (numbers + torch.arange(column, column + grid[1])).flatten()
-        found = torch.cat(
-            [
-                _layers(task.reconstruct(x, mask_ratio, n))
-                for x, n in zip(
-                    chips.split(batch_size), numbers.split(batch_size), strict=True
-                )
-            ]
-        )
-        # (h * w, D, size, size) to (D, H, W).
-        found = found.unflatten(0, grid).permute(2, 0, 3, 1, 4)
-        layers: np.ndarray = found.flatten(3, 4).flatten(1, 2).numpy()
-        return layers
-
-    parts.compute(reconstruct, f'Reconstruction of {Path(raster.name).name}')
-    results = (
-        _cut(cells, found, size, raster.height, raster.width) for cells, found in parts
+    task.eval()
+    columns = patch_grid(scene, size).columns
+    parts = compute_windows(
+        scene,
+        windows,
+        size,
+        lambda part: _reconstruct(
+            task, scene.read(part), part, columns, mask_ratio, size, batch_size
+        ),
+        f'Reconstruction of {Path(scene.path).name}',
     )
-    tags = {'model': task.hparams['model'], 'mask_ratio': str(mask_ratio)}
-    tags['made_from'] = parts.key
+    tags = {'model': model, 'mask_ratio': str(mask_ratio), 'made_from': key}
     if task.hparams['norm_pix_loss']:
-        tags['oracle'] = 'hidden patches borrowed their own mean and std'
-    shape, names = (raster.height, raster.width), [*task.bands, 'mask', 'error']
-    write_map(target, results, shape, raster.transform, raster.crs, names, tags)
-    parts.remove()
+        tags['oracle'] = 'hidden patches use their true mean and standard deviation'
+    grid = patch_grid(scene, 1)
+    parts = (_in_pixels(*part, size, grid) for part in parts)
+    write_map(target, parts, grid, [*task.bands, 'mask', 'error'], tags)
+
+
+def _reconstruct(
+    task: SIGMAETask,
+    image: np.ndarray,
+    window: Window,
+    columns: int,
+    mask_ratio: float | None,
+    size: int,
+    batch_size: int,
+) -> np.ndarray:
+    """Reconstruction, mask and error of a window ``(C, H, W)``, ``(C + 2, H, W)``."""
+    rows, cols = (n // size for n in image.shape[1:])
+    chips = (
+        torch.from_numpy(image).unflatten(2, (cols, size)).unflatten(1, (rows, size))
+    )
+    # (C, rows, size, cols, size) to (rows * cols, C, size, size).
+    chips = chips.permute(1, 3, 0, 2, 4).flatten(0, 1)
+    row, column = window.row_off // size, window.col_off // size
+    indices = torch.arange(row, row + rows)[:, None] * columns
+    indices = (indices + torch.arange(column, column + cols)).flatten()
+    layers = torch.cat(
+        [
+            _layers(task.reconstruct(batch, mask_ratio, batch_indices))
+            for batch, batch_indices in zip(
+                chips.split(batch_size), indices.split(batch_size), strict=True
+            )
+        ]
+    )
+    layers = layers.unflatten(0, (rows, cols)).permute(2, 0, 3, 1, 4)
+    whole: np.ndarray = layers.flatten(3, 4).flatten(1, 2).numpy()
+    return whole
 
 
 def _layers(prediction: dict[str, torch.Tensor]) -> torch.Tensor:
     """Reconstruction, mask and error of chips, ``(B, C + 2, H, W)``."""
-    image, found, hidden = (
+    image, rebuilt, hidden = (
         prediction[name].float().cpu() for name in ('image', 'reconstruction', 'mask')
     )
     hidden = hidden if hidden.ndim == 4 else hidden[:, None].expand_as(image)
-    counted = (hidden > 0) & image.isfinite() & found.isfinite()
-    squared = torch.where(counted, (found - image).square(), 0).sum(1, keepdim=True)
+    counted = (hidden > 0) & image.isfinite() & rebuilt.isfinite()
+    squared = torch.where(counted, (rebuilt - image).square(), 0).sum(1, keepdim=True)
     error = (squared / counted.sum(1, keepdim=True)).sqrt()
-    known = found.isfinite().any(1, keepdim=True)
-    mask = hidden.mean(1, keepdim=True).where(known, torch.nan)
-    return torch.cat([found, mask, error], dim=1)
+    valid = rebuilt.isfinite().any(1, keepdim=True)
+    mask = hidden.mean(1, keepdim=True).where(valid, torch.nan)
+    return torch.cat([rebuilt, mask, error], dim=1)
 
 
-def _cut(
-    cells: Window, found: np.ndarray, size: int, height: int, width: int
-) -> tuple[Window, np.ndarray]:
-    """A window of chips in pixels, without what lies beyond the image."""
+def _in_pixels(cells: Window, values: np.ndarray, size: int, grid: Grid) -> Part:
+    """A window of chips in pixels, without what lies beyond the scene."""
     column, row = cells.col_off * size, cells.row_off * size
-    found = found[:, : height - row, : width - column]
-    return Window(column, row, found.shape[2], found.shape[1]), found
+    values = values[:, : grid.rows - row, : grid.columns - column]
+    return Window(column, row, values.shape[2], values.shape[1]), values

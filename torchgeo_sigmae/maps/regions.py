@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Areas in and out: an area of interest, and salient regions as polygons."""
+"""Polygons: areas of interest, and salient regions."""
 
 import os
 import warnings
@@ -11,7 +11,7 @@ import geopandas as gpd
 import numpy as np
 import shapely
 from pyogrio.errors import DataLayerError, DataSourceError
-from pyproj import CRS
+from rasterio import CRS
 from rasterio.features import shapes
 from scipy import ndimage
 from shapely.geometry import shape
@@ -20,18 +20,18 @@ from shapely.geometry.base import BaseGeometry
 from .._files import atomic_path
 from ..datasets.scenes import opened
 
-__all__ = ('read_area', 'salient_regions', 'write_regions')
+__all__ = ('check_suffix', 'read_aoi', 'salient_regions', 'write_regions')
 
-#: How files of polygons are written, by suffix.
+#: Drivers of files of polygons, by suffix.
 _DRIVERS = {'.geojson': 'GeoJSON', '.gpkg': 'GPKG'}
 
 
-def read_area(path: str | Path, crs: CRS | None) -> BaseGeometry:
+def read_aoi(path: str | Path, crs: CRS | None) -> BaseGeometry:
     """Read an area of interest.
 
     Args:
         path: A GeoJSON, GeoPackage or another file with polygons, in any system.
-        crs: The system wanted; None to take the coordinates as they are.
+        crs: The system to return it in; None to take the coordinates as they are.
 
     Returns:
         All polygons of the file as one area.
@@ -52,11 +52,11 @@ def read_area(path: str | Path, crs: CRS | None) -> BaseGeometry:
     if not isinstance(frame, gpd.GeoDataFrame) or frame.geometry.isna().all():
         raise ValueError(f'aoi: {os.fspath(path)!r} holds no geometry.')
     if crs is not None and frame.crs is not None:
-        frame = frame.to_crs(crs)
-    area = shapely.make_valid(frame.geometry.union_all())
-    if not area.area:
+        frame = frame.to_crs(crs.to_wkt())
+    aoi = shapely.make_valid(frame.geometry.union_all())
+    if not aoi.area:
         raise ValueError(f'aoi: {os.fspath(path)!r} holds no polygon.')
-    return area
+    return aoi
 
 
 def salient_regions(
@@ -66,29 +66,26 @@ def salient_regions(
     simplify: float = 0.71,
     layer: str = 'saliency',
 ) -> gpd.GeoDataFrame:
-    """Outline the most salient patches of a saliency map.
-
-    Or of another layer: of the ``'similarity'`` of
-    :func:`~torchgeo_sigmae.maps.similar_map`, the patches most like a place.
+    """Outline the patches with the highest values of a map.
 
     Args:
-        path: A map of :func:`~torchgeo_sigmae.maps.saliency_map`.
-        threshold: Quantile of saliency in [0, 1): 0.9 takes the most salient tenth of
-            the patches, and those that are as salient.
+        path: A map of :func:`~torchgeo_sigmae.maps.saliency_map`, or of
+            :func:`~torchgeo_sigmae.maps.similarity_map`.
+        threshold: Quantile in [0, 1): 0.9 takes the highest tenth of the patches, and
+            those with the same value.
         min_area: Smaller regions are left out, in m2.
         simplify: Largest distance by which outlines are simplified, in patches; 0.71
-            turns stairs into slopes, 0 leaves them alone.
-        layer: The layer to take.
+            turns stairs into slopes, 0 leaves them as they are.
+        layer: The layer to use: ``'saliency'``, ``'similarity'`` or another one.
 
     Returns:
         Regions of patches that share a side, largest first, in the system of the map,
-        as polygons with the columns ``area_m2`` (before they were simplified; NaN where
-        the map has no system), ``patches`` (their number), ``mean`` and ``max``
-        (saliency).
+        as polygons with the columns ``area_m2`` (before simplification; NaN if the map
+        has no system), ``patches`` (their number), ``mean`` and ``max`` of the layer.
 
     Raises:
         ValueError: If an argument is out of range, the map has no such layer or no
-            values, or has no system while an area is asked for.
+            values, or *min_area* is given for a map without a system.
     """
     if not 0 <= threshold < 1:
         raise ValueError(
@@ -110,15 +107,16 @@ def salient_regions(
             f'min_area: {path} has no coordinate reference system, so areas in m2 are '
             'not known. Leave it out, or georeference the scene.'
         )
-    known = np.isfinite(values)
-    if not known.any():
+    valid = np.isfinite(values)
+    if not valid.any():
         raise ValueError(f'{path} has no values.')
-    chosen = known & (values >= np.quantile(values[known], threshold, method='higher'))
+    chosen = valid & (values >= np.quantile(values[valid], threshold, method='higher'))
     labels, count = ndimage.label(chosen)
-    outlines = dict[int, BaseGeometry]()
-    for outline, number in shapes(labels.astype('int32'), chosen, transform=transform):
-        outlines[int(number)] = shape(outline)
     numbers = np.arange(1, count + 1)
+    outlines = {
+        int(number): shape(outline)
+        for outline, number in shapes(labels.astype('int32'), chosen, 4, transform)
+    }
     frame = gpd.GeoDataFrame(
         {
             'area_m2': np.nan,
@@ -131,11 +129,11 @@ def salient_regions(
     )
     if crs is not None:
         try:
-            frame['area_m2'] = _square_metres(frame.geometry)
+            frame['area_m2'] = _square_meters(frame.geometry)
         except RuntimeError as error:
             raise ValueError(
-                f'{path} has coordinates that its system does not: {error}. Correct '
-                'the georeference of the scene.'
+                f'{path} has coordinates outside its coordinate reference system: '
+                f'{error}. Correct the georeference of the scene.'
             ) from error
         frame = frame[frame.area_m2 >= min_area]
     side = max(abs(transform.a), abs(transform.b))
@@ -147,15 +145,15 @@ def salient_regions(
 
 
 def write_regions(frame: gpd.GeoDataFrame, target: str | Path) -> None:
-    """Write regions, whole or not at all.
+    """Write regions to a file of polygons.
 
     Args:
         frame: The regions.
-        target: A file that ends in ``.geojson`` (in degrees, as its standard asks,
-            where the regions have a system) or ``.gpkg``.
+        target: A file that ends in ``.geojson`` (in degrees, as its standard asks, if
+            the regions have a system) or ``.gpkg``. An existing one is replaced.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If it cannot be written; an existing one is left as it was.
         ValueError: If the suffix is another one.
     """
     target = Path(target)
@@ -170,22 +168,15 @@ def write_regions(frame: gpd.GeoDataFrame, target: str | Path) -> None:
 
 
 def check_suffix(target: Path) -> None:
-    """Refuse files that regions cannot be written to.
-
-    Args:
-        target: The file.
-
-    Raises:
-        ValueError: If it ends otherwise than expected.
-    """
+    """Refuse files that regions cannot be written to."""
     if target.suffix not in _DRIVERS:
         raise ValueError(
             f'polygons: {str(target)!r} should end in {" or ".join(_DRIVERS)}.'
         )
 
 
-def _square_metres(outlines: gpd.GeoSeries) -> gpd.GeoSeries:
-    """Areas, in the UTM zone of the place where the system is in degrees."""
+def _square_meters(outlines: gpd.GeoSeries) -> gpd.GeoSeries:
+    """Areas; those of a system in degrees are measured in the UTM zone."""
     if not outlines.crs.is_projected:
         outlines = outlines.to_crs(outlines.estimate_utm_crs())
     return outlines.area * outlines.crs.axis_info[0].unit_conversion_factor ** 2

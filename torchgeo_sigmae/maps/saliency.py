@@ -3,7 +3,7 @@
 
 """Maps of spectral indices and patch saliency."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from rasterio.windows import Window
 from torch import Tensor
 
 from ..bands import SENTINEL2, Sensor
+from ..datasets.scenes import RasterScene
 from ..patches import cut_patches, valid_patches, valid_pixels
 from ..transforms import (
     DEFAULT_INDICES,
@@ -21,18 +22,28 @@ from ..transforms import (
     spectral_indices,
 )
 from ..transforms.saliency import check_combination, join_statistics
-from .geotiff import write_map
-from .parts import Parts
-from .raster import Raster
+from .windows import (
+    Grid,
+    Part,
+    compute_windows,
+    is_finished,
+    map_key,
+    patch_grid,
+    patch_windows,
+)
+from .write import stored_layers, write_map
 
 __all__ = ('needed_bands', 'saliency_map')
 
-#: Ranks take all patches at once; so many still fit.
+#: Ranks need all patches at once; this many fit into memory.
 _MOST_RANKED = 50_000_000
+
+#: Smallest and largest richness, and heterogeneity.
+Limits = tuple[tuple[float, float], tuple[float, float]]
 
 
 def saliency_map(
-    raster: Raster,
+    scene: RasterScene,
     target: str | Path,
     patch_size: int = 8,
     indices: Sequence[str | SpectralIndex] = DEFAULT_INDICES,
@@ -42,100 +53,81 @@ def saliency_map(
     scale: float = 1e-4,
     window: int | None = None,
 ) -> None:
-    """Map spectral indices and saliency of the patches of an image of any size.
+    """Map spectral indices and saliency of the patches of a scene of any size.
 
-    The image is read by windows, whose results are kept beside *target* until the map
-    is written, so that an interrupted call goes on where it was. The map equals
-    :func:`~torchgeo_sigmae.transforms.patch_saliency` of the whole image to the bit,
-    whatever the window: richness and heterogeneity are scaled by their smallest and
-    largest values in the image, which a second sweep over the patches knows.
+    The map equals :func:`~torchgeo_sigmae.transforms.patch_saliency` of the whole scene
+    to the bit, for any window: richness and heterogeneity are scaled by their smallest
+    and largest values in the scene, which a second pass over the patches uses.
+
+    A map that exists already, of the same scene and settings, is left alone.
 
     Args:
-        raster: The image.
-        target: The GeoTIFF to be, with a cell a patch and these layers in float32: the
-            mean of every index over the valid pixels of the patch, ``richness``,
-            ``heterogeneity``, and ``saliency`` in [0, 1]. NaN where a patch has no
-            valid pixel.
+        scene: The scene.
+        target: The GeoTIFF to write. It has one cell per patch and these layers in
+            float32: the mean of every index over the valid pixels of the patch,
+            ``richness``, ``heterogeneity``, and ``saliency`` in [0, 1]. NaN where a
+            patch has no valid pixel.
         patch_size: Side of a patch in pixels.
         indices: Spectral indices to use.
         alpha: Weight of richness against heterogeneity, in [0, 1].
         combine: ``'minmax'``, ``'rank'`` or ``'product'``, see
             :func:`~torchgeo_sigmae.transforms.patch_saliency`.
-        sensor: The sensor the bands of the image belong to.
-        scale: Reflectance per unit of the image.
-        window: Side of the windows in pixels, a multiple of *patch_size*; None for
-            about 1024.
+        sensor: The sensor that the bands of the scene belong to.
+        scale: Reflectance per unit of the scene's values.
+        window: Side of the windows that are read in pixels, a multiple of *patch_size*;
+            None for about 1024.
 
     Raises:
-        OSError: If the image cannot be read or the map not be written.
+        OSError: If the scene cannot be read or the map cannot be written.
         ValueError: If an argument is out of range, a band is missing, no pixel is
-            valid, or ranks are asked for of too many patches.
+            valid, or there are too many patches to rank.
     """
     check_combination(alpha, combine)
     target, resolved = Path(target), [get_index(index) for index in indices]
     if patch_size < 1:
         raise ValueError(f'patch_size: {patch_size} is not at least 1.')
-    rows, columns, transform = raster.grid(patch_size)
-    if combine == 'rank' and rows * columns > _MOST_RANKED:
+    windows = patch_windows(scene, patch_size, window)
+    grid = patch_grid(scene, patch_size)
+    if combine == 'rank' and grid.rows * grid.columns > _MOST_RANKED:
         raise ValueError(
-            f"combine: 'rank' sorts all patches, and {raster.name} has {rows} x "
-            f"{columns}. Use 'minmax', a larger patch_size or an area."
+            f"combine: 'rank' sorts all patches, and {scene.path} has {grid.rows} x "
+            f"{grid.columns}. Use 'minmax', a larger patch_size or an area of interest."
         )
+    formulas = [(index.name, index.formula, index.value_range) for index in resolved]
+    key = map_key(
+        scene, map='saliency', patch_size=patch_size, indices=formulas, alpha=alpha,
+        combine=combine, scale=scale,
+    )  # fmt: skip
+    if is_finished(target, key):
+        return
 
-    def describe(place: Window) -> np.ndarray:
-        image = torch.from_numpy(raster.read(place))
+    def statistics(part: Window) -> np.ndarray:
+        image = torch.from_numpy(scene.read(part))
         valid = valid_pixels(image, nodata=None)
         image = torch.where(valid, image * scale, 0)
-        layers = spectral_indices(image, raster.bands, resolved, sensor)
-        means = _patch_means(layers, valid, patch_size)
-        statistics = patch_statistics(layers, patch_size, valid)
-        found = torch.cat([means, torch.stack(statistics)])
-        return found.where(valid_patches(valid, patch_size), torch.nan).numpy()
-
-    settings = {
-        'map': 'saliency',
-        'indices': [[i.name, i.formula, i.value_range] for i in resolved],
-        'alpha': alpha,
-        'combine': combine,
-        'scale': scale,
-    }
-    parts = Parts(target, raster, patch_size, window, settings)
-    if parts.finished:
-        return
-    parts.compute(describe, f'Saliency of {Path(raster.name).name}')
-    limits = _limits(parts)
-    names = [*(index.name for index in resolved), 'richness', 'heterogeneity']
-    tags = {'patch_size': str(patch_size), 'alpha': str(alpha), 'combine': combine}
-    tags['made_from'] = parts.key
-    results: Iterable[tuple[Window, np.ndarray]]
-    if combine == 'rank':
-        whole = np.empty((len(names), rows, columns), np.float32)
-        for cells, found in parts:
-            whole[(slice(None), *cells.toslices())] = found
-        everywhere = Window(0, 0, columns, rows)
-        results = [(everywhere, _with_saliency(whole, alpha, combine))]
-    else:
-        results = (
-            (cells, _with_saliency(found, alpha, combine, limits))
-            for cells, found in parts
+        layers = spectral_indices(image, scene.bands, resolved, sensor)
+        values = torch.cat(
+            [
+                _patch_means(layers, valid, patch_size),
+                torch.stack(patch_statistics(layers, patch_size, valid)),
+            ]
         )
-    names.append('saliency')
-    write_map(target, results, (rows, columns), transform, raster.crs, names, tags)
-    parts.remove()
+        return values.where(valid_patches(valid, patch_size), torch.nan).numpy()
+
+    names = [*(index.name for index in resolved), 'richness', 'heterogeneity']
+    title = f'Saliency of {Path(scene.path).name}'
+    parts = compute_windows(scene, windows, patch_size, statistics, title)
+    tags = {'patch_size': str(patch_size), 'alpha': str(alpha), 'combine': combine}
+    tags['made_from'] = key
+    with stored_layers(target, parts, grid, len(names)) as stored:
+        layers = _with_saliency(stored, grid, alpha, combine)
+        write_map(target, layers, grid, [*names, 'saliency'], tags)
 
 
 def needed_bands(
     indices: Sequence[str | SpectralIndex], sensor: Sensor
 ) -> tuple[str, ...]:
-    """Find the bands that indices need.
-
-    Args:
-        indices: The indices.
-        sensor: The sensor the bands belong to.
-
-    Returns:
-        Canonical names, in the order of the sensor.
-    """
+    """Canonical names of the bands that indices need, in the order of the sensor."""
     wanted = {name for index in indices for name in get_index(index).bands}
     wanted = {sensor.band(name).name for name in wanted}
     return tuple(band.name for band in sensor.bands if band.name in wanted)
@@ -148,29 +140,40 @@ def _patch_means(layers: Tensor, valid: Tensor, patch_size: int) -> Tensor:
     return values.sum(dim=-1) / counted.sum(dim=-1).clamp(min=1)
 
 
-def _limits(parts: Parts) -> tuple[tuple[float, float], tuple[float, float]]:
+def _with_saliency(
+    stored: Callable[[], Iterator[Part]], grid: Grid, alpha: float, combine: str
+) -> Iterator[Part]:
+    """Append saliency to layers that end with richness and heterogeneity."""
+    limits = None
+    if combine == 'rank':
+        parts: Iterator[Part] = iter([_joined(stored(), grid)])
+    else:
+        parts, limits = stored(), _limits(stored())
+    for cells, values in parts:
+        richness, heterogeneity = torch.from_numpy(values[-2:]).nan_to_num(0)
+        patches = torch.from_numpy(np.isfinite(values[-1]))
+        saliency = join_statistics(
+            richness, heterogeneity, patches, alpha, combine, limits
+        ).where(patches, torch.nan)
+        yield cells, np.concatenate([values, saliency.numpy()[None]])
+
+
+def _joined(parts: Iterator[Part], grid: Grid) -> Part:
+    """All windows as one."""
+    cells, values = next(parts)
+    whole = np.empty((len(values), grid.rows, grid.columns), np.float32)
+    whole[:, *cells.toslices()] = values
+    for cells, values in parts:
+        whole[:, *cells.toslices()] = values
+    return Window(0, 0, grid.columns, grid.rows), whole
+
+
+def _limits(parts: Iterator[Part]) -> Limits:
     """Smallest and largest richness, and heterogeneity."""
-    low, high = np.full(2, np.inf), np.full(2, -np.inf)
-    for _, found in parts:
-        statistics = found[-2:].reshape(2, -1)
-        known = statistics[:, np.isfinite(statistics[0])]
-        if known.size:
-            low = np.minimum(low, known.min(axis=1))
-            high = np.maximum(high, known.max(axis=1))
+    low, high = np.full(2, np.inf, np.float32), np.full(2, -np.inf, np.float32)
+    for _, values in parts:
+        statistics = values[-2:].reshape(2, -1)
+        low = np.fmin(low, np.fmin.reduce(statistics, axis=1))
+        high = np.fmax(high, np.fmax.reduce(statistics, axis=1))
     (r_low, h_low), (r_high, h_high) = low.tolist(), high.tolist()
     return (r_low, r_high), (h_low, h_high)
-
-
-def _with_saliency(
-    found: np.ndarray,
-    alpha: float,
-    combine: str,
-    limits: tuple[tuple[float, float], tuple[float, float]] | None = None,
-) -> np.ndarray:
-    """Append saliency to layers that end with richness and heterogeneity."""
-    richness, heterogeneity = torch.from_numpy(found[-2:]).nan_to_num(0)
-    patches = torch.from_numpy(np.isfinite(found[-1]))
-    saliency = join_statistics(
-        richness, heterogeneity, patches, alpha, combine, limits
-    ).where(patches, torch.nan)
-    return np.concatenate([found, saliency.numpy()[None]])

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Images to be mapped: one file, a file a band, a dataset of TorchGeo, an area."""
+"""Scenes to be mapped: one file, a file per band, a TorchGeo dataset, an area."""
 
 import json
 from pathlib import Path
@@ -18,11 +18,13 @@ from torchgeo.datasets import Sentinel2
 from helpers.geotiffs import numbered, write
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.maps import (
+    crop,
     dataset_raster,
     open_raster,
-    read_area,
+    read_aoi,
     saliency_map,
 )
+from torchgeo_sigmae.maps.windows import patch_windows
 from torchgeo_sigmae.transforms import SpectralIndex
 
 RGB = ('B04', 'B03', 'B02')
@@ -73,7 +75,7 @@ def test_reads_any_window(tmp_path: Path) -> None:
 def test_windows_cover_every_patch_once(tmp_path: Path) -> None:
     raster = open_raster(write(tmp_path / 's.tif', numbered(20, 30)), RGB)
     seen = np.zeros((24, 32), int)
-    for window in raster.windows(16, 8):
+    for window in patch_windows(raster, 8, 16):
         seen[window.toslices()] += 1
     assert (seen == 1).all()
 
@@ -109,7 +111,7 @@ def test_bands_of_a_product_share_the_finest_grid(safe: Path) -> None:
 
 def test_offset(safe: Path) -> None:
     (safe / 'MTD_MSIL2A.xml').write_text(METADATA.format('BOA_ADD_OFFSET', -900))
-    with pytest.raises(ValueError, match=r'offset: .*MTD_MSIL2A.xml tells several'):
+    with pytest.raises(ValueError, match=r'offset: .*MTD_MSIL2A.xml has several'):
         open_raster(safe, ['B04'])
     assert open_raster(safe, ['B04'], offset=-7).offset == -7
     (safe / 'MTD_MSIL2A.xml').unlink()
@@ -152,7 +154,7 @@ def test_no_raster(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r'x\.tif cannot be read'):
         open_raster(tmp_path / 'x.tif', RGB)
     path = write(tmp_path / 's.tif', numbered(8, 8), bands=None)
-    with pytest.raises(ValueError, match=r'file_bands: .* has no band descriptions'):
+    with pytest.raises(ValueError, match=r'bands_in_file: .* has no band descriptions'):
         open_raster(path, RGB)
     with pytest.raises(ValueError, match=r'bands: .*B8A'):
         open_raster(path, ['B8A'], RGB)
@@ -184,7 +186,7 @@ def test_dataset_of_torchgeo_equals_the_folder(tmp_path: Path) -> None:
         assert np.array_equal(found, wanted, equal_nan=True)
     area = box(500_205, 5_399_500, 500_600, 5_399_800)
     window = Window(0, 0, 40, 40)
-    found, wanted = (r.cropped(area, 8).read(window) for r in (one, other))
+    found, wanted = (crop(r, area, 8).read(window) for r in (one, other))
     assert np.array_equal(found, wanted, equal_nan=True)
     assert np.isfinite(found).any()
     greenness = SpectralIndex('G', '(green - red) / (green + red)', 'made up')
@@ -211,7 +213,7 @@ class TestArea:
         for system in ('EPSG:32632', 'EPSG:4326', 'EPSG:3857'):
             path = tmp_path / f'{system[5:]}.gpkg'
             wanted.segmentize(5).to_crs(system).to_file(path)
-            cut = raster.cropped(read_area(path, raster.crs), 8)
+            cut = crop(raster, read_aoi(path, raster.crs), 8)
             assert (cut.row, cut.column, cut.height, cut.width) == (8, 24, 40, 32)
             maps.append(cut.read(Window(0, 0, 32, 40)))
         inside = np.isfinite(maps[0][0])
@@ -226,25 +228,56 @@ class TestArea:
         gpd.GeoSeries([box(20, 40, 21, 41)], crs='EPSG:4326').to_file(path)
         raster = open_raster(scene, RGB)
         with pytest.raises(ValueError, match=r'aoi: the area .* lies outside'):
-            raster.cropped(read_area(path, raster.crs), 8)
+            crop(raster, read_aoi(path, raster.crs), 8)
 
     def test_bad_files(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match='aoi: there is no file'):
-            read_area(tmp_path / 'none.geojson', None)
+            read_aoi(tmp_path / 'none.geojson', None)
         bad = tmp_path / 'bad.geojson'
         bad.write_text('{"type":')
         with pytest.raises(ValueError, match=r"aoi: '.*bad.geojson' cannot be read"):
-            read_area(bad, None)
+            read_aoi(bad, None)
         gpd.GeoSeries([Point(0, 0)], crs='EPSG:4326').to_file(tmp_path / 'p.gpkg')
         with pytest.raises(ValueError, match='holds no polygon'):
-            read_area(tmp_path / 'p.gpkg', None)
+            read_aoi(tmp_path / 'p.gpkg', None)
         empty = {'type': 'FeatureCollection', 'features': []}
         bad.write_text(json.dumps(empty))
         with pytest.raises(ValueError, match='holds no'):
-            read_area(bad, None)
+            read_aoi(bad, None)
 
 
-def test_overview_takes_every_so_manieth_pixel(tmp_path: Path) -> None:
+@pytest.mark.parametrize('cache', [False, True])
+def test_preview_shows_every_part_of_the_scene(tmp_path: Path, cache: bool) -> None:
     image = numbered(50, 70)
-    raster = open_raster(write(tmp_path / 's.tif', image), RGB)
-    assert np.array_equal(raster.overview(4), image[:, ::4, ::4])
+    image[:, 40:] = 0
+    scene = open_raster(write(tmp_path / 's.tif', image, east=5e5), RGB)
+    preview = (scene.cached() if cache else scene).preview(4)
+    assert preview.shape == (3, 13, 18)
+    assert np.isnan(preview[:, 11:]).all()
+    # The value says its row and column.
+    rows, columns = np.divmod(preview[0, :10] - 1, 100)
+    assert (abs(rows - np.arange(10)[:, None] * 4 - 1.5) < 3).all()
+    assert (abs(columns - np.arange(18) * 4 - 1.5) < 3).all()
+
+
+def test_preview_of_an_area_of_a_product(safe: Path) -> None:
+    scene = open_raster(safe, ('B01', 'B04'))
+    square = box(5e5 + 600, 5.4e6 - 1200, 5e5 + 1200, 5.4e6 - 600)
+    preview = crop(scene, square, 8).preview(8)
+    assert preview.shape == (2, 8, 8)
+    whole = crop(scene, square, 8).read()
+    valid = np.isfinite(preview[0])
+    assert valid[1:7, 1:7].all()
+    wanted = whole[:, ::8, ::8]
+    assert abs(preview - wanted)[:, valid & np.isfinite(wanted[0])].max() < 8 * 241
+
+
+def test_preview_of_a_dataset(tmp_path: Path) -> None:
+    values = np.arange(64 * 64, dtype='uint16').reshape(64, 64) + 1
+    for band in ('B02', 'B03'):
+        write_band(tmp_path / 'R10m' / f'{TILE}_{band}_10m.tif', values, 10)
+    dataset = Sentinel2(tmp_path, bands=['B02', 'B03'], res=10)
+    scene = dataset_raster(dataset, ('B03', 'B02'))
+    preview = scene.preview(8)
+    assert preview.shape == (2, 8, 8)
+    assert abs(preview - values[4::8, 4::8]).max() <= 4 * 65

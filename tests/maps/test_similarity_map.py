@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What is like a place: cosine similarity, against scikit-learn."""
+"""Maps of cosine similarity, against scikit-learn."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from helpers.geotiffs import write
 from torchgeo_sigmae.__main__ import main
-from torchgeo_sigmae.maps import similar_map
+from torchgeo_sigmae.maps import similarity_map
 
 NAMES = [f'feature {i}' for i in range(5)]
 
@@ -44,7 +44,7 @@ def test_against_scikit_learn(
         x, y = Transformer.from_crs('EPSG:32632', system, always_xy=True).transform(
             x, y
         )
-    similar_map(path, tmp_path / 's.tif', x, y, system)
+    similarity_map(path, tmp_path / 's.tif', x, y, system)
     found = read(tmp_path / 's.tif')
     flat = values.reshape(5, -1).T
     known = np.isfinite(flat[:, 0])
@@ -63,7 +63,7 @@ def test_without_a_system_columns_and_rows_count(
     main(['similar', f'{path}', '--at', '4.5', '290.5', '-o', f'{tmp_path}/new/s.tif'])
     assert read(tmp_path / 'new' / 's.tif')[290, 4] == pytest.approx(1)
     with pytest.raises(ValueError, match=r'crs: .* has no coordinate reference'):
-        similar_map(path, tmp_path / 's.tif', 4, 290, 'EPSG:4326')
+        similarity_map(path, tmp_path / 's.tif', 4, 290, 'EPSG:4326')
 
 
 def test_the_most_similar_patches(tmp_path: Path, values: np.ndarray) -> None:
@@ -82,8 +82,8 @@ def test_the_most_similar_patches(tmp_path: Path, values: np.ndarray) -> None:
 def test_where_there_is_nothing(tmp_path: Path, values: np.ndarray) -> None:
     path = write(tmp_path / 'e.tif', values, NAMES, np.nan, east=5e5)
     with pytest.raises(ValueError, match=r'at: \(1, 2\) lies outside'):
-        similar_map(path, tmp_path / 's.tif', 1, 2)
+        similarity_map(path, tmp_path / 's.tif', 1, 2)
     with pytest.raises(ValueError, match='has no embedding at'):
-        similar_map(path, tmp_path / 's.tif', 5e5 + 45, 5_400_000 - 75)
+        similarity_map(path, tmp_path / 's.tif', 5e5 + 45, 5_400_000 - 75)
     with pytest.raises(OSError, match='cannot be read'):
-        similar_map(tmp_path / 'none.tif', tmp_path / 's.tif', 1, 2)
+        similarity_map(tmp_path / 'none.tif', tmp_path / 's.tif', 1, 2)

@@ -1,0 +1,147 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Scenes in a folder: found by name, and grouped by the ground they show."""
+
+import glob
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import shapely
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from shapely import STRtree
+from shapely.geometry.base import BaseGeometry
+from tqdm import tqdm
+
+from ..bands import SENTINEL2, SENTINEL2_TEN_BANDS, Sensor, normalize_bands
+from .scenes import RasterScene
+
+__all__ = ('check_on_error', 'find_scenes', 'label_sites', 'skip_on_error')
+
+
+def find_scenes(
+    root: str | Path,
+    paths: str | Sequence[str] = '**/*.tif',
+    bands: Sequence[str] = SENTINEL2_TEN_BANDS,
+    bands_in_file: Sequence[str] | None = None,
+    sensor: str | Sensor = SENTINEL2,
+    nodata: float | None = None,
+    exclude: str | Sequence[str] = (),
+    on_error: str = 'raise',
+    skipped: set[str] | None = None,
+) -> list[RasterScene]:
+    """Find scenes and read their headers.
+
+    Args:
+        root: Folder of the scenes.
+        paths: Patterns of file names under *root*, as in :mod:`glob`; ``**`` stands for
+            any number of folders.
+        bands: Wanted bands.
+        bands_in_file: See :meth:`RasterScene.open`.
+        sensor: The sensor that the names belong to.
+        nodata: See :meth:`RasterScene.open`.
+        exclude: Patterns of files to leave out.
+        on_error: What happens to a file that cannot be read, or lacks a band:
+            ``'raise'``, or ``'skip'`` to leave it out with a warning.
+        skipped: The names of files that are left out are added to this set.
+
+    Returns:
+        The scenes, by name.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or no file in it matches.
+        OSError: If a file cannot be read, or with ``on_error='skip'`` none of them.
+        ValueError: If a file lacks a band or band names.
+
+    Warns:
+        UserWarning: For every file that is left out.
+    """
+    check_on_error(on_error)
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f'root: there is no folder {os.fspath(root)!r}.')
+    names = sorted(_match(root, paths) - _match(root, exclude))
+    if not names:
+        raise FileNotFoundError(
+            f'paths: no file under {os.fspath(root)!r} matches {_patterns(paths)}'
+            + (f' and not {_patterns(exclude)}.' if exclude else '.')
+        )
+    # A wrong band is an error of the argument, not of every file.
+    bands = normalize_bands(bands, sensor)
+    skipped = set() if skipped is None else skipped
+    scenes = []
+    for name in tqdm(names, 'Opening scenes', disable=None, delay=2):
+        path = os.path.join(root, name)
+        with skip_on_error(path, on_error, skipped):
+            scenes.append(RasterScene.open(path, bands, bands_in_file, sensor, nodata))
+    if not scenes:
+        raise OSError(
+            f'root: none of the {len(names)} files under {os.fspath(root)!r} can be '
+            'used, see the warnings above.'
+        )
+    return scenes
+
+
+@contextmanager
+def skip_on_error(path: str, on_error: str, skipped: set[str]) -> Iterator[None]:
+    """Warn if a file fails for the first time and add it to *skipped*, or raise."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if on_error == 'raise':
+            raise
+        if path not in skipped:
+            warnings.warn(f'Skipped: {error}', stacklevel=2)
+        skipped.add(path)
+
+
+def check_on_error(on_error: str) -> None:
+    """Refuse other values of *on_error* than ``'raise'`` and ``'skip'``."""
+    if on_error not in ('raise', 'skip'):
+        raise ValueError(
+            f"on_error: {on_error!r} is unknown. Use 'raise' to stop at a file that "
+            "cannot be read, or 'skip' to leave it out with a warning."
+        )
+
+
+def label_sites(scenes: Sequence[RasterScene]) -> np.ndarray:
+    """Label scenes by the ground they show, for splits that do not share ground.
+
+    Scenes that overlap, directly or through others, get the same number ``(N,)``. A
+    scene without georeference is a site of its own.
+    """
+    boxes = np.array([_ground(scene) for scene in scenes], dtype=object)
+    first, second = STRtree(boxes).query(boxes, predicate='intersects')
+    # Neighbors that share a border show different ground.
+    overlap = shapely.area(shapely.intersection(boxes[first], boxes[second])) > 0
+    edges = (np.ones(overlap.sum()), (first[overlap], second[overlap]))
+    graph = coo_array(edges, shape=(len(scenes), len(scenes)))
+    labels: np.ndarray = connected_components(graph, directed=False)[1]
+    return labels
+
+
+def _ground(scene: RasterScene) -> BaseGeometry | None:
+    """Box around a scene in degrees, or None."""
+    if scene.footprint is None:
+        return None
+    west, south, east, north = scene.footprint
+    return shapely.box(west, south, east + 360 * (east < west), north)
+
+
+def _match(root: str | Path, patterns: str | Sequence[str]) -> set[str]:
+    """File names under *root* that match any of the patterns."""
+    return {
+        name
+        for pattern in _patterns(patterns)
+        for name in glob.glob(pattern, root_dir=root, recursive=True)
+        if os.path.isfile(os.path.join(root, name))
+    }
+
+
+def _patterns(patterns: str | Sequence[str]) -> list[str]:
+    """One pattern or several, as a list."""
+    return [patterns] if isinstance(patterns, str) else list(patterns)
