@@ -139,7 +139,7 @@ def test_torchgeos_attributes_prove_nothing() -> None:
     mean, _ = datamodule_normalization(datamodule)
     assert torch.equal(mean, EuroSATDataModule().mean)
     datamodule.val_aug = OSCDDataModule().aug
-    with pytest.raises(ValueError, match='normalises differently in training'):
+    with pytest.raises(ValueError, match='normalizes differently in training'):
         resolve(datamodule)
     # What the message advises helps.
     assert resolve(datamodule, mean=1.0, std=2.0).std == (2.0,) * 13

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Datamodules, and what TorchGeo's own datamodules say about their batches."""
+"""Datamodules."""
 
 from .scenes import SceneDataModule
 

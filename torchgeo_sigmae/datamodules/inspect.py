@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What a datamodule of TorchGeo tells of its batches: bands, dates, normalisation."""
+"""Bands, dates and normalization of the batches of TorchGeo's datamodules."""
 
 import inspect
 from typing import Any
@@ -24,82 +24,54 @@ __all__ = (
 
 
 def datamodule_bands(datamodule: object) -> tuple[str, ...] | None:
-    """Find the channel order of a TorchGeo datamodule's batches.
+    """Find the channel order of a datamodule's batches.
 
     Args:
         datamodule: Any datamodule.
 
     Returns:
-        Band names as the datamodule spells them, those of one date, or None if it does
-        not tell.
+        Band names of one date, in the datamodule's spelling; None if they are unknown.
     """
     kwargs = getattr(datamodule, 'kwargs', {})
     dataset = getattr(datamodule, 'dataset_class', None)
-    chosen = kwargs.get('bands', getattr(datamodule, 'bands', None))
-    if chosen is not None and not isinstance(chosen, str):
-        return tuple(chosen)
+    bands = kwargs.get('bands', getattr(datamodule, 'bands', None))
+    if bands is not None and not isinstance(bands, str):
+        return tuple(bands)
     if getattr(dataset, '__name__', '').startswith('BigEarthNet'):
         radar = ('VV', 'VH')
         return {'s1': radar, 's2': BIGEARTHNET_BANDS}.get(
-            chosen or 'all', radar + BIGEARTHNET_BANDS
+            bands or 'all', radar + BIGEARTHNET_BANDS
         )
-    if chosen is None:
-        chosen = _dataset_argument(datamodule, 'bands')
-    if chosen is None:
-        # SSL4EO: every split has bands of its own, and no choice among them.
+    if bands is None:
+        bands = _dataset_argument(datamodule, 'bands')
+    if bands is None:
+        # SSL4EO: the split decides about the bands.
         metadata = getattr(dataset, 'metadata', None)
         split = _dataset_argument(datamodule, 'split')
-        told = metadata.get(split) if isinstance(metadata, dict) else None
-        if isinstance(told, dict):
-            chosen = told.get('bands', told.get('all_bands'))
-    return tuple(chosen) if isinstance(chosen, tuple | list) else None
+        entry = metadata.get(split) if isinstance(metadata, dict) else None
+        if isinstance(entry, dict):
+            bands = entry.get('bands', entry.get('all_bands'))
+    return tuple(bands) if isinstance(bands, tuple | list) else None
 
 
 def datamodule_dates(datamodule: object) -> int:
-    """Find how many dates a TorchGeo datamodule puts into the channels of its batches.
+    """Find how many dates a datamodule puts into the channels of its batches.
 
     Args:
         datamodule: Any datamodule.
 
     Returns:
-        The ``seasons`` of SSL4EO and its like, 1 where there are none.
+        The ``seasons`` of SSL4EO and similar datasets, else 1.
     """
     seasons = _dataset_argument(datamodule, 'seasons')
     return seasons if isinstance(seasons, int) else 1
 
 
-def _dataset_argument(datamodule: object, name: str) -> Any:
-    """What a TorchGeo datamodule passes to its dataset, or the dataset's default."""
-    kwargs = getattr(datamodule, 'kwargs', {})
-    dataset = getattr(datamodule, 'dataset_class', None)
-    if name in kwargs or not isinstance(dataset, type):
-        return kwargs.get(name)
-    parameter = inspect.signature(dataset).parameters.get(name)
-    return None if parameter is None else parameter.default
-
-
-def attached_datamodule(trainer: Trainer) -> object:
-    """Find the datamodule of the current run.
-
-    Args:
-        trainer: The trainer.
-
-    Returns:
-        The datamodule, or None. ``trainer.datamodule`` may still be that of an earlier
-        run.
-    """
-    connector = getattr(trainer, '_data_connector', None)
-    selector = getattr(connector, '_datahook_selector', None)
-    if selector is None:
-        return getattr(trainer, 'datamodule', None)
-    return selector.datamodule
-
-
 def datamodule_normalization(datamodule: object) -> tuple[Any, Any] | None:
-    """Find the mean and std a TorchGeo datamodule applies after the batch transfer.
+    """Find the mean and std that a datamodule applies after the batch transfer.
 
-    Its ``mean`` and ``std`` attributes prove nothing (the base class has 0 and 255), so
-    the ``Normalize`` in its augmentations is read.
+    The ``Normalize`` in its augmentations is read. The attributes ``mean`` and ``std``
+    prove nothing: TorchGeo's base class has 0 and 255.
 
     Args:
         datamodule: Any datamodule.
@@ -108,20 +80,20 @@ def datamodule_normalization(datamodule: object) -> tuple[Any, Any] | None:
         Mean and std, or None if it applies none.
 
     Raises:
-        ValueError: If its augmentations normalise differently.
+        ValueError: If training and evaluation are normalized differently.
     """
-    found = _normalizations(datamodule)
-    for mean, std in found[1:]:
-        if not (torch.equal(mean, found[0][0]) and torch.equal(std, found[0][1])):
+    pairs = _normalizations(datamodule)
+    for mean, std in pairs[1:]:
+        if not (torch.equal(mean, pairs[0][0]) and torch.equal(std, pairs[0][1])):
             raise ValueError(
-                f'mean, std: {type(datamodule).__name__} normalises differently in '
+                f'mean, std: {type(datamodule).__name__} normalizes differently in '
                 'training and evaluation. Pass mean= and std= for the batches you use.'
             )
-    return found[0] if found else None
+    return pairs[0] if pairs else None
 
 
 def normalizes(datamodule: object) -> bool:
-    """Tell whether a TorchGeo datamodule normalises its batches after the transfer.
+    """Find out whether a datamodule normalizes its batches after the transfer.
 
     Args:
         datamodule: Any datamodule.
@@ -132,8 +104,36 @@ def normalizes(datamodule: object) -> bool:
     return bool(_normalizations(datamodule))
 
 
+def attached_datamodule(trainer: Trainer) -> object:
+    """Find the datamodule of the current run.
+
+    ``trainer.datamodule`` may still be that of an earlier run.
+
+    Args:
+        trainer: The trainer.
+
+    Returns:
+        The datamodule, or None.
+    """
+    connector = getattr(trainer, '_data_connector', None)
+    selector = getattr(connector, '_datahook_selector', None)
+    if selector is None:
+        return getattr(trainer, 'datamodule', None)
+    return selector.datamodule
+
+
+def _dataset_argument(datamodule: object, name: str) -> Any:
+    """An argument of the datamodule's dataset, or the dataset's default."""
+    kwargs = getattr(datamodule, 'kwargs', {})
+    dataset = getattr(datamodule, 'dataset_class', None)
+    if name in kwargs or not isinstance(dataset, type):
+        return kwargs.get(name)
+    parameter = inspect.signature(dataset).parameters.get(name)
+    return None if parameter is None else parameter.default
+
+
 def _normalizations(datamodule: object) -> list[tuple[Any, Any]]:
-    """Mean and std of every ``Normalize`` in a TorchGeo datamodule's augmentations."""
+    """Mean and std of every ``Normalize`` in a datamodule's augmentations."""
     if not isinstance(datamodule, BaseDataModule):
         return []
     return [

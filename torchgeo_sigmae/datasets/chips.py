@@ -160,12 +160,8 @@ class SceneChips(NonGeoDataset):
             ends = self._ends
             if failed:
                 share = torch.rand((), dtype=torch.float64).item()
-                ends = np.cumsum(
-                    [
-                        s.num_pixels * (i not in failed)
-                        for i, s in enumerate(self.scenes)
-                    ]
-                )
+                readable = [i not in failed for i in range(len(self.scenes))]
+                ends = np.cumsum(np.diff(self._ends, prepend=0) * readable)
             number = int(np.searchsorted(ends, share * ends[-1], side='right'))
             # Rounded to the very end, the last scene that has room.
             last = int(np.searchsorted(ends, ends[-1]))

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Scenes in a folder: found by name, and grouped by the ground they show."""
+"""Scenes in a folder: searched by name, and labeled by the ground they show."""
 
 import glob
 import os

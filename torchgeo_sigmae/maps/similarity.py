@@ -30,8 +30,8 @@ def similarity_map(
 ) -> None:
     """Map the similarity of the embeddings of patches to that at a coordinate.
 
-    Embeddings are compared after the mean of the map is subtracted: it is common to all
-    patches and tells none apart.
+    Embeddings are compared after the mean of the map is subtracted, because all patches
+    share it.
 
     Args:
         path: A map of :func:`~torchgeo_sigmae.maps.embedding_map`.
