@@ -51,4 +51,7 @@ def grouped(**kwargs: Any) -> dict[str, Any]:
         flat = {name: kwargs.pop(name) for name in names & kwargs.keys()}
         if flat:
             kwargs[group] = kind(**flat)
+    encoder = {'cube_bands', 'groups', 'positions'} & kwargs.keys()
+    if encoder:
+        kwargs['encoder_kwargs'] = {name: kwargs.pop(name) for name in encoder}
     return kwargs

@@ -237,8 +237,8 @@ def test_another_number_of_dates_is_refused(channels: int) -> None:
     image = torch.zeros(1, channels, 8, 8)
     with pytest.raises(
         ValueError,
-        match=rf'data_bands: the batch has {channels} channels, but 3 names are known '
-        r'for them on each of 2 dates: .*one name a channel, in the order',
+        match=rf'batch.bands: the batch has {channels} channels, but 3 names are known '
+        r'for them on each of 2 dates: .*one name per channel, in the order',
     ):
         statistics(2).check(image)
     # A time axis counts for itself.

@@ -642,24 +642,25 @@ def test_weights_from_path_enum_and_string_are_equal(
         ({'mask_ratio': (0.5, 1.5)}, r'mask_ratio: 1.5 is not in \(0, 1\)'),
         ({'predict_ratio': 0.0}, r'predict_ratio: 0.0 is not in \(0, 1\]'),
         ({'masking': 'blocks'}, "masking: 'blocks' is unknown"),
-        ({'curriculum': 'steps'}, "curriculum: 'steps' is unknown"),
+        ({'schedule': 'steps'}, "guidance.schedule: 'steps' is unknown"),
         ({'decoder': 'none'}, "decoder: 'none' is unknown"),
         ({'indices': ('NDXI',)}, "indices: 'NDXI' is unknown"),
         ({'weights': True}, "weights: True would mean timm's own weights"),
         ({'mask_ratio': (0.1, 0.2, 0.3)}, 'neither a number nor a pair'),
         ({'indices': ()}, 'indices: none given'),
-        ({'saliency_end': float('nan')}, 'must be finite'),
+        ({'strength': (0, float('nan'))}, 'must be finite'),
         ({'spectral_weight': -1.0}, r'spectral_weight: -1.0 must be 0 or more'),
         ({'spectral_weight': float('inf')}, r'spectral_weight: inf must be'),
         ({'size': 8}, 'size: 8 is a single patch'),
         ({'sensor': 'modis'}, "sensor: 'modis' is unknown"),
         ({'model': 'resnet18'}, "model: 'resnet18' is not a plain timm"),
+        ({'strength': 1.0}, r'guidance.strength: 1.0 is no pair'),
         ({'mean': [1.0, 2.0], 'std': 1.0}, 'mean: 2 values for the 10 channels'),
     ],
 )
 def test_bad_arguments(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        SIGMAETask(**{**SMALL, **settings})
+        SIGMAETask(**grouped(**{**SMALL, **settings}))
 
 
 def test_weights_of_another_architecture(exported: Path) -> None:
@@ -676,7 +677,9 @@ def test_a_datamodule_without_mean_and_std(
     synthetic: SyntheticSentinel2DataModule, tmp_path: Path
 ) -> None:
     loader = DataLoader(SyntheticSentinel2(synthetic.kwargs['root'], 'val'), 16)
-    with pytest.raises(ValueError, match=r'mean: not known .*pass mean= and std='):
+    with pytest.raises(
+        ValueError, match=r'mean: not known .*pass batch=BatchSpec.mean='
+    ):
         make_trainer(tmp_path).fit(make_task(), loader)
 
 
@@ -706,7 +709,7 @@ def test_other_channels_than_named(
     synthetic: SyntheticSentinel2DataModule, tmp_path: Path
 ) -> None:
     synthetic.kwargs['transforms'] = lambda s: {'image': s['image'][:4]}
-    with pytest.raises(ValueError, match='data_bands: the batch has 4 channels'):
+    with pytest.raises(ValueError, match='batch.bands: the batch has 4 channels'):
         make_trainer(tmp_path).validate(make_task(), synthetic, verbose=False)
 
 

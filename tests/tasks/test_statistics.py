@@ -113,7 +113,7 @@ def test_plain_values_survive_a_checkpoint(tmp_path: Path) -> None:
         ({'mean': 0}, 'std: not known'),
         ({'mean': [0.0, 1.0], 'std': 1}, 'mean: 2 values for the 10 channels'),
         ({'mean': 0, 'std': [1.0] * 9 + [0.0]}, 'std: .* must be finite, and'),
-        ({'mean': 0, 'std': 1, 'data_bands': ['B04']}, 'B02, B03, .* not found in'),
+        ({'mean': 0, 'std': 1, 'bands': ['B04']}, 'B02, B03, .* not found in'),
         (
             {'datamodule': LightningDataModule()},
             r'mean: not known \(LightningDataModule tells none\)',
@@ -160,15 +160,23 @@ def test_what_an_earlier_run_told_is_kept() -> None:
 
 def test_a_batch_of_another_layout_is_refused() -> None:
     statistics = resolve(mean=0, std=1)
-    with pytest.raises(ValueError, match='data_bands: the batch has 13 channels'):
+    with pytest.raises(ValueError, match='batch.bands: the batch has 13 channels'):
         statistics.check(torch.zeros(1, 13, 8, 8))
 
 
 @pytest.mark.parametrize(
     ('value', 'scale', 'advice'),
     [
-        (3000.0, 1.0, 'scale: 1.0 .* 3000 in the median .* Pass scale=1e-4'),
-        (0.3, 1e-4, 'scale: 0.0001 .* 3e-05 at most, next to nothing. Pass scale=1 '),
+        (
+            3000.0,
+            1.0,
+            'scale: 1.0 .* 3000 in the median .* Pass batch=BatchSpec\\(scale=1e-4',
+        ),
+        (
+            0.3,
+            1e-4,
+            'scale: 0.0001 .* 3e-05 at most, next to nothing. Pass batch=BatchSpec\\(scale=1\\) ',
+        ),
         (3000.0, 1e-4, None),
         (0.3, 1.0, None),
         (12000.0, 1e-4, None),  # snow and clouds

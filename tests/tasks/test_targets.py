@@ -344,11 +344,11 @@ def test_one_cube_of_all_bands_has_no_spectrum_to_mask() -> None:
 @pytest.mark.parametrize(
     ('family', 'arguments', 'message'),
     [
-        ('sigmae', {'cube_bands': 2}, r'cube_bands: 2 means nothing .*s2mae_vit_small'),
-        ('satmae', {'cube_bands': 2}, 'cube_bands: 2 means nothing to model=.satmae_'),
-        ('sigmae', {'groups': [TEN]}, r'groups: .* means nothing .*satmae_vit_small'),
-        ('s2mae', {'groups': [TEN]}, 'groups: .* means nothing to model=.s2mae_'),
-        ('sigmae', {'positions': 'sincos'}, "positions: 'sincos' means nothing to mod"),
+        ('sigmae', {'cube_bands': 2}, r'cube_bands=2 means nothing .*s2mae_vit_small'),
+        ('satmae', {'cube_bands': 2}, 'cube_bands=2 means nothing to model=.satmae_'),
+        ('sigmae', {'groups': [TEN]}, r'groups=.* means nothing .*satmae_vit_small'),
+        ('s2mae', {'groups': [TEN]}, 'groups=.* means nothing to model=.s2mae_'),
+        ('sigmae', {'positions': 'sincos'}, "positions='sincos' means nothing to mod"),
         ('s2mae', {'positions': 'rope'}, "positions: 'rope' is unknown"),
         ('s2mae', {'cube_bands': 3}, 'cube_bands: 3 does not divide 10 bands'),
         ('satmae', {'groups': [TEN[1:]]}, 'groups: .* must name each of the bands'),

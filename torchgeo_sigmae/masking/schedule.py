@@ -64,7 +64,7 @@ def interpolate(
             weight = 1.0
         case _:
             raise ValueError(
-                f'curriculum: {schedule!r} is unknown. '
+                f'guidance.schedule: {schedule!r} is unknown. '
                 f'Use one of {", ".join(SCHEDULES)}.'
             )
     return (1 - weight) * start + weight * end
@@ -119,7 +119,7 @@ class MaskSchedule:
             )
         if not all(map(math.isfinite, self.strength)):
             raise ValueError(
-                f'saliency_start, saliency_end: {self.strength} must be finite; 0 is '
+                f'guidance.strength: {self.strength} must be finite; 0 is '
                 'random masking.'
             )
         for progress in (0.0, 1.0):

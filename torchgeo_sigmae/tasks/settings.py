@@ -10,7 +10,8 @@ from typing import Any
 __all__ = ('BatchSpec', 'Guidance', 'groups_of_first_edition')
 
 
-@dataclass(frozen=True)
+# Not frozen: Lightning's loggers refuse frozen dataclasses among hyperparameters.
+@dataclass
 class Guidance:
     """How saliency steers the mask.
 
@@ -43,10 +44,10 @@ class Guidance:
                 'example (0, 1).'
             )
         start, end = self.strength
-        object.__setattr__(self, 'strength', (start, end))
+        self.strength = start, end
 
 
-@dataclass(frozen=True)
+@dataclass
 class BatchSpec:
     """What a batch holds; everything that TorchGeo's datamodules tell may be left out.
 
