@@ -11,7 +11,12 @@ import torch
 from lightning.pytorch import Trainer
 from torchgeo.datamodules import OSCDDataModule
 
-from torchgeo_sigmae import BitemporalAugmentation, ResumableCheckpoint
+from torchgeo_sigmae import (
+    BatchSpec,
+    BitemporalAugmentation,
+    Guidance,
+    ResumableCheckpoint,
+)
 from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.callbacks.checkpoint import checkpoints
 from torchgeo_sigmae.datasets import is_resumable
@@ -59,6 +64,26 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 
 def kept(trainer: Trainer) -> list[ResumableCheckpoint]:
     return [c for c in trainer.callbacks if isinstance(c, ResumableCheckpoint)]
+
+
+def test_groups_of_arguments_from_files_and_options(
+    seen: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ('guidance.schedule=cosine', 'batch.scale=1', 'batch.bands=[B02, B03]')
+    main(
+        ['fit', f'--config={CONFIG}']
+        + [f'--model.init_args.{option}' for option in options]
+    )
+    task = seen.calls[0]['model']
+    assert task.guidance == Guidance((0.0, 2.0), 'cosine')
+    assert task.batch == BatchSpec(['B02', 'B03'], scale=1.0)
+    assert task.hparams['guidance'] == {
+        'strength': (0.0, 2.0),
+        'schedule': 'cosine',
+        'richness_weight': 0.5,
+        'combination': 'minmax',
+    }
 
 
 def test_torchgeos_datamodules_become_resumable(seen: Seen, tmp_path: Path) -> None:

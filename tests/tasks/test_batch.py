@@ -87,7 +87,7 @@ def test_integers_and_other_layouts_are_refused() -> None:
     integers = torch.ones(1, 10, 8, 8, dtype=torch.int16)
     with pytest.raises(TypeError, match=r'image: .*int16. Pass image.float\(\)'):
         mark_valid_pixels({'image': integers}, STATISTICS, 0.0)
-    with pytest.raises(ValueError, match='batch.bands: the batch has 3 channels'):
+    with pytest.raises(ValueError, match=r'batch\.bands: the batch has 3 channels'):
         mark_valid_pixels({'image': torch.ones(1, 3, 8, 8)}, STATISTICS, 0.0)
 
 

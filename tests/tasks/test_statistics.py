@@ -160,7 +160,7 @@ def test_what_an_earlier_run_told_is_kept() -> None:
 
 def test_a_batch_of_another_layout_is_refused() -> None:
     statistics = resolve(mean=0, std=1)
-    with pytest.raises(ValueError, match='batch.bands: the batch has 13 channels'):
+    with pytest.raises(ValueError, match=r'batch\.bands: the batch has 13 channels'):
         statistics.check(torch.zeros(1, 13, 8, 8))
 
 
@@ -170,12 +170,12 @@ def test_a_batch_of_another_layout_is_refused() -> None:
         (
             3000.0,
             1.0,
-            'scale: 1.0 .* 3000 in the median .* Pass batch=BatchSpec\\(scale=1e-4',
+            r'scale: 1.0 .* 3000 in the median .* BatchSpec\(scale=1e-4',
         ),
         (
             0.3,
             1e-4,
-            'scale: 0.0001 .* 3e-05 at most, next to nothing. Pass batch=BatchSpec\\(scale=1\\) ',
+            r'scale: 0.0001 .* next to nothing. Pass batch=BatchSpec\(scale=1\) ',
         ),
         (3000.0, 1e-4, None),
         (0.3, 1.0, None),

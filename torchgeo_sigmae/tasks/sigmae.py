@@ -269,8 +269,9 @@ class SIGMAETask(BaseTask):
             self.history = weights.info.get('trained_on', [])
         # Cubes and groups that came with weights, so that checkpoints need no weights.
         hparams['encoder_kwargs'] = encoder_settings(encoder, self.bands)
-        hparams.update(plain(dict(hparams)))
         guidance = self.guidance
+        hparams.update(guidance=guidance, batch=self.batch)
+        hparams.update(plain(dict(hparams)))
         self.mask_schedule = MaskSchedule(
             hparams['masking'],
             hparams['mask_ratio'],
