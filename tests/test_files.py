@@ -54,7 +54,7 @@ def picture(path: Path) -> None:
 
 
 def probe(path: Path) -> None:
-    _write(Namespace(output=path, dataset='EuroSAT'), {})
+    _write(Namespace(output=path, dataset='EuroSAT'), {}, {})
 
 
 #: What writes a file, by its suffix: one for every place in the package that does.

@@ -342,7 +342,8 @@ def test_statistics_of_strangers(sound: dict[str, Any], tmp_path: Path) -> None:
         with pytest.raises(ValueError, match='statistics: the checkpoint tells no'):
             BatchStatistics.from_dict({**known, **change})
     content = {**sound, 'statistics': {**known, 'std': [0.0] * 10}}
-    content['hyper_parameters'] = {**sound['hyper_parameters'], 'mean': None}
+    batch = {**sound['hyper_parameters']['batch'], 'mean': None}
+    content['hyper_parameters'] = {**sound['hyper_parameters'], 'batch': batch}
     torch.save(content, tmp_path / 'x.ckpt')
     with pytest.raises(ValueError, match='statistics: the checkpoint tells no'):
         SIGMAETask.load_from_checkpoint(tmp_path / 'x.ckpt')

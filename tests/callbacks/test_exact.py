@@ -132,7 +132,7 @@ def test_scenes_continue_too(synthetic_root: Path, tmp_path: Path) -> None:
             paths='test/*',
             val_paths='val/000*',
             length=24,
-            scale=(0.5, 1.0),
+            crop_scale=(0.5, 1.0),
             seed=3,
         )
         torch.manual_seed(5)

@@ -44,13 +44,16 @@ def small_task(
 
 
 def grouped(**kwargs: Any) -> dict[str, Any]:
-    """Arguments of a task, with those of its groups collected from flat keywords."""
+    """Arguments of a task, with those of its groups collected from flat keywords.
+
+    A group that is given as such comes first.
+    """
     groups = {'batch': BatchSpec, 'guidance': Guidance}
     for group, kind in groups.items():
         names = {field.name for field in fields(kind)} - {'bands'}
         flat = {name: kwargs.pop(name) for name in names & kwargs.keys()}
         if flat:
-            kwargs[group] = kind(**flat)
+            kwargs.setdefault(group, kind(**flat))
     encoder = {'cube_bands', 'groups', 'positions'} & kwargs.keys()
     if encoder:
         kwargs['encoder_kwargs'] = {name: kwargs.pop(name) for name in encoder}

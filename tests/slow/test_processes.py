@@ -15,6 +15,7 @@ import torch
 from helpers.distributed import fit_forever, fit_group, fit_sharded, samples
 from helpers.killed_runs import Run, differences
 from helpers.processes import join, kill, start_group
+from torchgeo_sigmae import Guidance
 from torchgeo_sigmae.masking import MASKINGS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -41,7 +42,7 @@ def test_an_epoch_is_the_same_on_four_processes(
 ) -> None:
     jobs = {
         'random': {'masking': 'random'},
-        'saliency': {'saliency_start': 1.0, 'augment': False},
+        'saliency': {'guidance': Guidance((1.0, 1.0)), 'augment': False},
     }
     for size in (1, 4):
         fit_group(size, synthetic_root, tmp_path / str(size), jobs)

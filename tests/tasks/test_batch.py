@@ -13,10 +13,11 @@ from torchgeo_sigmae.tasks.batch import (
     default_transform,
     mark_valid_pixels,
 )
+from torchgeo_sigmae.tasks.settings import BatchSpec
 from torchgeo_sigmae.tasks.statistics import resolve_statistics
 
 STATISTICS = resolve_statistics(
-    SENTINEL2_TEN_BANDS, None, list(range(10)), 2.0, 1e-4, 0.0, SENTINEL2
+    BatchSpec(mean=list(range(10)), std=2.0), SENTINEL2_TEN_BANDS, SENTINEL2
 )
 
 

@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from helpers.distributed import fit_group, samples
-from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2DataModule
+from torchgeo_sigmae import Guidance, SIGMAETask, SyntheticSentinel2DataModule
 
 SCRIPT = """
 import json, sys
@@ -93,7 +93,7 @@ COMPARED = {
     'random, augmented': {'masking': 'random', 'predict_ratio': 0.5},
     'saliency, not augmented': {
         'masking': 'saliency',
-        'saliency_start': 1.0,
+        'guidance': Guidance((1.0, 1.0)),
         'predict_ratio': 0.5,
         'augment': False,
     },

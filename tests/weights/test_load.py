@@ -75,7 +75,9 @@ def parts(of: SIGMAETask) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 def test_everything_arrives_bit_by_bit(
     family: str, decoder: str, positions: str, tmp_path: Path
 ) -> None:
-    arguments = {'family': family, 'decoder': decoder, 'positions': positions}
+    arguments = {'family': family, 'decoder': decoder}
+    if family != 'sigmae':
+        arguments['positions'] = positions
     first = stage_of(tmp_path / 'x.ckpt', **arguments)
     second = task(weights=str(tmp_path / 'x.ckpt'), **arguments)
     for before, after in zip(parts(first), parts(second), strict=True):
