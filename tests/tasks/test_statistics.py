@@ -170,7 +170,7 @@ def test_a_batch_of_another_layout_is_refused() -> None:
         (
             3000.0,
             1.0,
-            r'scale: 1.0 .* 3000 in the median .* BatchSpec\(scale=1e-4',
+            r'scale: 1.0 .* 3000 in the median .*BatchSpec\(scale=1e-4',
         ),
         (
             0.3,
