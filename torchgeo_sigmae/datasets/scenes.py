@@ -67,7 +67,7 @@ class BandFile:
         bands_in_file: Sequence[str] | None = None,
         sensor: str | Sensor = SENTINEL2,
     ) -> 'BandFile':
-        """Read the header of a file, see :meth:`RasterScene.open`."""
+        """Read the header of a file, see :meth:`.RasterScene.open`."""
         with opened(path) as file:
             names = bands_in_file or file.descriptions
             if not any(names):

@@ -132,7 +132,7 @@ def plot_mask_ratios(
         max_images: Largest number of images to draw.
 
     Returns:
-        A figure with two rows per image: what was visible, and the reconstruction.
+        A figure with two rows per image, the visible patches and the reconstruction.
     """
     images = next(iter(predictions.values()))['image']
     rows, columns = min(len(images), max_images), 1 + len(predictions)

@@ -122,8 +122,8 @@ def adapt_weights(
     Args:
         weights: The weights.
         target: Canonical names of the new bands, and their sensor.
-        method: As in :func:`adapt_bands`.
-        dates: As in :func:`adapt_bands`; several dates drop the decoder.
+        method: As in :func:`.adapt_bands`.
+        dates: As in :func:`.adapt_bands`; several dates drop the decoder.
 
     Returns:
         The weights for these bands, and what was done.

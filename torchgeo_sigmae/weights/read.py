@@ -48,7 +48,7 @@ def find_weights(source: WeightsEnum | str | Path) -> WeightsEnum | Path:
     """Find the file or the weight enum.
 
     Args:
-        source: As in :func:`read_weights`.
+        source: As in :func:`.read_weights`.
 
     Returns:
         The member, or the path of an existing file.
