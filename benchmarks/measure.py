@@ -42,9 +42,10 @@ from tqdm import tqdm
 from torchgeo_sigmae import SyntheticSentinel2
 from torchgeo_sigmae.datasets import SceneChips, find_scenes
 
+from .pack import read_packed
+
 __all__ = (
     'DATA',
-    'SIDE',
     'count_flop',
     'environment',
     'inside',
@@ -76,8 +77,9 @@ OPERATORS = {
     'copies': 'copy_|cat|gather|index|where|scatter.*',
 }
 
-#: Side of the matrices of the matrix product.
-SIDE = 2048
+#: Side of the matrices of the matrix product; a GPU multiplies small ones faster than
+#: its clock is read.
+SIDE = {'cpu': 2048, 'cuda': 8192}
 
 
 def now(device: str) -> float:
@@ -107,9 +109,13 @@ def read_chips(arguments: argparse.Namespace, size: int) -> tuple[Tensor, str]:
     count, root = arguments.batch_size, arguments.data / 'scenes'
     chips: Dataset[dict[str, Tensor]]
     if arguments.data.is_file():
-        # Of benchmarks.pack.
-        packed = np.load(arguments.data, allow_pickle=False)
-        chips = [{'image': torch.from_numpy(chip.astype('f4'))} for chip in packed]
+        tiles, _ = read_packed(arguments.data, 64)
+        chips = [
+            {'image': torch.from_numpy(tile[:, i : i + size, j : j + size]).float()}
+            for tile in tiles
+            for i in range(0, tile.shape[1] - size + 1, size)
+            for j in range(0, tile.shape[2] - size + 1, size)
+        ]
         title = f'real Sentinel-2 chips of {arguments.data.name}'
     elif root.is_dir():
         # Haze with stripes is left out.
@@ -256,26 +262,28 @@ def product(
     """
     half = (precision or arguments.precision) == 'bf16'
     dtype = torch.bfloat16 if half else torch.float32
-    matrix = torch.randn(SIDE, SIDE, device=arguments.device).to(dtype)
+    side, device = SIDE[arguments.device], arguments.device
+    matrix = torch.randn(side, side, device=device).to(dtype)
 
     def multiply() -> float:
-        start = now(arguments.device)
+        start = now(device)
         torch.matmul(matrix, matrix)
-        return now(arguments.device) - start
+        return now(device) - start
 
     return multiply
 
 
-def matmul_rate(seconds: Sequence[float]) -> float:
+def matmul_rate(seconds: Sequence[float], device: str = 'cpu') -> float:
     """Turn the times of :func:`product` into a rate.
 
     Args:
         seconds: What it took.
+        device: ``'cpu'`` or ``'cuda'``.
 
     Returns:
         Floating-point operations per second, of the median.
     """
-    return 2 * SIDE**3 / float(np.median(seconds))
+    return 2 * SIDE[device] ** 3 / float(np.median(seconds))
 
 
 def inside(call: Callable[[], Any], *modes: AbstractContextManager[Any]) -> Any:

@@ -31,7 +31,6 @@ from torchgeo_sigmae.tasks.reconstruction import make_tokens
 
 from .measure import (
     DATA,
-    SIDE,
     count_flop,
     environment,
     inside,
@@ -168,7 +167,7 @@ def measure(
         for family, masking, size in jobs
     ]  # fmt: skip
     *times, products = interleave(arguments, [*steps, product(arguments)], title)
-    rate = matmul_rate(products)
+    rate = matmul_rate(products, arguments.device)
     records = []
     for job, step, bytes_, found in zip(jobs, steps, memory, times, strict=True):
         seconds, masked = np.array(found).T
@@ -224,7 +223,7 @@ def print_models(records: Sequence[dict[str, Any]]) -> None:
         )
         print(f'| {" | ".join(map(str, cells))} |')
     rate = records[0]['matmul_flop_per_second'] / 1e9
-    print(f'\nA product of {SIDE} x {SIDE} matrices: {rate:.0f} GFLOP/s.')
+    print(f'\nMatrix products: {rate:.0f} GFLOP/s.')
 
 
 def print_tokens(records: Sequence[dict[str, Any]]) -> None:

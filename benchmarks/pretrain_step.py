@@ -38,6 +38,7 @@ from .measure import (
     matmul_rate,
     measure_memory,
     megabytes,
+    peak_memory,
     product,
     quartiles,
     quiet,
@@ -126,8 +127,14 @@ def measure(
     Returns:
         What was measured, a record each.
     """
-    memory = measure_memory(arguments, build, [(c,) for c in contenders])
+    cuda = arguments.device == 'cuda'
+    memory = (
+        [] if cuda else measure_memory(arguments, build, [(c,) for c in contenders])
+    )
     steps: list[Any] = [build(arguments, c, small=False) for c in contenders]
+    if cuda:
+        # A GPU counts what is allocated, so one process does. Compiles, if asked for.
+        memory = [peak_memory(lambda s=step: (s(), s()), 'cuda') for step in steps]
     rates = [product(arguments, precision) for precision in PRECISIONS]
     *times, fp32, bf16 = interleave(arguments, [*steps, *rates], 'Steps')
     products = dict(zip(PRECISIONS, (fp32, bf16), strict=True))
@@ -135,8 +142,13 @@ def measure(
     for contender, step, bytes_, seconds in zip(
         contenders, steps, memory, times, strict=True
     ):
+        parts = {} if cuda else shares(step)
+        if arguments.compile:
+            # Compiled, it does the same products, which are not counted.
+            step.close()
+            plain = argparse.Namespace(**{**vars(arguments), 'compile': False})
+            step = build(plain, contender, small=False)
         flop = count_flop(step)
-        parts = {} if arguments.device == 'cuda' else shares(step)
         step.close()
         low, middle, high = quartiles(seconds)
         records.append(
@@ -152,7 +164,8 @@ def measure(
                 'shares': parts,
                 'flop_per_second': flop / middle,
                 'matmul_flop_per_second': matmul_rate(
-                    products[contender.precision or arguments.precision]
+                    products[contender.precision or arguments.precision],
+                    arguments.device,
                 ),
             }
         )
@@ -220,15 +233,17 @@ def main(arguments: argparse.Namespace) -> None:
             contender
             for contender in CONTENDERS[arguments.device]
             if contender.table == table
+            and contender.make in (arguments.make or [contender.make])
             and (contender.make != 'torchgeo' or MAE is not None)
         ]
         if contenders:
             records += (found := measure(arguments, contenders))
             print_table(table, found)
             print_shares(table, found)
+            # Now, since the next table may not come to its end.
+            write_record(arguments, 'pretrain_step', data=title, steps=records)
     rates = {row['matmul_flop_per_second'] / 1e9 for row in records}
     print(f'\nMatrix products: {", ".join(f"{r:.0f}" for r in sorted(rates))} GFLOP/s.')
-    write_record(arguments, 'pretrain_step', data=title, steps=records)
 
 
 if __name__ == '__main__':
@@ -237,6 +252,7 @@ if __name__ == '__main__':
     parser.add_argument('--data', type=Path, default=DATA)
     parser.add_argument('--output', type=Path, default=Path('outputs/benchmarks'))
     parser.add_argument('--only', nargs='+', choices=tables, default=tables)
+    parser.add_argument('--make', nargs='+', help='ours, torchgeo, ...; default all')
     parser.add_argument('--model', default='sigmae_vit_small_patch8')
     parser.add_argument('--size', type=int, default=96)
     parser.add_argument('--batch-size', type=int, default=16)

@@ -197,7 +197,7 @@ class Fit:
             default_root_dir=self.folder.name,
         )
         # As it comes from a loader: the same batch, many times.
-        batches: Any = [{'image': images}] * 100_000
+        batches: Any = [{'image': images.to(arguments.device)}] * 100_000
         self.loader: DataLoader[Any] = DataLoader(batches, batch_size=None)
         self.error: BaseException | None = None
         self.threads = arguments.threads

@@ -204,24 +204,6 @@ def test_pretrain_step(tmp_path: Path) -> None:
     assert one == pytest.approx(other, rel=0.1)
 
 
-def test_steps_on_packed_chips(tmp_path: Path) -> None:
-    packed = tmp_path / 'chips.npy'
-    table = run('benchmarks.pack', packed, '--data', tmp_path, '--count', 2)
-    assert 'Wrote 2 synthetic chips' in table
-    chips = np.load(packed)
-    assert chips.shape == (2, 10, 96, 96)
-    assert chips.dtype == np.uint16
-    table = run(
-        'benchmarks.pretrain_step', '--data', packed, '--output', tmp_path, '--only',
-        'model', '--model', 'sigmae_vit_tiny_patch8', '--batch-size', 2,
-        '--repetitions', 1, '--warm-up', 0, '--threads', 1,
-    )  # fmt: skip
-    assert 'real Sentinel-2 chips of chips.npy' in table
-    for row in json.loads((tmp_path / 'pretrain_step.json').read_text())['steps']:
-        assert sum(row['shares'].values()) == pytest.approx(1)
-        assert row['shares']['products'] > 0.02
-
-
 def test_encoders(tmp_path: Path) -> None:
     names = ('sigmae_vit_tiny_patch16', 'vit_tiny_patch16_224', 'resnet18')
     table = run(
