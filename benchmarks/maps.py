@@ -23,7 +23,7 @@ import numpy as np
 import rasterio
 from rasterio.transform import from_origin
 
-from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, band_indices
+from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, BandSet
 
 from .measure import where
 
@@ -44,7 +44,8 @@ def enlarge(scene: Path, side: int, path: Path) -> None:
         path: The file to be.
     """
     with rasterio.open(scene) as file:
-        chosen = [i + 1 for i in band_indices(SENTINEL2_TEN_BANDS, file.descriptions)]
+        bands = BandSet.from_data(file.descriptions)
+        chosen = [i + 1 for i in bands.channels(SENTINEL2_TEN_BANDS)]
         image = file.read(chosen)
     rows, columns = (max(side - n, 0) for n in image.shape[1:])
     image = np.pad(image, ((0, 0), (0, rows), (0, columns)), mode='reflect')

@@ -87,7 +87,7 @@ class Step:
         model = self.task.model
         self.optimizer = build_optimizer([model.encoder, model.decoder], 1e-4, 0.05)
         self.images = self.task.statistics.normalize(images).to(arguments.device)
-        self.valid = torch.ones_like(self.images[:, 0], dtype=torch.bool)
+        self.valid = torch.ones_like(self.images[:, :1], dtype=torch.bool)
         self.bf16 = arguments.precision == 'bf16'
         places = (images.shape[-1] // model.patch_size) ** 2
         self.tokens = model.layout.num_groups * places

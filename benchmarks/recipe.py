@@ -47,7 +47,7 @@ from scipy.stats import t as student
 from torchgeo.datasets import EuroSAT
 
 from torchgeo_sigmae import SceneDataModule, SIGMAETask
-from torchgeo_sigmae.bands import SENTINEL2, band_indices
+from torchgeo_sigmae.bands import BandSet
 from torchgeo_sigmae.evaluation import (
     FrozenEncoder,
     extract_features,
@@ -315,9 +315,8 @@ def probe(arguments: argparse.Namespace, path: str) -> dict[str, dict[str, float
     """
     encoder = FrozenEncoder.load(path, pooling='mean+std')
     root = arguments.data / 'eurosat'
-    names = [EuroSAT.all_band_names[i] for i in band_indices(
-        encoder.bands, EuroSAT.all_band_names, SENTINEL2
-    )]  # fmt: skip
+    order = BandSet(EuroSAT.all_band_names).channels(encoder.bands)
+    names = [EuroSAT.all_band_names[i] for i in order]
     chips = EuroSAT(root, 'train', bands=names)
     images = torch.stack([chips[i]['image'] for i in range(len(chips))])
     shares = encoder.position_shares(images)

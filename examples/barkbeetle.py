@@ -27,7 +27,7 @@ from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 
 from torchgeo_sigmae import BitemporalAugmentation
-from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, band_indices
+from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, BandSet
 from torchgeo_sigmae.datasets import RasterScene
 from torchgeo_sigmae.plotting.canvas import colors, panel_grid
 from torchgeo_sigmae.weights import read_weights
@@ -136,7 +136,7 @@ class BarkBeetle(NonGeoDataset):
         """
         images = sample['image'].cpu().float()
         images = images[None] if images.ndim == 3 else images
-        rgb = band_indices(('red', 'green', 'blue'), self.bands)
+        rgb = BandSet(self.bands).channels(('red', 'green', 'blue'))
         labels = [key for key in ('mask', 'prediction') if key in sample]
         figure, axes = panel_grid(len(images) + len(labels), images.shape[-2:], False)
         for axis, image in zip(axes, images, strict=False):

@@ -33,7 +33,7 @@ from torch.utils.data import Subset
 from torchgeo.datasets import NonGeoClassificationDataset
 
 from torchgeo_sigmae import FineTuning, SIGMAE_Weights, adapt_bands
-from torchgeo_sigmae.bands import SENTINEL2, SENTINEL2_TEN_BANDS
+from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, BandSet
 from torchgeo_sigmae.datasets import RasterScene
 from torchgeo_sigmae.weights import read_weights
 
@@ -142,7 +142,7 @@ def look_at(root: Path, bands_in_file: Sequence[str] | None) -> dict[str, Any]:
     paths = [path for path, _ in chips.samples]
     with rasterio.open(paths[0]) as file:
         names = bands_in_file or [name or '' for name in file.descriptions]
-    bands = [band for band in SENTINEL2_TEN_BANDS if band in SENTINEL2.spell(names)]
+    bands = [band for band in SENTINEL2_TEN_BANDS if band in BandSet.from_data(names)]
     if not bands:
         raise SystemExit(
             f'{paths[0]}: its {len(names)} bands {list(names)} have no names of '

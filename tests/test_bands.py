@@ -19,10 +19,9 @@ from torchgeo_sigmae.bands import (
     SENTINEL2_L2A_BANDS,
     SENTINEL2_TEN_BANDS,
     Band,
+    BandSet,
     Sensor,
-    band_indices,
     get_sensor,
-    normalize_bands,
 )
 
 
@@ -49,7 +48,7 @@ from torchgeo_sigmae.bands import (
     ],
 )
 def test_sentinel2_spellings(spelling: str, name: str) -> None:
-    assert normalize_bands([spelling]) == (name,)
+    assert BandSet([spelling]) == (name,)
 
 
 @pytest.mark.parametrize(
@@ -57,8 +56,8 @@ def test_sentinel2_spellings(spelling: str, name: str) -> None:
     [('B5', 'B5'), ('B05', 'B5'), ('SR_B5', 'B5'), ('nir', 'B5'), ('swir1', 'B6')],
 )
 def test_landsat_spellings(spelling: str, name: str) -> None:
-    assert normalize_bands([spelling], 'landsat8') == (name,)
-    assert normalize_bands([spelling], 'Landsat-9') == (name,)
+    assert BandSet([spelling], 'landsat8') == (name,)
+    assert BandSet([spelling], 'Landsat-9') == (name,)
 
 
 @given(st.sampled_from(SENTINEL2_BANDS), st.booleans(), st.booleans())
@@ -67,7 +66,7 @@ def test_every_spelling_of_a_band_is_one_name(
 ) -> None:
     number = name[1:].lstrip('0').rstrip('A')
     spelled = f'B{number.zfill(2) if padded else number}{"A" if "A" in name else ""}'
-    assert normalize_bands([spelled.lower() if lower else spelled]) == (name,)
+    assert BandSet([spelled.lower() if lower else spelled]) == (name,)
 
 
 def test_wavelengths_are_those_of_the_sensor() -> None:
@@ -83,9 +82,9 @@ def test_wavelengths_are_those_of_the_sensor() -> None:
 
 
 def test_orders_match_the_installed_torchgeo() -> None:
-    assert normalize_bands(EuroSAT.all_band_names) == EUROSAT_BANDS
+    assert BandSet(EuroSAT.all_band_names) == EUROSAT_BANDS
     assert EUROSAT_BANDS[-1] == 'B8A'
-    assert normalize_bands(OSCD.all_bands) == OSCD_BANDS
+    assert BandSet(OSCD.all_bands) == OSCD_BANDS
     # TorchGeo tells BigEarthNet's order only in its documentation.
     documented = ', '.join(BIGEARTHNET_BANDS)
     text = ' '.join(str(BigEarthNet.__doc__).split())
@@ -94,18 +93,21 @@ def test_orders_match_the_installed_torchgeo() -> None:
 
 
 def test_indices_follow_names_not_positions() -> None:
-    assert band_indices(['B8A', 'nir'], EUROSAT_BANDS) == [12, 7]
-    assert band_indices(['B8A', 'nir'], OSCD_BANDS) == [8, 7]
-    assert band_indices(['red'], ('VV', 'VH', 'B02', 'B04')) == [3]
+    assert BandSet(EUROSAT_BANDS).channels(['B8A', 'nir']) == [12, 7]
+    assert BandSet(OSCD_BANDS).channels(['B8A', 'nir']) == [8, 7]
+    assert BandSet.from_data(('VV', 'VH', 'B02', 'B04')).channels(['red']) == [3]
 
 
 @pytest.mark.parametrize(
     ('call', 'message'),
     [
-        (lambda: normalize_bands(['B13']), r"bands: 'B13' is not a band of sentinel2"),
-        (lambda: normalize_bands(['reed']), r"Did you mean 'red'\?"),
-        (lambda: normalize_bands(['red', 'B4']), r'bands: B04 is given more than once'),
-        (lambda: band_indices(['B10'], BIGEARTHNET_BANDS), r'bands: B10 not found in'),
+        (lambda: BandSet(['B13']), r"bands: 'B13' is not a band of sentinel2"),
+        (lambda: BandSet(['reed']), r"Did you mean 'red'\?"),
+        (lambda: BandSet(['red', 'B4']), r'bands: B04 is given more than once'),
+        (
+            lambda: BandSet(BIGEARTHNET_BANDS).channels(['B10']),
+            r'bands: B10 not found in',
+        ),
         (lambda: get_sensor('modis'), r"sensor: 'modis' is unknown. Use one of"),
     ],
 )
@@ -116,7 +118,7 @@ def test_errors_name_argument_value_and_remedy(call, message: str) -> None:
 
 def test_a_string_is_not_a_sequence_of_bands() -> None:
     with pytest.raises(TypeError, match=r"bands: .*got the string 'B04'"):
-        normalize_bands('B04')
+        BandSet('B04')
 
 
 #: As published, in nm: ESA's table for Sentinel-2A; Barsi et al. (2014) for OLI, the
@@ -169,11 +171,11 @@ def test_sensors_have_several_names() -> None:
         assert get_sensor(name) is LANDSAT8
     own = Sensor('own', (Band('X', 'x', 500.0),), {})
     assert get_sensor(own) is own
-    assert normalize_bands(['x'], own) == ('X',)
+    assert BandSet(['x'], own) == ('X',)
 
 
 def test_names_a_sensor_does_not_know_stay_as_they_are() -> None:
-    assert SENTINEL2.spell(['b4', 'VV', 'nir']) == ('B04', 'VV', 'B08')
+    assert BandSet.from_data(['b4', 'VV', 'nir']) == ('B04', 'VV', 'B08')
     assert SENTINEL2.find('VV') is None
 
 

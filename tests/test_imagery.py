@@ -29,8 +29,9 @@ from helpers.training import quiet_trainer, small_task
 from torchgeo_sigmae import SceneDataModule, SIGMAETask
 from torchgeo_sigmae.datasets import SceneChips, find_scenes
 from torchgeo_sigmae.maps import open_raster, saliency_map, salient_regions
-from torchgeo_sigmae.patches import valid_pixels
-from torchgeo_sigmae.transforms import PatchSaliency, spectral_indices
+from torchgeo_sigmae.patches import valid_values
+from torchgeo_sigmae.transforms import DEFAULT_INDICES, PatchSaliency
+from torchgeo_sigmae.transforms.saliency import masked_indices
 
 pytestmark = [
     pytest.mark.usefixtures('narrow_models'), pytest.mark.timeout(900),
@@ -102,21 +103,22 @@ def test_chips_of_any_kind_have_a_saliency_and_train(
     def check(recipe: imagery.Chips) -> None:
         images = recipe.make()
         batch = torch.from_numpy(images)
-        valid = valid_pixels(batch)
-        layers = spectral_indices(batch, BANDS).movedim(1, 0)
-        assert (layers[:, valid].abs() <= 1).all()
+        valid = valid_values(batch, 0.0)
+        layers, counted = masked_indices(batch, BANDS, DEFAULT_INDICES, valid)
+        assert (layers[counted].abs() <= 1).all()
         for combine in ('minmax', 'rank', 'product'):
             found = PatchSaliency(BANDS, 8, combine=combine).saliency(batch)
             assert found.shape == (len(batch), recipe.side // 8, recipe.side // 8)
             assert ((found >= 0) & (found <= 1)).all()
             if combine == 'minmax':
                 for image, pixels, one in zip(images, valid, found, strict=True):
-                    expected = saliency_oracle(image[1:], pixels.numpy(), 8)
+                    expected = saliency_oracle(image[1:], pixels[1:].numpy(), 8)
                     decided = np.isfinite(expected)
                     np.testing.assert_allclose(
                         one.numpy()[decided], expected[decided], rtol=0, atol=1e-3
                     )
-        samples.append({'image': batch})
+        if valid.any():  # a batch of gaps stops the run
+            samples.append({'image': batch})
 
     fuzz(examples, imagery.chips, check)
     task = watched_task()

@@ -1,6 +1,9 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -16,27 +19,38 @@ from torchgeo_sigmae.patches import (
     rank_patches,
     unpatchify,
     valid_patches,
-    valid_pixels,
+    valid_values,
 )
 
 
 @settings(deadline=None, max_examples=60)
-@given(seed=st.integers(0, 2**31), nodata=st.sampled_from([None, 0.0, -9999.0]))
-def test_valid_pixels_against_its_definition(seed: int, nodata: float | None) -> None:
+@given(
+    seed=st.integers(0, 2**31),
+    nodata=st.sampled_from([None, 0.0, -9999.0]),
+    kinds=st.integers(2, 6),
+)
+def test_valid_values_against_their_definition(
+    seed: int, nodata: float | None, kinds: int
+) -> None:
     generator = torch.Generator().manual_seed(seed)
-    odd = torch.tensor([0.0, -9999.0, torch.nan, torch.inf, -torch.inf, 0.3])
-    image = odd[torch.randint(0, 6, (2, 3, 8, 8), generator=generator)]
-    expected = image.isfinite().all(dim=1)
-    if nodata is not None:
-        expected &= ~(image == nodata).all(dim=1)
-    assert torch.equal(valid_pixels(image, nodata), expected)
+    odd = torch.tensor([0.0, 0.3, -9999.0, torch.nan, torch.inf, -torch.inf])[:kinds]
+    image = odd[torch.randint(0, kinds, (2, 3, 8, 8), generator=generator)]
+    valid = valid_values(image, nodata)
+    assert valid.shape == image.shape
+    for sample, row, column in itertools.product(range(2), range(8), range(8)):
+        pixel = image[sample, :, row, column].tolist()
+        data = [math.isfinite(value) for value in pixel]
+        rest = [value for value in pixel if math.isfinite(value)]
+        if nodata is not None and all(value == nodata for value in rest):
+            data = [False] * 3
+        assert valid[sample, :, row, column].tolist() == data
 
 
 def test_nodata_none_keeps_zeros() -> None:
     image = torch.zeros(4, 8, 8)
-    assert not valid_pixels(image).any()
-    assert valid_pixels(image, nodata=None).all()
-    assert not valid_pixels(image - 1, nodata=-1).any()
+    assert not valid_values(image, nodata=0.0).any()
+    assert valid_values(image).all()
+    assert not valid_values(image - 1, nodata=-1).any()
 
 
 def test_one_valid_pixel_makes_a_valid_patch() -> None:

@@ -153,7 +153,7 @@ def _draw(task: SIGMAETask, datamodule: NonGeoDataModule, output: Path) -> Path:
     figures = {
         'indices.png': plot_indices(image[best], task.bands),
         'saliency.png': plot_saliency(
-            chip, saliency, task.bands, task.sensor, richness, heterogeneity
+            chip, saliency, task.bands, richness, heterogeneity
         ),
         'mask.png': plot_mask(chip, masks, task.bands),
         'curves.png': plot_training(output / 'log'),

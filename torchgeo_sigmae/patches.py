@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Patches of images: valid pixels, cutting, putting back together, ranking."""
+"""Patches of images: valid values, cutting, putting back together, ranking."""
 
 import torch
 from torch import Tensor
@@ -12,40 +12,45 @@ __all__ = (
     'rank_patches',
     'unpatchify',
     'valid_patches',
-    'valid_pixels',
+    'valid_values',
 )
 
 
-def valid_pixels(image: Tensor, nodata: float | None = 0.0) -> Tensor:
-    """Find the pixels that hold data.
+def valid_values(image: Tensor, nodata: float | None = None) -> Tensor:
+    """Find the values that are data.
 
     Args:
         image: Raw values ``(..., C, H, W)``, before any normalization.
-        nodata: A pixel is missing where *all* its bands equal this value; None if no
-            value marks missing data.
+        nodata: A pixel is missing where *all* its bands equal this value, but for
+            those that are missing anyway; None if no value marks missing data. One
+            band alone may have this value: dark water is 0 in some bands.
 
     Returns:
-        Boolean mask ``(..., H, W)``: False at nodata, and where any band is NaN or
-        infinite.
+        Boolean mask ``(..., C, H, W)``: False at nodata, NaN and infinity.
     """
     # NaN and infinity survive minimum and maximum, and only equal bands have the same:
-    # two reductions instead of a mask as large as the image.
-    low, high = image.amin(dim=-3), image.amax(dim=-3)
-    valid = low.isfinite() & high.isfinite()
+    # two reductions instead of a mask as large as the image, where nothing is missing.
+    low, high = image.amin(dim=-3, keepdim=True), image.amax(dim=-3, keepdim=True)
+    finite = low.isfinite() & high.isfinite()
+    if finite.all():
+        if nodata is not None:
+            finite &= (low != nodata) | (high != nodata)
+        return finite.expand_as(image)
+    valid = image.isfinite()
     if nodata is not None:
-        valid &= ~((low == nodata) & (high == nodata))
+        valid &= (valid & (image != nodata)).any(dim=-3, keepdim=True)
     return valid
 
 
 def valid_patches(valid: Tensor, patch_size: int) -> Tensor:
-    """Find the patches that hold at least one valid pixel.
+    """Find the patches with at least one valid value.
 
     Args:
-        valid: Boolean pixel mask ``(..., H, W)``.
+        valid: Boolean mask ``(..., H, W)``.
         patch_size: Side p of a patch in pixels; must divide H and W.
 
     Returns:
-        Boolean patch mask ``(..., H / p, W / p)``.
+        Boolean mask ``(..., H / p, W / p)``.
 
     Raises:
         ValueError: If *patch_size* does not divide H and W.

@@ -18,6 +18,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from ._files import require_writable, write_figure, write_text
+from .bands import BandSet
 from .datasets import SceneChips, find_scenes
 from .masking.masks import check_mask_ratio
 from .plotting import plot_mask_ratios
@@ -133,12 +134,10 @@ def run_report(arguments: argparse.Namespace) -> str:
         arguments.checkpoint, map_location='cpu', weights_only=True
     )
     task.batch = replace(task.batch, normalize=True)
-    bands = task.statistics.data_bands
+    bands = BandSet.from_data(task.statistics.data_bands, task.bands.sensor)
     size = arguments.size or task.model.encoder.patch_embed.img_size[0]
-    scenes = find_scenes(arguments.data, arguments.paths, bands, sensor=task.sensor)
-    chips = SceneChips(
-        scenes, bands, size, random=False, length=arguments.chips, sensor=task.sensor
-    )
+    scenes = find_scenes(arguments.data, arguments.paths, bands)
+    chips = SceneChips(scenes, bands, size, random=False, length=arguments.chips)
     for ratio in arguments.mask_ratios:
         check_mask_ratio(ratio)
     output: Path = arguments.output
@@ -173,7 +172,7 @@ def run_report(arguments: argparse.Namespace) -> str:
     for ratio in arguments.mask_ratios:
         with _masked(task, ratio):
             predictions[ratio] = task.reconstruct(images)
-    figure = plot_mask_ratios(predictions, task.bands, task.sensor, oracle)
+    figure = plot_mask_ratios(predictions, task.bands, oracle)
     write_figure(output / 'report.png', figure)
     return table
 

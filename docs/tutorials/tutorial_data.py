@@ -19,7 +19,7 @@ import numpy as np
 import rasterio
 
 from torchgeo_sigmae import SyntheticSentinel2
-from torchgeo_sigmae.bands import EUROSAT_BANDS, SENTINEL2_L2A_BANDS, band_indices
+from torchgeo_sigmae.bands import EUROSAT_BANDS, SENTINEL2_L2A_BANDS, BandSet
 
 _DATA = Path(__file__).resolve().parents[3] / 'shared' / 'data'
 _STAND_INS = Path('outputs', 'stand_ins')
@@ -93,7 +93,7 @@ def _make_eurosat(root: Path) -> None:
 def _cover(chip: np.ndarray) -> str:
     """What most of a chip is."""
     green, red, nir = chip[
-        list(band_indices(('green', 'red', 'nir'), SENTINEL2_L2A_BANDS))
+        BandSet(SENTINEL2_L2A_BANDS).channels(('green', 'red', 'nir'))
     ]
     if ((green - nir) / (green + nir) > 0).mean() > 0.3:
         return 'SeaLake'

@@ -8,15 +8,18 @@ import numpy as np
 #: The channels of the images of this module.
 BANDS = ('B03', 'B04', 'B08', 'B11')
 
+#: The two channels of each index.
+_PAIRS = ((2, 1), (0, 2), (3, 2))
+
 #: A map with a smaller range is flat, and becomes 0.
 _FLAT = 1e-3
 
 
 def index_oracle(image: np.ndarray) -> np.ndarray:
     """NDVI, NDWI and NDBI ``(3, H, W)`` of reflectance ``(4, H, W)``."""
-    green, red, nir, swir = image.astype('float64')
+    bands = image.astype('float64')
     layers = []
-    for a, b in ((nir, red), (green, nir), (swir, nir)):
+    for a, b in ((bands[i], bands[j]) for i, j in _PAIRS):
         with np.errstate(all='ignore'):
             layers.append(np.where(abs(a + b) < 1e-6, 0, (a - b) / (a + b)))
     return np.clip(layers, -1, 1)
@@ -25,17 +28,26 @@ def index_oracle(image: np.ndarray) -> np.ndarray:
 def statistics_oracle(
     image: np.ndarray, valid: np.ndarray, patch: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Richness and heterogeneity of each patch; NaN where no pixel is valid."""
+    """Richness and heterogeneity of each patch; NaN where no index counts.
+
+    *valid* is ``(H, W)``, or ``(4, H, W)`` by channel.
+    """
     layers = index_oracle(image)
-    grid = valid.shape[0] // patch, valid.shape[1] // patch
+    by_band = np.broadcast_to(valid, image.shape)
+    counted = [by_band[i] & by_band[j] for i, j in _PAIRS]
+    grid = valid.shape[-2] // patch, valid.shape[-1] // patch
     richness, heterogeneity = np.full((2, *grid), np.nan)
     for row, column in np.ndindex(grid):
         rows = slice(row * patch, (row + 1) * patch)
         columns = slice(column * patch, (column + 1) * patch)
-        values = layers[:, rows, columns][:, valid[rows, columns]]
-        if values.size:
-            richness[row, column] = abs(values).mean()
-            heterogeneity[row, column] = values.std(axis=1).mean()
+        some = [
+            layer[rows, columns][pixels[rows, columns]]
+            for layer, pixels in zip(layers, counted, strict=True)
+            if pixels[rows, columns].any()
+        ]
+        if some:
+            richness[row, column] = np.mean([abs(values).mean() for values in some])
+            heterogeneity[row, column] = np.mean([values.std() for values in some])
     return richness, heterogeneity
 
 
@@ -43,7 +55,7 @@ def saliency_oracle(
     image: np.ndarray, valid: np.ndarray, patch: int, alpha: float = 0.5
 ) -> np.ndarray:
     """Saliency of each patch; NaN if rounding decides whether a map is flat."""
-    saliency = np.zeros((valid.shape[0] // patch, valid.shape[1] // patch))
+    saliency = np.zeros((valid.shape[-2] // patch, valid.shape[-1] // patch))
     maps = statistics_oracle(image, valid, patch)
     for weight, values in zip((alpha, 1 - alpha), maps, strict=True):
         known = np.isfinite(values)

@@ -205,7 +205,7 @@ def test_encoders_that_do_not_fit(
     encoder: FrozenEncoder, scene_file: Path, tmp_path: Path
 ) -> None:
     raster = open_raster(scene_file, ('B04', 'B03', 'B02'))
-    with pytest.raises(ValueError, match=r"scene: its bands are \('B04'"):
+    with pytest.raises(ValueError, match=r"scene: its bands are \['B04'"):
         embedding_map(raster, tmp_path / 'm.tif', encoder)
     raster = open_raster(scene_file, encoder.bands)
     for name, message in (

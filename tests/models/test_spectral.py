@@ -20,7 +20,7 @@ from torchgeo_sigmae._compat import (
     Classification,
     SemanticSegmentation,
 )
-from torchgeo_sigmae.bands import LANDSAT8, SENTINEL2_BANDS
+from torchgeo_sigmae.bands import LANDSAT8, SENTINEL2_BANDS, BandSet
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as TEN
 from torchgeo_sigmae.callbacks.fine_tuning import parameter_groups
 from torchgeo_sigmae.masking import random_mask, sample_noise
@@ -669,7 +669,7 @@ def test_groups_by_name() -> None:
     own = group_bands(('B02', 'B08', 'B11'), groups=[('nir',), ('blue', 'B11')])
     assert own == [[1], [0, 2]]
     # Landsat's near infrared is as near as B8A.
-    landsat = group_bands(('B2', 'B3', 'B4', 'B5', 'B6', 'B7'), LANDSAT8)
+    landsat = group_bands(BandSet(('B2', 'B3', 'B4', 'B5', 'B6', 'B7'), LANDSAT8))
     assert landsat == [[0, 1, 2], [3], [4, 5]]
     for groups in ([('B02',)], [('B02', 'B08'), ('B08', 'B11')]):
         with pytest.raises(ValueError, match=r'groups: .* must name each of the band'):

@@ -17,9 +17,9 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 from torch import Tensor
 
-from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
+from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, BandSet
 from torchgeo_sigmae.masking import random_mask, sample_noise
-from torchgeo_sigmae.patches import valid_pixels
+from torchgeo_sigmae.patches import valid_values
 from torchgeo_sigmae.plotting import plot_indices, plot_mask, plot_saliency
 from torchgeo_sigmae.transforms import (
     PatchSaliency,
@@ -156,7 +156,9 @@ def test_missing_pixels_of_indices(missing: float) -> None:
         colors = _shown(axis)[..., :3]
         np.testing.assert_allclose(colors[:8, :8], np.full((8, 8, 3), MAGENTA))
         assert not np.isclose(colors[8:, 8:], MAGENTA).all(axis=-1).any()
-    known = spectral_indices(image * 1e-4, BANDS, ('NDVI',))[0][valid_pixels(image)]
+    known = spectral_indices(image * 1e-4, BANDS, ('NDVI',))[0][
+        valid_values(image, 0.0)[0]
+    ]
     assert figure.axes[1].get_title() == f'NDVI, {known.min():.2f} to {known.max():.2f}'
 
 
@@ -247,10 +249,8 @@ def test_saliency_of_a_real_scene(scene: tuple[Tensor, tuple[str, ...]]) -> None
     image[:, :60, :80] = 0
     saliency = PatchSaliency(bands, 10).saliency(image)
     layers = spectral_indices(image * 1e-4, bands)
-    richness, heterogeneity = patch_statistics(layers, 10, valid_pixels(image))
-    figure = plot_saliency(
-        image * 1e-4, saliency, bands, 'sentinel2', richness, heterogeneity
-    )
+    richness, heterogeneity = patch_statistics(layers, 10, valid_values(image, 0.0)[0])
+    figure = plot_saliency(image * 1e-4, saliency, bands, richness, heterogeneity)
     assert len(figure.axes) == 4
     assert figure.get_supxlabel() == 'magenta: no data'
     assert np.isnan(_values(figure.axes[1], 1)).sum() == 60 * 80
@@ -305,10 +305,10 @@ def test_one_mask_needs_no_title() -> None:
 
 def test_other_sensors() -> None:
     bands = ('SR_B2', 'SR_B3', 'SR_B4', 'SR_B5', 'SR_B6')
-    figure = plot_indices(torch.rand(5, 8, 8), bands, sensor='landsat8', scale=1)
+    figure = plot_indices(torch.rand(5, 8, 8), BandSet(bands, 'landsat8'), scale=1)
     assert figure.axes[0].get_title() == 'Image (B4, B3, B2)'
     figure = plot_mask(
-        torch.rand(5, 8, 8), torch.eye(8).bool(), bands, sensor='landsat8'
+        torch.rand(5, 8, 8), torch.eye(8).bool(), BandSet(bands, 'landsat8')
     )
     assert figure.axes[0].get_title() == 'Image (B4, B3, B2)'
 

@@ -4,7 +4,7 @@
 import numpy as np
 import torch
 
-from torchgeo_sigmae.bands import EUROSAT_BANDS, SENTINEL2_TEN_BANDS
+from torchgeo_sigmae.bands import EUROSAT_BANDS, SENTINEL2_TEN_BANDS, BandSet
 from torchgeo_sigmae.plotting import plot_reconstruction, rgb_channels
 
 
@@ -13,7 +13,7 @@ def test_colours_are_red_green_blue() -> None:
     assert rgb_channels(SENTINEL2_TEN_BANDS) == [2, 1, 0]
     assert rgb_channels(('B08', 'B11', 'B12', 'B05')) == [0, 1, 2]
     assert rgb_channels(('B08',)) == [0, 0, 0]
-    assert rgb_channels(('SR_B2', 'SR_B3', 'SR_B4'), 'landsat8') == [2, 1, 0]
+    assert rgb_channels(BandSet(('SR_B2', 'SR_B3', 'SR_B4'), 'landsat8')) == [2, 1, 0]
 
 
 def _figure(nodata: bool = False, oracle: bool = False, images: int = 2):

@@ -30,7 +30,7 @@ from torchgeo_sigmae import (
 from torchgeo_sigmae.bands import OSCD_BANDS
 from torchgeo_sigmae.datamodules.inspect import datamodule_bands, datamodule_dates
 from torchgeo_sigmae.masking import sample_noise
-from torchgeo_sigmae.tasks.batch import VALID_KEY, mark_valid_pixels
+from torchgeo_sigmae.tasks.batch import VALID_KEY, mark_missing
 from torchgeo_sigmae.tasks.statistics import BatchStatistics
 
 SMALL: dict[str, Any] = {
@@ -218,17 +218,22 @@ def test_seasons_are_normalised_and_marked_each_on_its_own() -> None:
     raw[0, :3, 2] = 0
     raw[1, 4, 3, 3] = torch.nan
     raw[2, 3, 1] = 0  # one dark band is no gap
-    marked = mark_valid_pixels({'image': raw}, statistics(2), 0.0)
+    marked = mark_missing({'image': raw}, statistics(2), 0.0)
     valid = marked[VALID_KEY]
     assert valid.shape == (4, 2, 8, 8)
-    assert (1 - valid).sum(dim=(2, 3)).tolist() == [[8, 0], [0, 1], [0, 0], [0, 0]]
+    assert (1 - valid).sum(dim=(2, 3)).tolist() == [[8, 0], [0, 0], [0, 0], [0, 0]]
     dates = marked['image'].view(4, 2, 3, 8, 8)
     assert torch.equal(dates.isnan().all(dim=2), valid == 0)
-    assert torch.equal(dates.isnan().any(dim=2), valid == 0)
+    assert dates.isnan().sum(dim=(2, 3, 4)).tolist() == [
+        [24, 0],
+        [0, 1],
+        [0, 0],
+        [0, 0],
+    ]
     expected = torch.cat([statistics(1).normalize(x) for x in raw.split(3, 1)], 1)
     found = statistics(2).normalize(raw)
     torch.testing.assert_close(found, expected, equal_nan=True)
-    again = mark_valid_pixels({'image': found}, statistics(2), 0.0, normalized=True)
+    again = mark_missing({'image': found}, statistics(2), 0.0, normalized=True)
     assert torch.equal(again[VALID_KEY], valid)
 
 

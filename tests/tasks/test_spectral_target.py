@@ -29,7 +29,7 @@ def make(model: str, valid: torch.Tensor | None = None) -> TokenBatch:
     layout = layout_of(build_encoder(f'{model}_vit_tiny_patch8', 6, 16, **kwargs))
     saliency = PatchSaliency(BANDS, 8, nodata=None)
     return make_tokens(
-        image, valid, STATISTICS, saliency, layout, salient=False, spectral=True
+        image, valid[:, None], STATISTICS, saliency, layout, False, spectral=True
     )
 
 

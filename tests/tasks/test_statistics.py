@@ -20,8 +20,8 @@ from torchgeo_sigmae.bands import (
     BIGEARTHNET_BANDS,
     EUROSAT_BANDS,
     OSCD_BANDS,
-    SENTINEL2,
     SENTINEL2_TEN_BANDS,
+    BandSet,
 )
 from torchgeo_sigmae.datamodules.inspect import (
     datamodule_bands,
@@ -36,7 +36,7 @@ TEN = SENTINEL2_TEN_BANDS
 def resolve(
     datamodule: object = None, earlier: BatchStatistics | None = None, **spec
 ) -> BatchStatistics:
-    return resolve_statistics(BatchSpec(**spec), TEN, SENTINEL2, datamodule, earlier)
+    return resolve_statistics(BatchSpec(**spec), BandSet(TEN), datamodule, earlier)
 
 
 @pytest.mark.parametrize(

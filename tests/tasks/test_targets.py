@@ -69,7 +69,7 @@ def batch(layout: TokenLayout, gap: bool = True) -> TokenBatch:
         valid[0, :8, :8] = False
         valid[1] = torch.rand(24, 32) > 0.3
     saliency = PatchSaliency(TEN, 8)
-    return make_tokens(image, valid, STATISTICS, saliency, layout)
+    return make_tokens(image, valid[:, None], STATISTICS, saliency, layout)
 
 
 def values_of(layout: TokenLayout, token: int, places: int) -> list[tuple[int, slice]]:

@@ -12,19 +12,24 @@ from torch import Tensor
 from torchgeo.datasets import EuroSAT
 
 from helpers.oracles import BANDS, saliency_oracle, statistics_oracle
-from torchgeo_sigmae.bands import EUROSAT_BANDS
-from torchgeo_sigmae.patches import valid_pixels
+from torchgeo_sigmae.bands import EUROSAT_BANDS, BandSet
+from torchgeo_sigmae.patches import valid_values
 from torchgeo_sigmae.transforms import (
+    DEFAULT_INDICES,
     PatchSaliency,
     patch_saliency,
     patch_statistics,
     spectral_indices,
 )
-from torchgeo_sigmae.transforms.saliency import FLAT_RANGE, join_statistics
+from torchgeo_sigmae.transforms.saliency import (
+    FLAT_RANGE,
+    join_statistics,
+    masked_indices,
+)
 
 
 def chip(kind: str) -> tuple[Tensor, Tensor]:
-    """A reflectance chip ``(4, 32, 32)`` and its valid pixels."""
+    """A reflectance chip ``(4, 32, 32)`` and its valid values."""
     image = torch.rand(4, 32, 32) * 0.4 + 0.02
     match kind:
         case 'constant':
@@ -41,7 +46,7 @@ def chip(kind: str) -> tuple[Tensor, Tensor]:
             image[1, ::3, ::5] = torch.nan
             image[0, 1::7, ::2] = torch.inf
             image[:, 8:16, 8:16] = torch.nan
-    return image, valid_pixels(image)
+    return image, valid_values(image, 0.0)
 
 
 KINDS = ('random', 'constant', 'striped', 'water', 'subtle', 'holes')
@@ -51,8 +56,8 @@ KINDS = ('random', 'constant', 'striped', 'water', 'subtle', 'holes')
 def test_statistics_agree_with_float64_loop(kind: str) -> None:
     image, valid = chip(kind)
     clean = torch.where(valid, image, 0)
-    indices = spectral_indices(clean[None], BANDS)
-    richness, heterogeneity = patch_statistics(indices, 8, valid[None])
+    indices, counted = masked_indices(clean[None], BANDS, DEFAULT_INDICES, valid[None])
+    richness, heterogeneity = patch_statistics(indices, 8, counted)
     expected_r, expected_h = np.nan_to_num(
         statistics_oracle(clean.numpy(), valid.numpy(), 8)
     )
@@ -119,7 +124,7 @@ def test_ranks_share_ties_and_skip_invalid_patches() -> None:
     torch.testing.assert_close(found[0], torch.tensor([0.5, 0.5, 2.0, 3.0]) / 3)
     image[:, :, 24:] = 0
     found = patch_saliency(
-        image, BANDS, 8, alpha=1.0, combine='rank', valid=valid_pixels(image)
+        image, BANDS, 8, alpha=1.0, combine='rank', valid=valid_values(image, 0.0)
     )
     torch.testing.assert_close(found[0], torch.tensor([0.25, 0.25, 1.0, 0.0]))
 
@@ -198,7 +203,7 @@ def test_as_a_transform_of_torchgeos_own_dataset(eurosat_root) -> None:
     for i in range(3):
         sample = dataset[i]
         image = raw[i]['image'][[2, 3, 7, 10]]
-        expected = saliency_oracle(image.numpy(), valid_pixels(image).numpy(), 8)
+        expected = saliency_oracle(image.numpy(), valid_values(image, 0.0).numpy(), 8)
         assert sample['saliency'].shape == (8, 8)
         np.testing.assert_allclose(sample['saliency'], expected, rtol=1e-3, atol=1e-4)
 
@@ -354,13 +359,13 @@ def test_settings_are_told() -> None:
         "PatchSaliency(indices=['NDVI'], patch_size=4, alpha=0.25)"
     )
     assert transform.bands == BANDS
-    assert transform.sensor.name == 'sentinel2'
+    assert transform.bands.sensor.name == 'sentinel2'
 
 
 def test_another_sensor_has_other_bands() -> None:
     image, _ = chip('random')
     bands = ('B3', 'B4', 'B5', 'B6')
-    found = PatchSaliency(bands, sensor='landsat8')({'image': image})['saliency']
+    found = PatchSaliency(BandSet(bands, 'landsat8'))({'image': image})['saliency']
     torch.testing.assert_close(found, patch_saliency(image, BANDS, 8))
 
 

@@ -22,6 +22,7 @@ from torchgeo_sigmae.bands import (
     SENTINEL2_BANDS,
     SENTINEL2_L2A_BANDS,
     Band,
+    BandSet,
     Sensor,
 )
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as TEN
@@ -122,7 +123,7 @@ def equivalent(image: Tensor, report: BandReport) -> Tensor:
 def test_channels_are_picked_by_name(
     source: Path, target: Path, bands: tuple[str, ...], method: str
 ) -> None:
-    names = SENTINEL2.spell(bands)
+    names = BandSet(bands)
     new = set(names) - set(TEN)
     if method == 'name' and new:
         with pytest.raises(ValueError, match=f'bands: {sorted(new)[0]}.*not among'):
@@ -275,6 +276,11 @@ def test_bands_equally_near_share(source: Path, target: Path) -> None:
     adapt_bands(target, ('R2',), again, sensor=twin)
     # R1 is left out, and R2 is near enough to stand in for it.
     assert torch.equal(first_layer(again)[:, 0], 2 * half)
+    # The file tells the wavelengths of that sensor.
+    adapt_bands(target, ('B04',), again)
+    assert torch.equal(first_layer(again)[:, 0], 2 * half)
+    # One of the first edition tells only its name.
+    save(build_encoder(NAME, 1, 32), target, hyper_parameters(('R1',), sensor='twin'))
     with pytest.raises(ValueError, match=r"sensor 'twin', whose wavelengths .*Pass"):
         adapt_bands(target, ('B04',), again)
 
@@ -472,14 +478,14 @@ def test_one_name_on_two_sensors_is_not_one_band(source: Path, target: Path) -> 
     kernel = encoder.patch_embed.proj.weight
     assert torch.equal(kernel[:, :2], first_layer(target)[:, :2])
     assert not kernel[:, 2:].any()
-    load_weights(encoder, target, ('B3', 'B4', 'B5', 'B6'), 'landsat9')
+    load_weights(encoder, target, BandSet(('B3', 'B4', 'B5', 'B6'), 'landsat9'))
     assert torch.equal(encoder.patch_embed.proj.weight, first_layer(target))
     # A file that does not tell its bands is checked by its shape alone.
     save(encoder, target, {'model': NAME})
     load_weights(encoder, target, ('B03', 'B04', 'B05', 'B06'))
     own = Sensor('own', (Band('A', 'a', 660.0),), {})
     save(build_encoder(NAME, 1, 32), target, hyper_parameters(('A',), sensor='own'))
-    load_weights(build_encoder(NAME, 1, 32), target, ('A',), own)
+    load_weights(build_encoder(NAME, 1, 32), target, BandSet(('A',), own))
 
 
 def test_from_the_command_line(

@@ -22,7 +22,7 @@ from torchgeo_sigmae import (
     SyntheticSentinel2DataModule,
 )
 from torchgeo_sigmae._compat import Classification
-from torchgeo_sigmae.bands import SENTINEL2_BANDS, get_sensor
+from torchgeo_sigmae.bands import SENTINEL2_BANDS, BandSet
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as TEN
 from torchgeo_sigmae.models import POSITIONS, layout_of
 from torchgeo_sigmae.models.layout import layout_of_state
@@ -239,7 +239,7 @@ def test_tensors_tell_their_layout(family: str, tmp_path: Path) -> None:
     weights = read_weights(tmp_path / 'x.ckpt')
     assert layout_of_state(weights.encoder) == first.model.layout
     # Nothing is done for the bands they were made with.
-    assert weights_for_bands(weights, (TEN, get_sensor('sentinel2'))) is weights
+    assert weights_for_bands(weights, BandSet(TEN)) is weights
 
 
 def test_new_bands_start_at_their_mean(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from torchgeo_sigmae import adapt_bands
 from torchgeo_sigmae._compat import Classification
-from torchgeo_sigmae.bands import LANDSAT8, SENTINEL2, SENTINEL2_BANDS
+from torchgeo_sigmae.bands import LANDSAT8, SENTINEL2, SENTINEL2_BANDS, BandSet
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as TEN
 from torchgeo_sigmae.models import build_encoder
 from torchgeo_sigmae.weights import Weights, load_weights, read_weights, write_weights
@@ -101,7 +101,7 @@ def test_interpolation_is_numpys(
         target = tuple(data.draw(st.permutations(names)))
     else:
         target, sensor = data.draw(pairs), SENTINEL2
-    share = interpolate_spectrum((source, SENTINEL2), (target, sensor), 2)
+    share = interpolate_spectrum(BandSet(source), BandSet(target, sensor), 2)
     assert share.shape == (len(target) // 2, len(source) // 2)
     assert (share >= 0).all()
     torch.testing.assert_close(share.sum(1), torch.ones(len(share)).double())
@@ -119,19 +119,19 @@ def test_interpolation_is_numpys(
 
 
 def test_known_cubes_keep_their_positions() -> None:
-    share = interpolate_spectrum((TEN, SENTINEL2), (TEN, SENTINEL2), 2)
+    share = interpolate_spectrum(BandSet(TEN), BandSet(TEN), 2)
     assert torch.equal(share, torch.eye(5).double())
     turned = TEN[2:4] + TEN[:2]
-    share = interpolate_spectrum((TEN, SENTINEL2), (turned, SENTINEL2), 2)
+    share = interpolate_spectrum(BandSet(TEN), BandSet(turned), 2)
     assert torch.equal(share, torch.eye(5).double()[[1, 0]])
     # By the bands, not by the mean of their wavelengths: these cubes have one mean.
     twice = ('B02', 'B04', 'B04', 'B02')
-    share = interpolate_spectrum((twice, SENTINEL2), (twice, SENTINEL2), 2)
+    share = interpolate_spectrum(BandSet.from_data(twice), BandSet.from_data(twice), 2)
     assert torch.equal(share, torch.eye(2).double())
     # Beyond the ends, the first and the last.
     ends = ('B01', 'B01', 'B12', 'B12')
     inner = ('B03', 'B04', 'B08', 'B8A')
-    share = interpolate_spectrum((inner, SENTINEL2), (ends, SENTINEL2), 2)
+    share = interpolate_spectrum(BandSet(inner), BandSet.from_data(ends), 2)
     assert torch.equal(share, torch.eye(2).double())
 
 
@@ -156,7 +156,7 @@ def test_cubes_keep_their_kernel_and_move_in_the_spectrum(
     for key, value in before.items():
         assert key == SPECTRUM or torch.equal(after[key], value), key
     known = LANDSAT8 if sensor == 'landsat8' else SENTINEL2
-    names = known.spell(bands)
+    names = BandSet(bands, known)
     expected = torch.stack(
         [
             torch.from_numpy(

@@ -19,7 +19,7 @@ from torchgeo.datamodules import NonGeoDataModule
 from tqdm import tqdm
 
 from .._files import write_text
-from ..bands import SENTINEL2_TEN_BANDS, get_sensor, normalize_bands
+from ..bands import SENTINEL2_TEN_BANDS, BandSet, Sensor
 from ..datasets.chips import SceneChips
 from ..datasets.find import check_on_error, find_scenes, label_sites, skip_on_error
 from ..datasets.resumable import resumable
@@ -61,7 +61,7 @@ class SceneDataModule(NonGeoDataModule):
         length: int | None = None,
         val_length: int = 1024,
         bands_in_file: Sequence[str] | None = None,
-        sensor: str = 'sentinel2',
+        sensor: str | Sensor | None = None,
         nodata: float | None = None,
         fill: float = math.nan,
         mean: Sequence[float] | None = None,
@@ -96,7 +96,8 @@ class SceneDataModule(NonGeoDataModule):
             val_length: Largest number of validation or test chips.
             bands_in_file: Names of the bands in the files, in order; None for the band
                 descriptions in the files.
-            sensor: The sensor that the names belong to.
+            sensor: The sensor that the names belong to; None for Sentinel-2, or that of
+                a ``BandSet``.
             nodata: Value of missing pixels; None for the files' own.
             fill: Value of missing pixels after normalization. Tasks other than ours
                 cannot take NaN.
@@ -117,8 +118,7 @@ class SceneDataModule(NonGeoDataModule):
         Raises:
             ValueError: If an argument is out of range, or a band is unknown.
         """
-        self.sensor = get_sensor(sensor)
-        self.bands = normalize_bands(bands, self.sensor)
+        self.bands = BandSet(bands, sensor)
         if not 0 <= val_fraction < 1:
             raise ValueError(
                 f'val_fraction: {val_fraction} must be in [0, 1): 0 for no validation.'
@@ -239,7 +239,6 @@ class SceneDataModule(NonGeoDataModule):
                     paths,
                     self.bands,
                     self.bands_in_file,
-                    self.sensor,
                     self.nodata,
                     taken,
                     self.on_error,
@@ -328,7 +327,6 @@ class SceneDataModule(NonGeoDataModule):
             self.size,
             random,
             length,
-            self.sensor,
             on_error=self.on_error,
         )
 

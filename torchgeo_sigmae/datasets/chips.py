@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from rasterio.windows import Window
 from torchgeo.datasets import NonGeoDataset
 
-from ..bands import SENTINEL2, SENTINEL2_TEN_BANDS, Sensor, get_sensor
+from ..bands import SENTINEL2_TEN_BANDS
 from ..plotting import plot_image
 from .find import check_on_error
 from .scenes import RasterScene
@@ -46,7 +46,6 @@ class SceneChips(NonGeoDataset):
         size: int = 96,
         random: bool = True,
         length: int | None = None,
-        sensor: str | Sensor = SENTINEL2,
         transforms: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         on_error: str = 'raise',
     ) -> None:
@@ -59,7 +58,6 @@ class SceneChips(NonGeoDataset):
             random: Whether windows are random (for training) or side by side.
             length: Number of chips; default as many as the scenes have room for side
                 by side. Fewer of those side by side are spread evenly.
-            sensor: The sensor that the band names belong to.
             transforms: A function that takes a sample and returns a changed one.
             on_error: What happens to a scene that cannot be read: ``'raise'``, or
                 ``'skip'`` for a chip of another scene in its place, drawn from the
@@ -86,7 +84,6 @@ class SceneChips(NonGeoDataset):
         self.bands = tuple(bands)
         self.size = size
         self.random = random
-        self.sensor = get_sensor(sensor)
         self.transforms = transforms
         self.on_error = on_error
         # Scenes laid end to end: where each ends, in pixels and in chips side by side.
@@ -209,4 +206,4 @@ class SceneChips(NonGeoDataset):
     ) -> Figure:
         """Plot a sample in natural colors, see :func:`.plot_image`."""
         title = 'Image' if show_titles else None
-        return plot_image(sample['image'], self.bands, self.sensor, title, suptitle)
+        return plot_image(sample['image'], self.bands, title, suptitle)

@@ -18,7 +18,7 @@ from shapely import STRtree
 from shapely.geometry.base import BaseGeometry
 from tqdm import tqdm
 
-from ..bands import SENTINEL2, SENTINEL2_TEN_BANDS, Sensor, normalize_bands
+from ..bands import SENTINEL2_TEN_BANDS, BandSet
 from .scenes import RasterScene
 
 __all__ = ('check_on_error', 'find_scenes', 'label_sites', 'skip_on_error')
@@ -29,7 +29,6 @@ def find_scenes(
     paths: str | Sequence[str] = '**/*.tif',
     bands: Sequence[str] = SENTINEL2_TEN_BANDS,
     bands_in_file: Sequence[str] | None = None,
-    sensor: str | Sensor = SENTINEL2,
     nodata: float | None = None,
     exclude: str | Sequence[str] = (),
     on_error: str = 'raise',
@@ -43,7 +42,6 @@ def find_scenes(
             any number of folders.
         bands: Wanted bands.
         bands_in_file: See :meth:`RasterScene.open`.
-        sensor: The sensor that the names belong to.
         nodata: See :meth:`RasterScene.open`.
         exclude: Patterns of files to leave out.
         on_error: What happens to a file that cannot be read, or lacks a band:
@@ -71,13 +69,13 @@ def find_scenes(
             + (f' and not {_patterns(exclude)}.' if exclude else '.')
         )
     # A wrong band is an error of the argument, not of every file.
-    bands = normalize_bands(bands, sensor)
+    bands = BandSet(bands)
     skipped = set() if skipped is None else skipped
     scenes = []
     for name in tqdm(names, 'Opening scenes', disable=None, delay=2):
         path = os.path.join(root, name)
         with skip_on_error(path, on_error, skipped):
-            scenes.append(RasterScene.open(path, bands, bands_in_file, sensor, nodata))
+            scenes.append(RasterScene.open(path, bands, bands_in_file, nodata))
     if not scenes:
         raise OSError(
             f'root: none of the {len(names)} files under {os.fspath(root)!r} can be '

@@ -22,11 +22,8 @@ from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 
 from ..bands import (
-    SENTINEL2,
     SENTINEL2_TEN_BANDS,
-    Sensor,
-    band_indices,
-    normalize_bands,
+    BandSet,
 )
 
 __all__ = ('BandFile', 'RasterScene', 'opened')
@@ -63,9 +60,8 @@ class BandFile:
     def open(
         cls,
         path: str,
-        bands: Sequence[str],
+        bands: BandSet,
         bands_in_file: Sequence[str] | None = None,
-        sensor: str | Sensor = SENTINEL2,
     ) -> 'BandFile':
         """Read the header of a file, see :meth:`.RasterScene.open`."""
         with opened(path) as file:
@@ -81,8 +77,9 @@ class BandFile:
                     f'{file.count} bands of {path}. Pass one name per band, or exclude '
                     'the file.'
                 )
+            available = BandSet.from_data([n or '' for n in names], bands.sensor)
             try:
-                channels = band_indices(bands, [name or '' for name in names], sensor)
+                channels = available.channels(bands)
             except ValueError as error:
                 raise ValueError(
                     f'bands: {path} has the bands {list(names)}. {error} Or exclude '
@@ -130,7 +127,7 @@ class RasterScene:
     """
 
     path: str
-    bands: tuple[str, ...]
+    bands: BandSet
     height: int
     width: int
     transform: Affine
@@ -149,7 +146,6 @@ class RasterScene:
         path: str,
         bands: Sequence[str] = SENTINEL2_TEN_BANDS,
         bands_in_file: Sequence[str] | None = None,
-        sensor: str | Sensor = SENTINEL2,
         nodata: float | None = None,
     ) -> 'RasterScene':
         """Open a file without reading its pixels.
@@ -159,7 +155,6 @@ class RasterScene:
             bands: Wanted bands, in any spelling.
             bands_in_file: Names of the bands in the file, in order; None for the band
                 descriptions in the file.
-            sensor: The sensor that the names belong to.
             nodata: Value of missing pixels; None for the file's own.
 
         Returns:
@@ -169,14 +164,15 @@ class RasterScene:
             OSError: If the file cannot be read; the message names it.
             ValueError: If the file lacks a band or band names, or is complex.
         """
-        file = BandFile.open(path, bands, bands_in_file, sensor)
-        return cls.from_files(path, normalize_bands(bands, sensor), [file], nodata)
+        bands = BandSet(bands)
+        file = BandFile.open(path, bands, bands_in_file)
+        return cls.from_files(path, bands, [file], nodata)
 
     @classmethod
     def from_files(
         cls,
         path: str,
-        bands: Sequence[str],
+        bands: BandSet,
         files: Sequence[BandFile],
         nodata: float | None = None,
     ) -> 'RasterScene':
@@ -196,7 +192,7 @@ class RasterScene:
             )
         return cls(
             path,
-            tuple(bands),
+            bands,
             finest.height,
             finest.width,
             finest.transform,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..patches import valid_pixels
+from ..patches import valid_values
 from .chips import SceneChips
 from .find import skip_on_error
 from .scenes import RasterScene
@@ -163,6 +163,6 @@ def _valid(dataset: SceneChips) -> Iterator[np.ndarray]:
     """Valid pixels of chips, float64 ``(C, N)``, without empty chips."""
     for i in range(len(dataset)):
         image = dataset[i]['image']
-        valid = valid_pixels(image)
+        valid = valid_values(image, nodata=0.0).all(dim=0)
         if valid.any():
             yield image[:, valid].double().numpy()

@@ -18,7 +18,7 @@ from torchgeo.datasets import DatasetNotFoundError, NonGeoDataset
 from tqdm import tqdm
 
 from .._files import atomic_path
-from ..bands import SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS, band_indices
+from ..bands import SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS, BandSet
 from ..plotting import plot_image
 from .resumable import resumable
 
@@ -112,7 +112,7 @@ class SyntheticSentinel2(NonGeoDataset):
         self.split = split
         self.bands = tuple(bands)
         self.transforms = transforms
-        self.band_indices = band_indices(bands, self.all_bands)
+        self.band_indices = BandSet(self.all_bands).channels(bands)
         folder = Path(root) / 'synthetic_sentinel2' / split
         self.files = [folder / f'{i:04}.tif' for i in range(_SPLITS[split])]
         missing = [i for i, file in enumerate(self.files) if not file.exists()]
@@ -182,7 +182,7 @@ class SyntheticSentinel2DataModule(NonGeoDataModule):
         """
         bands = kwargs.get('bands', SENTINEL2_TEN_BANDS)
         names = [
-            SENTINEL2_L2A_BANDS[i] for i in band_indices(bands, SENTINEL2_L2A_BANDS)
+            SENTINEL2_L2A_BANDS[i] for i in BandSet(SENTINEL2_L2A_BANDS).channels(bands)
         ]
         self.mean = torch.tensor([self.band_statistics[name][0] for name in names])
         self.std = torch.tensor([self.band_statistics[name][1] for name in names])

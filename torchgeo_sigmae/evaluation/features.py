@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from tqdm import tqdm
 
-from ..bands import SENTINEL2, band_indices
+from ..bands import BandSet
 from .frozen import Frozen, FrozenEncoder
 
 __all__ = ('Features', 'extract_features', 'first_images', 'open_split')
@@ -139,7 +139,7 @@ def open_split(
     known = parameters['bands'].default if 'bands' in parameters else ''
     if not isinstance(known, str):
         # As the dataset spells them.
-        options['bands'] = [known[i] for i in band_indices(bands, known, SENTINEL2)]
+        options['bands'] = [known[i] for i in BandSet.from_data(known).channels(bands)]
     if 'split' in parameters:
         options['split'] = split
     made: Dataset[dict[str, Any]] = kind(root, **options)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchgeo.models import get_model
 from torchvision.models._api import WeightsEnum
 
-from ..bands import SENTINEL2_TEN_BANDS
+from ..bands import SENTINEL2_TEN_BANDS, BandSet
 from ..patches import cut_patches
 from ..weights import load_weights, read_weights
 from ..weights.packaged import PackagedWeights, normalization
@@ -38,7 +38,7 @@ class Frozen(nn.Module, ABC):
     """
 
     name: str
-    bands: tuple[str, ...]
+    bands: BandSet
 
     @property
     def ready(self) -> bool:
@@ -87,7 +87,7 @@ class BandStatistics(Frozen):
         """
         super().__init__()
         self.name = 'band mean and std'
-        self.bands = tuple(bands)
+        self.bands = BandSet.from_data(bands)
 
     def forward(self, image: Tensor) -> Tensor:
         """Describe images.
@@ -167,7 +167,7 @@ class FrozenEncoder(Frozen):
         if pooling not in POOLS:
             raise ValueError(f'pooling: {pooling!r} is unknown. Use one of {POOLS}.')
         self.encoder = encoder.eval().requires_grad_(False)
-        self.bands = tuple(bands)
+        self.bands = BandSet.from_data(bands)
         self.transform = transform
         self.name = name or type(encoder).__name__
         self.depth = depth
@@ -206,7 +206,7 @@ class FrozenEncoder(Frozen):
         """
         kwargs.setdefault('name', Path(str(source)).name)
         if isinstance(source, str) and timm.is_model(source):
-            bands = tuple(bands or SENTINEL2_TEN_BANDS)
+            bands = BandSet.from_data(bands or SENTINEL2_TEN_BANDS)
             encoder = _build(source, len(bands))
             return cls(encoder, bands, **kwargs)
         source = find_weights(source)
@@ -215,7 +215,7 @@ class FrozenEncoder(Frozen):
             return cls(model, source.meta['bands'], source.transforms, **kwargs)
         weights = read_weights(source)
         known = weights.info
-        if not known.get('bands'):
+        if weights.bands is None:
             raise ValueError(
                 f'weights: {str(source)!r} does not tell its bands. Pass a file made '
                 'by SIGMAETask.export.'
@@ -229,7 +229,7 @@ class FrozenEncoder(Frozen):
         transform = None
         if None not in (known.get('mean') or [None]):
             transform = normalization(known['mean'], known['std'])
-        return cls(encoder, known['bands'], transform, **kwargs)
+        return cls(encoder, weights.bands, transform, **kwargs)
 
     def untrained(self) -> 'FrozenEncoder | None':
         """Make the same encoder with random weights, normalised alike.

@@ -6,7 +6,7 @@
 import glob
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,8 +19,8 @@ from ..bands import (
     OSCD_BANDS,
     SENTINEL2_BANDS,
     SENTINEL2_L2A_BANDS,
+    BandSet,
     Sensor,
-    get_sensor,
 )
 from ..datasets.scenes import RasterScene
 from ..evaluation import FrozenEncoder
@@ -116,7 +116,7 @@ class SceneOptions:
                 raise ValueError(f'output: {target} is the scene itself.')
             yield path, target
 
-    def open(self, path: Path, bands: Sequence[str], patch_size: int) -> RasterScene:
+    def open(self, path: Path, bands: BandSet, patch_size: int) -> RasterScene:
         """Open a scene, and crop it to the area of interest.
 
         Args:
@@ -130,7 +130,7 @@ class SceneOptions:
         names = self.bands_in_file
         if names and len(names) == 1:
             names = _ORDERS.get(names[0].lower(), names)
-        scene = open_raster(path, bands, names, self.sensor, self.nodata, self.offset)
+        scene = open_raster(path, bands, names, self.nodata, self.offset)
         if self.aoi:
             scene = crop(scene, read_aoi(self.aoi, scene.crs), patch_size)
         return scene
@@ -146,7 +146,8 @@ class SceneOptions:
             The scene in red, green and blue, or *scene* if it lacks one of them.
         """
         try:
-            return self.open(Path(scene.path), ('red', 'green', 'blue'), patch_size)
+            rgb = BandSet(('red', 'green', 'blue'), scene.bands.sensor)
+            return self.open(Path(scene.path), rgb, patch_size)
         except (ValueError, FileNotFoundError):
             return scene
 
@@ -187,8 +188,7 @@ def map_saliency(
     """
     if polygons:
         check_suffix(polygons)
-    sensor = get_sensor(options.sensor)
-    bands = needed_bands(indices, sensor)
+    bands = needed_bands(indices, options.sensor)
     written = []
     for path, target in options.targets('saliency'):
         scene = _announced(options.open(path, bands, patch_size))
@@ -198,8 +198,7 @@ def map_saliency(
                 'are not known. Leave it out, or georeference the scene.'
             )
         saliency_map(
-            scene, target, patch_size, indices, alpha, combine, sensor, scale,
-            options.window,
+            scene, target, patch_size, indices, alpha, combine, scale, options.window,
         )  # fmt: skip
         written.append(target)
         regions = None
@@ -210,7 +209,7 @@ def map_saliency(
             write_regions(regions, written[-1])
         if options.png:
             shown = options.open_rgb(scene, patch_size)
-            figure = saliency_picture(shown, target, patch_size, regions, sensor)
+            figure = saliency_picture(shown, target, patch_size, regions)
             written.append(_save(figure, target))
     return written
 
@@ -253,7 +252,7 @@ def map_embedding(
         embedding_map(scene, target, encoder, size, pca, batch_size, options.window)
         written.append(target)
         if options.png:
-            figure = embedding_picture(scene, target, patch_size, options.sensor)
+            figure = embedding_picture(scene, target, patch_size)
             written.append(_save(figure, target))
     return written
 
@@ -323,20 +322,19 @@ def map_reconstruction(
         weights, map_location='cpu', weights_only=True
     )
     task = task.to(_device(device))
-    options = replace(options, sensor=task.sensor)
     size = size or int(task.model.encoder.patch_embed.img_size[0])
     statistics = task.statistics
+    bands = BandSet.from_data(statistics.data_bands, task.bands.sensor)
     written = []
     for path, target in options.targets('reconstruction'):
-        scene = _announced(options.open(path, statistics.data_bands, size))
+        scene = _announced(options.open(path, bands, size))
         reconstruction_map(
             scene, target, task, mask_ratio, size, batch_size, options.window
         )
         written.append(target)
         if options.png:
             figure = reconstruction_picture(
-                scene, target, task.bands, task.sensor, statistics.scale,
-                statistics.offset,
+                scene, target, task.bands, statistics.scale, statistics.offset
             )  # fmt: skip
             written.append(_save(figure, target))
     return written

@@ -13,7 +13,7 @@ from sklearn.decomposition import IncrementalPCA
 
 from ..datasets.scenes import RasterScene
 from ..evaluation import FrozenEncoder
-from ..patches import valid_patches, valid_pixels
+from ..patches import valid_patches, valid_values
 from .windows import (
     Part,
     compute_windows,
@@ -135,10 +135,10 @@ def _check(
     scene: RasterScene, encoder: FrozenEncoder, size: int, patch: int, pca: int | None
 ) -> None:
     """Refuse arguments that :func:`embedding_map` cannot use."""
-    if scene.bands != tuple(encoder.bands):
+    if scene.bands != encoder.bands:
         raise ValueError(
-            f'scene: its bands are {scene.bands}, {encoder.name} takes '
-            f'{tuple(encoder.bands)}. Open it with those.'
+            f'scene: its bands are {list(scene.bands)}, {encoder.name} '
+            f'takes {list(encoder.bands)}. Open it with those.'
         )
     if not encoder.ready:
         raise ValueError(
@@ -169,7 +169,7 @@ def _sample(scene: RasterScene, height: int, width: int) -> torch.Tensor:
             for whole, side in ((scene.height, height), (scene.width, width))
         )
         chip = torch.from_numpy(scene.read(Window(column, row, width, height)))
-        if valid_pixels(chip, nodata=None).any():
+        if valid_values(chip).any():
             chips.append(chip)
     return torch.stack(chips) if chips else torch.empty(0)
 
@@ -211,7 +211,7 @@ def _embed(
         for (r, c), chip in zip(batch, features, strict=True):
             total[:, r, c] += chip * weight
             weights[r, c] += weight
-    valid = valid_patches(valid_pixels(image, nodata=None), patch)
+    valid = valid_patches(valid_values(image).any(dim=0), patch)
     mean = (total / weights).where(valid, torch.nan)
     row, column = top - first_row, left - first_column
     return mean[:, row : row + height, column : column + width].numpy()

@@ -17,7 +17,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from rasterio.windows import Window
 
-from ..bands import SENTINEL2, Sensor, band_indices
+from ..bands import BandSet
 from ..datasets.scenes import RasterScene, opened
 from ..plotting import plot_saliency
 from ..plotting.canvas import colors, draw_map, image_title, panel_grid, rgb_channels
@@ -34,7 +34,6 @@ def saliency_picture(
     path: str | Path,
     patch_size: int,
     regions: gpd.GeoDataFrame | None = None,
-    sensor: str | Sensor = SENTINEL2,
 ) -> Figure:
     """Draw a scene, its :func:`.saliency_map` and the outlines of salient regions."""
     with opened(str(path)) as file:
@@ -50,7 +49,6 @@ def saliency_picture(
         torch.from_numpy(image),
         layers['saliency'].nan_to_num(0),
         scene.bands,
-        sensor,
         layers['richness'],
         layers['heterogeneity'],
         nodata=None,
@@ -73,7 +71,6 @@ def embedding_picture(
     scene: RasterScene,
     path: str | Path,
     patch_size: int,
-    sensor: str | Sensor = SENTINEL2,
 ) -> Figure:
     """Draw a scene beside its :func:`.embedding_map` of three principal components."""
     with opened(str(path)) as file:
@@ -83,8 +80,8 @@ def embedding_picture(
     image, _ = _preview(scene, patch_size * step, *components.shape[1:])
     missing = not bool(np.isfinite(image).all())
     figure, axes = panel_grid(2, components.shape[1:], missing)
-    axes[0].imshow(colors(image[rgb_channels(scene.bands, sensor)]))
-    axes[0].set_title(image_title(scene.bands, sensor), fontsize=10)
+    axes[0].imshow(colors(image[rgb_channels(scene.bands)]))
+    axes[0].set_title(image_title(scene.bands), fontsize=10)
     axes[1].imshow(colors(components))
     percent = ', '.join(f'{float(share):.0%}' for share in shares)
     axes[1].set_title(f'Embeddings ({percent})', fontsize=10)
@@ -96,7 +93,6 @@ def reconstruction_picture(
     scene: RasterScene,
     path: str | Path,
     bands: Sequence[str],
-    sensor: str | Sensor = SENTINEL2,
     scale: float = 1e-4,
     offset: float = 0.0,
 ) -> Figure:
@@ -111,13 +107,13 @@ def reconstruction_picture(
         window = Window(column, row, side[1], side[0])
         layers = file.read(window=window)
     rebuilt, mask, error = layers[:-2], layers[-2], layers[-1]
-    image = scene.read(window)[band_indices(bands, scene.bands, sensor)]
+    image = scene.read(window)[BandSet.from_data(scene.bands).channels(bands)]
     panels = reconstruction_panels(
-        image * scale + offset, rebuilt, mask > 0, rgb_channels(bands, sensor)
+        image * scale + offset, rebuilt, mask > 0, rgb_channels(bands)
     )
     missing = not bool(np.isfinite(image).all())
     figure, axes = panel_grid(4, side, missing, bars=True)
-    titles = (image_title(bands, sensor), 'Visible', 'Reconstruction')
+    titles = (image_title(bands), 'Visible', 'Reconstruction')
     for axis, title, panel in zip(axes, titles, panels, strict=False):
         axis.imshow(panel)
         axis.set_title(title, fontsize=10)

@@ -19,7 +19,7 @@ from rasterio.windows import Window, WindowError
 from shapely.geometry.base import BaseGeometry
 from torchgeo.datasets import RasterDataset
 
-from ..bands import SENTINEL2, Sensor, band_indices, get_sensor, normalize_bands
+from ..bands import BandSet
 from ..datasets.scenes import BandFile, RasterScene
 
 __all__ = (
@@ -45,7 +45,6 @@ def open_raster(
     path: str | Path,
     bands: Sequence[str],
     bands_in_file: Sequence[str] | None = None,
-    sensor: str | Sensor = SENTINEL2,
     nodata: float | None = None,
     offset: float | None = None,
 ) -> RasterScene:
@@ -57,7 +56,6 @@ def open_raster(
             are read on the grid of the finest one, the nearest pixel each.
         bands: Wanted bands, in any spelling.
         bands_in_file: Names of the bands of a GeoTIFF without descriptions, in order.
-        sensor: The sensor that the names belong to.
         nodata: Value of missing pixels; None for the file's own, or else 0.
         offset: Added to raw values; None for the offset in the metadata of a Sentinel-2
             product (-1000 since processing baseline 04.00), or else 0.
@@ -71,16 +69,16 @@ def open_raster(
         ValueError: If a file lacks a band or band names, the files of a folder do not
             show the same ground, or the geotransform is not usable.
     """
-    path, names = Path(path), normalize_bands(bands, sensor)
+    path, names = Path(path), BandSet(bands)
     if path.is_dir():
         files = [
-            BandFile.open(str(file), [band], [band], sensor)
-            for band, file in find_band_files(path, names, sensor).items()
+            BandFile.open(str(file), BandSet([band], names.sensor), [band])
+            for band, file in find_band_files(path, names).items()
         ]
         scene = RasterScene.from_files(str(path), names, files, nodata)
         offset = radiometric_offset(path) if offset is None else offset
     elif path.exists():
-        scene = RasterScene.open(str(path), names, bands_in_file, sensor, nodata)
+        scene = RasterScene.open(str(path), names, bands_in_file, nodata)
     else:
         raise FileNotFoundError(f'scene: there is no file or folder {str(path)!r}.')
     transform = scene.transform
@@ -142,7 +140,6 @@ def dataset_raster(
     dataset: RasterDataset,
     bands: Sequence[str],
     time: slice | None = None,
-    sensor: str | Sensor = SENTINEL2,
     nodata: float | None = 0.0,
     offset: float = 0.0,
 ) -> RasterScene:
@@ -155,7 +152,6 @@ def dataset_raster(
         dataset: For example ``torchgeo.datasets.Sentinel2``, without transforms.
         bands: Wanted bands, in any spelling.
         time: Slice of time, as in the dataset's ``bounds[2]``; None for all of it.
-        sensor: The sensor that the bands belong to.
         nodata: Value of missing pixels; None without.
         offset: Added to raw values; -1000 for digital numbers of Sentinel-2 since
             processing baseline 04.00.
@@ -166,12 +162,13 @@ def dataset_raster(
     Raises:
         ValueError: If the dataset lacks a band.
     """
-    channels = band_indices(bands, dataset.bands, sensor)
+    bands = BandSet(bands)
+    channels = BandSet.from_data(dataset.bands, bands.sensor).channels(bands)
     x, y, t = dataset.bounds
     width, height = (round((s.stop - s.start) / s.step) for s in (x, y))
     return _DatasetScene(
         type(dataset).__name__,
-        normalize_bands(bands, sensor),
+        bands,
         height,
         width,
         Affine(x.step, 0, x.start, 0, -y.step, y.stop),
@@ -229,21 +226,18 @@ def crop(scene: RasterScene, aoi: BaseGeometry, patch_size: int = 1) -> RasterSc
     )
 
 
-def find_band_files(
-    folder: Path, bands: Sequence[str], sensor: str | Sensor
-) -> dict[str, Path]:
+def find_band_files(folder: Path, bands: BandSet) -> dict[str, Path]:
     """Find the file of every band in a folder and below, at its finest resolution.
 
     Previews and masks of a Sentinel-2 product (with a folder ``IMG_DATA``) are left
     out.
     """
-    sensor = get_sensor(sensor)
     candidates: dict[str, list[tuple[int, Path]]] = {}
     files = sorted(path for path in folder.rglob('*') if path.is_file())
     product = [path for path in files if 'IMG_DATA' in path.parts]
     for path in product or files:
         name = _BAND_FILE.fullmatch(path.name)
-        band = sensor.find(name['band']) if name else None
+        band = bands.sensor.find(name['band']) if name else None
         if name and band:
             meters = int(name['meters'] or 0)
             candidates.setdefault(band.name, []).append((meters, path))

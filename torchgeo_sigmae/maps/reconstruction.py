@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from rasterio.windows import Window
 
+from ..bands import BandSet
 from ..datasets.scenes import RasterScene
 from ..masking.masks import check_mask_ratio
 from ..tasks import SIGMAETask
@@ -65,10 +66,12 @@ def reconstruction_map(
         ValueError: If an argument is out of range, the bands are not the task's, or no
             pixel is valid.
     """
-    target, bands = Path(target), tuple(task.statistics.data_bands)
+    target = Path(target)
+    bands = BandSet.from_data(task.statistics.data_bands, task.bands.sensor)
     if scene.bands != bands:
         raise ValueError(
-            f'scene: its bands are {scene.bands}, the task was trained on {bands}. '
+            f'scene: its bands are {list(scene.bands)}, the task was trained on '
+            f'{list(bands)}. '
             'Open it with those.'
         )
     if size < 1 or size % task.model.patch_size:

@@ -9,19 +9,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from rasterio.windows import Window
-from torch import Tensor
 
-from ..bands import SENTINEL2, Sensor
+from ..bands import BandSet, Sensor, get_sensor
 from ..datasets.scenes import RasterScene
-from ..patches import cut_patches, valid_patches, valid_pixels
+from ..patches import valid_patches, valid_values
 from ..transforms import (
     DEFAULT_INDICES,
     SpectralIndex,
     get_index,
     patch_statistics,
-    spectral_indices,
 )
-from ..transforms.saliency import check_combination, join_statistics
+from ..transforms.saliency import (
+    check_combination,
+    index_moments,
+    join_statistics,
+    masked_indices,
+)
 from .windows import (
     Grid,
     Part,
@@ -49,7 +52,6 @@ def saliency_map(
     indices: Sequence[str | SpectralIndex] = DEFAULT_INDICES,
     alpha: float = 0.5,
     combine: str = 'minmax',
-    sensor: str | Sensor = SENTINEL2,
     scale: float = 1e-4,
     window: int | None = None,
 ) -> None:
@@ -72,7 +74,6 @@ def saliency_map(
         alpha: Weight of richness against heterogeneity, in [0, 1].
         combine: ``'minmax'``, ``'rank'`` or ``'product'``, see
             :func:`~torchgeo_sigmae.transforms.patch_saliency`.
-        sensor: The sensor that the bands of the scene belong to.
         scale: Reflectance per unit of the scene's values.
         window: Side of the windows that are read in pixels, a multiple of *patch_size*;
             None for about 1024.
@@ -103,16 +104,17 @@ def saliency_map(
 
     def statistics(part: Window) -> np.ndarray:
         image = torch.from_numpy(scene.read(part))
-        valid = valid_pixels(image, nodata=None)
-        image = torch.where(valid, image * scale, 0)
-        layers = spectral_indices(image, scene.bands, resolved, sensor)
-        values = torch.cat(
+        valid = valid_values(image)
+        layers, counted = masked_indices(image * scale, scene.bands, resolved, valid)
+        means, _ = index_moments(layers, patch_size, counted)
+        patches = valid_patches(counted, patch_size)
+        joint = torch.stack(patch_statistics(layers, patch_size, counted))
+        return torch.cat(
             [
-                _patch_means(layers, valid, patch_size),
-                torch.stack(patch_statistics(layers, patch_size, valid)),
+                means.where(patches, torch.nan),
+                joint.where(patches.any(dim=0), torch.nan),
             ]
-        )
-        return values.where(valid_patches(valid, patch_size), torch.nan).numpy()
+        ).numpy()
 
     names = [*(index.name for index in resolved), 'richness', 'heterogeneity']
     title = f'Saliency of {Path(scene.path).name}'
@@ -125,19 +127,14 @@ def saliency_map(
 
 
 def needed_bands(
-    indices: Sequence[str | SpectralIndex], sensor: Sensor
-) -> tuple[str, ...]:
-    """Canonical names of the bands that indices need, in the order of the sensor."""
-    wanted = {name for index in indices for name in get_index(index).bands}
-    wanted = {sensor.band(name).name for name in wanted}
-    return tuple(band.name for band in sensor.bands if band.name in wanted)
-
-
-def _patch_means(layers: Tensor, valid: Tensor, patch_size: int) -> Tensor:
-    """Mean of layers ``(K, H, W)`` over the valid pixels of every patch."""
-    counted = cut_patches(valid, patch_size).flatten(-2)
-    values = torch.where(counted, cut_patches(layers, patch_size).flatten(-2), 0)
-    return values.sum(dim=-1) / counted.sum(dim=-1).clamp(min=1)
+    indices: Sequence[str | SpectralIndex], sensor: str | Sensor
+) -> BandSet:
+    """Bands that indices need, in the order of the sensor."""
+    described = get_sensor(sensor)
+    needed = [name for index in indices for name in get_index(index).bands]
+    wanted = list(dict.fromkeys(described.band(name).name for name in needed))
+    order = [band.name for band in described.bands if band.name in wanted]
+    return BandSet(order or wanted, described)
 
 
 def _with_saliency(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
-from ..bands import SENTINEL2, SENTINEL2_TEN_BANDS, Sensor
+from ..bands import SENTINEL2, SENTINEL2_TEN_BANDS, Band, BandSet, Sensor
 from .layout import TokenLayout
 from .tokens import own_group
 
@@ -164,17 +164,17 @@ class GroupEmbed(SpectralEmbed):
 
 def group_bands(
     bands: Sequence[str],
-    sensor: Sensor = SENTINEL2,
     groups: Sequence[Sequence[str]] | None = None,
 ) -> list[list[int]]:
     """Share bands out to groups by their names.
 
     Args:
-        bands: Canonical names of the bands, in order.
-        sensor: The sensor they belong to.
+        bands: Names of the bands, in order; a :class:`~torchgeo_sigmae.bands.BandSet`
+            for another sensor than Sentinel-2.
         groups: Names of the bands of each group, any spelling; None for SatMAE's
             groups of Sentinel-2, with what is in none of them (B01, B09, B10) as one
-            more. Bands of other sensors go with their nearest in wavelength.
+            more. Bands of other sensors join the group of the nearest wavelength; four
+            neighbors each where there are no wavelengths.
 
     Returns:
         Channel indices of every group, none of them empty.
@@ -182,17 +182,20 @@ def group_bands(
     Raises:
         ValueError: If *groups* does not name every band once.
     """
+    bands = BandSet.from_data(bands)
     if groups is not None:
-        named = [sensor.spell(group) for group in groups]
+        named = [BandSet.from_data(group, bands.sensor) for group in groups]
         if sorted(name for group in named for name in group) != sorted(bands):
             raise ValueError(
                 f'groups: {[list(group) for group in groups]} must name each of the '
                 f'bands {list(bands)} once.'
             )
         return [sorted(bands.index(name) for name in group) for group in named]
+    if None in bands.wavelengths:
+        return _neighbors(len(bands))
     shared: list[list[int]] = [[] for _ in range(len(_SATMAE_GROUPS) + 1)]
-    for channel, name in enumerate(bands):
-        shared[_nearest_group(name, sensor)].append(channel)
+    for channel, band in enumerate(bands.bands):
+        shared[_nearest_group(band, bands.sensor)].append(channel)
     return [group for group in shared if group]
 
 
@@ -221,17 +224,23 @@ def _default_groups(channels: int) -> list[list[int]]:
     """SatMAE's groups of our ten bands; neighbours otherwise."""
     if channels == len(SENTINEL2_TEN_BANDS):
         return group_bands(SENTINEL2_TEN_BANDS)
+    return _neighbors(channels)
+
+
+def _neighbors(channels: int) -> list[list[int]]:
+    """Groups of four neighbors."""
     return [
         list(range(start, min(start + 4, channels))) for start in range(0, channels, 4)
     ]
 
 
-def _nearest_group(name: str, sensor: Sensor) -> int:
+def _nearest_group(band: Band, sensor: Sensor) -> int:
     """Number of SatMAE's group a band belongs to."""
+    name = band.name
     if sensor.name != SENTINEL2.name:
-        wavelength = sensor.band(name).wavelength
-        known = [SENTINEL2.band(n) for group in _SATMAE_GROUPS for n in group]
-        name = min(known, key=lambda b: abs(b.wavelength - wavelength)).name
+        center = band.wavelength or 0.0
+        grouped = [SENTINEL2.band(n) for group in _SATMAE_GROUPS for n in group]
+        name = min(grouped, key=lambda b: abs((b.wavelength or 0.0) - center)).name
     return next(
         (number for number, group in enumerate(_SATMAE_GROUPS) if name in group),
         len(_SATMAE_GROUPS),

@@ -14,7 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, TwoSlopeNorm, to_rgb
 from matplotlib.figure import Figure
 
-from ..bands import SENTINEL2, Sensor, band_indices, get_sensor, normalize_bands
+from ..bands import BandSet
 
 __all__ = ('rgb_channels',)
 
@@ -27,29 +27,27 @@ HIDDEN_GRAY = 0.35
 Limits = tuple[np.ndarray, np.ndarray]
 
 
-def rgb_channels(bands: Sequence[str], sensor: str | Sensor = SENTINEL2) -> list[int]:
+def rgb_channels(bands: Sequence[str]) -> list[int]:
     """Choose the channels to show as red, green and blue.
 
     Args:
         bands: Names of the channels, in order.
-        sensor: The sensor that they belong to.
 
     Returns:
         Positions of red, green and blue if all three are there, else those of the
         first three bands (the first band three times if there are fewer).
     """
-    names = normalize_bands(bands, sensor)
+    names = BandSet(bands)
     try:
-        return band_indices(('red', 'green', 'blue'), names, sensor)
+        return names.channels(('red', 'green', 'blue'))
     except ValueError:
         return [0, 1, 2] if len(names) >= 3 else [0, 0, 0]
 
 
-def image_title(bands: Sequence[str], sensor: str | Sensor) -> str:
+def image_title(bands: Sequence[str]) -> str:
     """Title of a panel of :func:`rgb_channels`, such as 'Image (B04, B03, B02)'."""
-    shown = [
-        get_sensor(sensor).band(bands[i]).name for i in rgb_channels(bands, sensor)
-    ]
+    names = BandSet(bands)
+    shown = [names[i] for i in rgb_channels(names)]
     return f'Image ({", ".join(dict.fromkeys(shown))})'
 
 

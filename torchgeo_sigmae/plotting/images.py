@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..bands import SENTINEL2, Sensor
-from ..patches import valid_pixels
-from ..transforms import DEFAULT_INDICES, SpectralIndex, get_index, spectral_indices
+from ..patches import valid_values
+from ..transforms import DEFAULT_INDICES, SpectralIndex, get_index
 from ..transforms.indices import require_float
+from ..transforms.saliency import masked_indices
 from .canvas import (
     color_bar,
     colors,
@@ -32,7 +32,6 @@ __all__ = ('plot_image', 'plot_indices', 'plot_mask', 'plot_saliency')
 def plot_image(
     image: Tensor,
     bands: Sequence[str],
-    sensor: str | Sensor = SENTINEL2,
     title: str | None = None,
     suptitle: str | None = None,
 ) -> Figure:
@@ -41,7 +40,6 @@ def plot_image(
     Args:
         image: Values ``(C, H, W)``; NaN where data are missing.
         bands: Names of the C bands.
-        sensor: The sensor that they belong to.
         title: Title of the panel.
         suptitle: Title of the figure.
 
@@ -49,7 +47,7 @@ def plot_image(
         A figure. Each color is stretched from its 2nd to its 98th percentile; missing
         pixels are magenta.
     """
-    shown = image.detach().cpu().float().numpy()[rgb_channels(bands, sensor)]
+    shown = image.detach().cpu().float().numpy()[rgb_channels(bands)]
     missing = not bool(np.isfinite(shown).all())
     figure, (axis,) = panel_grid(1, shown.shape[1:], missing)
     axis.imshow(colors(shown))
@@ -64,7 +62,6 @@ def plot_indices(
     image: Tensor,
     bands: Sequence[str],
     indices: Sequence[str | SpectralIndex] = DEFAULT_INDICES,
-    sensor: str | Sensor = SENTINEL2,
     scale: float = 1e-4,
     offset: float = 0.0,
     nodata: float | None = 0.0,
@@ -75,7 +72,6 @@ def plot_indices(
         image: Raw values ``(C, H, W)``, floating point.
         bands: Names of the C bands.
         indices: Indices to draw.
-        sensor: The sensor that the band names belong to.
         scale: Reflectance per unit of the image; 1e-4 for Sentinel-2 digital numbers,
             1 for reflectance.
         offset: Reflectance at 0.
@@ -100,14 +96,12 @@ def plot_indices(
             'indices: none given. Pass at least one, for example '
             f'{list(DEFAULT_INDICES)}.'
         )
-    # Zeros, not NaN: missing values must not reach the formulas.
-    reflectance = torch.where(valid, image.detach().float() * scale + offset, 0)
-    layers = spectral_indices(reflectance, bands, resolved, sensor)
-    figure, axes, _ = _start(
-        reflectance, valid, bands, sensor, len(resolved), bars=True
-    )
+    reflectance = image.detach().float() * scale + offset
+    layers, counted = masked_indices(reflectance, bands, resolved, valid)
+    figure, axes, _ = _start(reflectance, valid, bands, len(resolved), bars=True)
+    layers = torch.where(counted, layers, torch.nan)
     for axis, index, layer in zip(axes, resolved, layers, strict=True):
-        values = torch.where(valid, layer, torch.nan).cpu().numpy()
+        values = layer.cpu().numpy()
         finite = values[np.isfinite(values)]
         digits = '.2f' if all(map(math.isfinite, index.value_range)) else '.3g'
         # z: a small negative number must not read -0.00.
@@ -130,7 +124,6 @@ def plot_saliency(
     image: Tensor,
     saliency: Tensor,
     bands: Sequence[str],
-    sensor: str | Sensor = SENTINEL2,
     richness: Tensor | None = None,
     heterogeneity: Tensor | None = None,
     nodata: float | None = 0.0,
@@ -141,7 +134,6 @@ def plot_saliency(
         image: Reflectance ``(C, H, W)``, floating point.
         saliency: Saliency in [0, 1], ``(H / p, W / p)``.
         bands: Names of the C bands.
-        sensor: The sensor that they belong to.
         richness: Semantic richness ``(H / p, W / p)``, 0 or more; see
             :func:`~torchgeo_sigmae.transforms.patch_statistics`. None not to draw it.
         heterogeneity: Internal heterogeneity ``(H / p, W / p)``, 0 or more. None not to
@@ -170,12 +162,12 @@ def plot_saliency(
     for name, grid in grids.items():
         if grid is not None:
             pixels = _to_pixels(grid.float(), valid, name)
-            maps[name] = torch.where(valid, pixels, torch.nan).cpu().numpy()
+            maps[name] = torch.where(valid.any(dim=0), pixels, torch.nan).cpu().numpy()
     image = image.detach().float()
-    figure, axes, natural = _start(image, valid, bands, sensor, len(maps), bars=True)
+    figure, axes, natural = _start(image, valid, bands, len(maps), bars=True)
     # Light and of little contrast: dark ground must not look like low saliency.
     gray = (0.6 + 0.3 * natural.mean(axis=-1, keepdims=True)).repeat(3, axis=-1)
-    axes[0].imshow(np.where(valid.cpu().numpy()[..., None], gray, natural))
+    axes[0].imshow(np.where(valid.any(dim=0).cpu().numpy()[..., None], gray, natural))
     drawn = axes[0].imshow(
         maps.pop('saliency'), cmap='viridis', vmin=0, vmax=1, alpha=0.6
     )
@@ -192,7 +184,6 @@ def plot_mask(
     image: Tensor,
     mask: Tensor | Mapping[str, Tensor],
     bands: Sequence[str],
-    sensor: str | Sensor = SENTINEL2,
     nodata: float | None = 0.0,
 ) -> Figure:
     """Draw an image and the part of it that the encoder sees.
@@ -203,7 +194,6 @@ def plot_mask(
             or several masks by the title of their panel, for example those at the start
             and at the end of training.
         bands: Names of the C bands.
-        sensor: The sensor that they belong to.
         nodata: As in :func:`plot_indices`.
 
     Returns:
@@ -232,9 +222,7 @@ def plot_mask(
             )
         hidden[title] = _to_pixels(one, valid, f'mask: {title!r}').cpu().numpy()
     image = image.detach().float()
-    figure, axes, natural = _start(
-        image, valid, bands, sensor, len(hidden), captions=True
-    )
+    figure, axes, natural = _start(image, valid, bands, len(hidden), captions=True)
     for axis, (title, pixels) in zip(axes, hidden.items(), strict=True):
         axis.imshow(visible(natural, pixels))
         axis.set_title(title, fontsize=10)
@@ -243,7 +231,7 @@ def plot_mask(
 
 
 def _check_image(image: Tensor, bands: Sequence[str], nodata: float | None) -> Tensor:
-    """Refuse what is not one image of these bands; find its valid pixels ``(H, W)``."""
+    """Refuse what is not one image of these bands; find its valid values."""
     if image.ndim != 3 or len(image) != len(bands):
         raise ValueError(
             f'image: expected ({len(bands)}, H, W), one image of the bands '
@@ -255,31 +243,30 @@ def _check_image(image: Tensor, bands: Sequence[str], nodata: float | None) -> T
             f'image: {tuple(image.shape)} has no pixels. Pass at least one.'
         )
     require_float(image, 'image')
-    return valid_pixels(image.detach(), nodata)
+    return valid_values(image.detach(), nodata)
 
 
 def _start(
     image: Tensor,
     valid: Tensor,
     bands: Sequence[str],
-    sensor: str | Sensor,
     panels: int,
     **options: bool,
 ) -> tuple[Figure, list[Axes], np.ndarray]:
     """Start a figure with the image; return its further panels, and its colors."""
     natural = colors(
-        torch.where(valid, image, torch.nan)[rgb_channels(bands, sensor)].cpu().numpy()
+        torch.where(valid, image, torch.nan)[rgb_channels(bands)].cpu().numpy()
     )
     missing = not bool(valid.all())
-    figure, axes = panel_grid(1 + panels, valid.shape, missing, **options)
+    figure, axes = panel_grid(1 + panels, valid.shape[1:], missing, **options)
     axes[0].imshow(natural)
-    axes[0].set_title(image_title(bands, sensor), fontsize=10)
+    axes[0].set_title(image_title(bands), fontsize=10)
     return figure, axes[1:], natural
 
 
 def _to_pixels(grid: Tensor, valid: Tensor, argument: str) -> Tensor:
     """Repeat the values of patches ``(H / p, W / p)`` over their pixels ``(H, W)``."""
-    height, width = valid.shape
+    height, width = valid.shape[-2:]
     side = height // max(len(grid), 1) if grid.ndim == 2 else 0
     if (len(grid) * side, grid.shape[-1] * side) != (height, width):
         raise ValueError(

@@ -10,7 +10,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..bands import SENTINEL2, Sensor
 from .canvas import (
     clear_ticks,
     colors,
@@ -55,7 +54,6 @@ def plot_reconstruction(
     mask: Tensor,
     saliency: Tensor,
     bands: Sequence[str],
-    sensor: str | Sensor = SENTINEL2,
     oracle: bool = False,
     max_images: int = 4,
 ) -> Figure:
@@ -68,7 +66,6 @@ def plot_reconstruction(
             one by one: the colors that are visible are then shown.
         saliency: Saliency in [0, 1], ``(B, H / p, W / p)``.
         bands: Names of the C bands.
-        sensor: The sensor that they belong to.
         oracle: Whether the reconstruction used the hidden patches' true mean and
             standard deviation; the figure then says so.
         max_images: Largest number of images to draw.
@@ -77,9 +74,9 @@ def plot_reconstruction(
         A figure with one row per image.
     """
     rows = min(len(image), max_images)
-    channels = rgb_channels(bands, sensor)
+    channels = rgb_channels(bands)
     titles = (
-        image_title(bands, sensor),
+        image_title(bands),
         'Patch saliency',
         'Visible to the encoder',
         'Reconstruction' + (' (oracle statistics)' if oracle else ''),
@@ -114,7 +111,6 @@ def plot_reconstruction(
 def plot_mask_ratios(
     predictions: Mapping[float, Mapping[str, Tensor]],
     bands: Sequence[str],
-    sensor: str | Sensor = SENTINEL2,
     oracle: bool = False,
     max_images: int = 3,
 ) -> Figure:
@@ -126,7 +122,6 @@ def plot_mask_ratios(
         predictions: Results of ``SIGMAETask.reconstruct`` for the same images, by mask
             ratio: ``'image'``, ``'reconstruction'`` and ``'mask'``.
         bands: Names of the bands.
-        sensor: The sensor that they belong to.
         oracle: Whether the reconstructions used the hidden patches' true mean and
             standard deviation; the figure then says so.
         max_images: Largest number of images to draw.
@@ -136,7 +131,7 @@ def plot_mask_ratios(
     """
     images = next(iter(predictions.values()))['image']
     rows, columns = min(len(images), max_images), 1 + len(predictions)
-    channels = rgb_channels(bands, sensor)
+    channels = rgb_channels(bands)
     figure = empty_figure(1.9 * columns, 3.8 * rows + 0.4)
     axes = figure.subplots(2 * rows, columns, squeeze=False)
     for row in range(rows):
@@ -159,7 +154,7 @@ def plot_mask_ratios(
         below[1].set_ylabel('reconstruction', fontsize=8)
         for axis in (*above, *below):
             clear_ticks(axis)
-    axes[0, 0].set_title(image_title(bands, sensor), fontsize=10)
+    axes[0, 0].set_title(image_title(bands), fontsize=10)
     if oracle:
         axes[1, 0].text(
             0.5,

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
-from ..bands import get_sensor
+from ..bands import BandSet
 from ..datamodules.inspect import datamodule_bands, datamodule_normalization
 from ..models.embeddings import GroupEmbed
 from ..weights import Weights, read_weights
@@ -51,16 +51,11 @@ def check_bands(
     if not told:
         return
     checkpoint = checkpoint or read_known(weights)
-    known = {} if checkpoint is None else checkpoint.info
-    made_for = known.get('bands')
-    if not made_for or len(told) != len(made_for):
+    expected = checkpoint.bands if checkpoint else None
+    if expected is None or len(told) != len(expected):
         return
-    try:
-        sensor = get_sensor(known.get('sensor') or 'sentinel2')
-    except ValueError:  # a sensor of the user's own
-        return
-    expected, found = sensor.spell(made_for), sensor.spell(told)
-    if expected == found or not all(map(sensor.find, found)):
+    found = BandSet.from_data(told, expected.sensor)
+    if expected == found or not all(map(expected.sensor.find, found)):
         return
     name, bands = type(datamodule).__name__, ' '.join(found)
     raise ValueError(

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""From a raw batch to what the model needs: valid pixels and augmentation."""
+"""From a raw batch to what the model needs: missing values and augmentation."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from kornia import augmentation as K
 from torch import Tensor, nn
 
-from ..patches import valid_pixels
+from ..patches import valid_values
 from ..transforms.indices import require_float
 from .statistics import BatchStatistics
 
@@ -18,11 +18,12 @@ __all__ = (
     'VALID_KEY',
     'augment',
     'default_transform',
-    'mark_valid_pixels',
+    'mark_missing',
+    'refuse_empty',
 )
 
-#: Key of the valid-pixel mask in a batch, ``(B, dates, H, W)``, float 0 or 1. kornia
-#: moves keys that start with ``mask`` along with the image; padding arrives as 0.
+#: Key of a mask in a batch, ``(B, dates, H, W)``, float: 1 where any band has data.
+#: kornia moves keys that start with ``mask`` along with the image; padding becomes 0.
 VALID_KEY = 'mask_valid'
 
 
@@ -54,17 +55,18 @@ def default_transform(size: int, crop: float = 0.2) -> K.AugmentationSequential:
     )
 
 
-def mark_valid_pixels(
+def mark_missing(
     batch: dict[str, Any],
     statistics: BatchStatistics,
     nodata: float | None,
     normalized: bool = False,
 ) -> dict[str, Any]:
-    """Mark missing pixels before anything is augmented.
+    """Mark missing values before anything is augmented.
 
-    Missing pixels become NaN in every band of their date: whatever an interpolation
-    mixes them into becomes NaN as well and is missing too. A mask goes along for what
-    NaN cannot tell, padding.
+    Missing values become NaN: whatever an interpolation mixes them into becomes NaN as
+    well and is missing too. A mask goes along for what NaN cannot tell, padding.
+    Channels that the model does not see are never looked at; what is not finite in
+    them becomes 0, because augmentations see all channels.
 
     Args:
         batch: A batch with ``'image'`` ``(B, dates * C, H, W)`` or ``(B, T, C, H, W)``
@@ -72,7 +74,7 @@ def mark_valid_pixels(
         statistics: What the batch holds.
         nodata: Pixels whose raw bands all equal this value on a date are missing then;
             None to keep them.
-        normalized: Whether the loader delivers normalised values.
+        normalized: Whether the loader delivers normalized values.
 
     Returns:
         A copy of the batch, with :data:`VALID_KEY` unless it has a time axis.
@@ -85,18 +87,44 @@ def mark_valid_pixels(
     require_float(image, 'image')
     statistics.check(image)
     dates = statistics.by_date(image)
-    valid = valid_pixels(dates, None if normalized else nodata)
+    channels = list(statistics.channels)
+    every = channels == list(range(dates.shape[-3]))
+    seen = dates if every else dates[..., channels, :, :]
+    valid = valid_values(seen, None if normalized else nodata)
     if normalized and nodata is not None:
-        absent = torch.full_like(dates[..., :1, :1], nodata)
-        absent = statistics.normalize(absent)
-        valid &= ((dates - absent).abs() > 1e-4).any(dim=-3)
+        absent = seen.new_full((len(channels), 1, 1), nodata)
+        absent = statistics.normalize(absent, statistics.channels)
+        valid = valid & (~valid | ((seen - absent).abs() > 1e-4)).any(-3, keepdim=True)
     marked = dict(batch)
-    if not valid.all():
-        dates = torch.where(valid.unsqueeze(-3), dates, torch.nan)
+    if not every or not valid.all():
+        dates = torch.where(dates.isfinite(), dates, 0)
+        dates[..., channels, :, :] = torch.where(valid, seen, torch.nan)
         marked['image'] = dates.flatten(-4, -3)
     if image.ndim == 4:
-        marked[VALID_KEY] = valid.to(image.dtype)
+        marked[VALID_KEY] = valid.any(dim=-3).to(image.dtype)
     return marked
+
+
+def refuse_empty(batch: dict[str, Any], nodata: float | None) -> None:
+    """Stop where a marked batch has no valid value at all, naming its files.
+
+    Args:
+        batch: A batch of :func:`mark_missing`.
+        nodata: The value that marks missing data, for the message.
+
+    Raises:
+        ValueError: If every value that the model sees is missing.
+    """
+    missing = VALID_KEY in batch and not batch[VALID_KEY].any()
+    if missing or (batch['image'].ndim == 5 and batch['image'].isnan().all()):
+        paths = batch.get('path') or batch.get('filename') or []
+        names = ', '.join(dict.fromkeys(map(str, paths)))
+        raise ValueError(
+            'image: a batch has no valid value in the bands of the model: all are NaN, '
+            f'infinite or nodata ({nodata}). {f"Its files: {names}. " * bool(names)}'
+            'Exclude such files, or pass batch=BatchSpec(nodata=None) if this value is '
+            'no gap.'
+        )
 
 
 def augment(
@@ -106,31 +134,49 @@ def augment(
 
     Args:
         transform: A kornia ``AugmentationSequential``, or ``nn.Identity``.
-        image: Images ``(B, C, H, W)``, NaN at missing pixels.
-        valid: Valid pixels, float ``(B, 1, H, W)``.
+        image: Normalized images ``(B, C, H, W)``, NaN at missing values.
+        valid: Pixels with data, float ``(B, 1, H, W)``.
         seed: Seed of the random parameters; the global generator is left as it was.
 
     Returns:
-        The augmented images, NaN wherever a missing pixel had any weight, and the
+        The augmented images, NaN wherever a missing value had any weight, and the
         augmented masks, without the pixels next to padding.
     """
     if isinstance(transform, nn.Identity):
         return image, valid
+    result, moved = _transformed(transform, image, valid, seed)
+    before, after = (x.isfinite().any(dim=(2, 3)) for x in (image, result))
+    if (before & ~after).any():
+        # A band has become all NaN: the augmentation used its mean or maximum, as
+        # contrast does. Once more with the band's mean, 0, in place of NaN.
+        finite = image.isfinite()
+        masks = torch.cat([valid, finite.to(valid.dtype)], dim=1)
+        filled = torch.where(finite, image, 0)
+        result, masks = _transformed(transform, filled, masks, seed)
+        moved, finite = masks[:, :1], _shrink(masks[:, 1:]) > 0.5
+        result = torch.where(finite, result, torch.nan)
+    return result, _shrink(moved)
+
+
+def _transformed(
+    transform: nn.Module, image: Tensor, masks: Tensor, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Apply a transform of kornia from a seed."""
     devices = [image.device] if image.device.type == 'cuda' else []
     with torch.random.fork_rng(devices), torch.no_grad():
         torch.manual_seed(seed)
-        image, valid = transform(image, valid, data_keys=['input', 'mask'])
-    return image, _shrink(valid)
+        image, masks = transform(image, masks, data_keys=['input', 'mask'])
+    return image, masks
 
 
 def _shrink(valid: Tensor) -> Tensor:
-    """Take one pixel off the border of masks ``(B, 1, H, W)`` that are not full.
+    """Take one pixel off the border of masks ``(B, n, H, W)`` that are not full.
 
     kornia interpolates images but not masks: next to padding, an image pixel that
     counts as valid can be half zero. The padding may lie outside the frame.
     """
     invalid = 1 - valid
-    grown = invalid.amax(dim=(1, 2, 3), keepdim=True)
+    grown = invalid.amax(dim=(2, 3), keepdim=True)
     grown = grown.repeat(1, 1, invalid.shape[2] + 2, invalid.shape[3] + 2)
     grown[:, :, 1:-1, 1:-1] = invalid
     return 1 - F.max_pool2d(grown, kernel_size=3, stride=1)

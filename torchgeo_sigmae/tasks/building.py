@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from timm.models import VisionTransformer
 from torchvision.models._api import WeightsEnum
 
-from ..bands import Sensor
+from ..bands import BandSet
 from ..models import (
     S2MAEViT,
     SatMAEViT,
@@ -43,8 +43,7 @@ def family(model: str) -> str:
 
 def start_encoder(
     model: str,
-    bands: tuple[str, ...],
-    sensor: Sensor,
+    bands: BandSet,
     size: int | None,
     encoder_kwargs: Mapping[str, Any],
     source: WeightsEnum | str | Path | bool | None,
@@ -53,8 +52,7 @@ def start_encoder(
 
     Args:
         model: Name of the encoder.
-        bands: Canonical names of the bands the model sees.
-        sensor: Their sensor.
+        bands: The bands the model sees.
         size: Side of training images in pixels; None for the default of the model.
         encoder_kwargs: ``cube_bands`` or ``groups``, and ``positions``.
         source: The argument ``weights`` of the task.
@@ -73,9 +71,9 @@ def start_encoder(
             'None.'
         )
     weights = None
-    arguments = _spectral_arguments(model, encoder_kwargs, bands, sensor)
+    arguments = _spectral_arguments(model, encoder_kwargs, bands)
     if source:
-        weights = weights_for_bands(read_weights(source), (bands, sensor))
+        weights = weights_for_bands(read_weights(source), bands)
         arguments = _continued(encoder_kwargs, arguments, weights)
     return build_encoder(model, len(bands), size, **arguments), weights
 
@@ -108,7 +106,7 @@ _SPECTRAL = {'s2mae': ('cube_bands', 'positions'), 'satmae': ('groups', 'positio
 
 
 def _spectral_arguments(
-    model: str, given: Mapping[str, Any], bands: tuple[str, ...], sensor: Sensor
+    model: str, given: Mapping[str, Any], bands: BandSet
 ) -> dict[str, Any]:
     """Collect the arguments of S2MAE's and SatMAE's encoders; refuse others."""
     allowed = _SPECTRAL.get(family(model), ())
@@ -126,15 +124,15 @@ def _spectral_arguments(
         return {}
     arguments = {'positions': given.get('positions', 'learnable')}
     if 'cube_bands' in allowed:
-        _check_order(bands, sensor)
+        _check_order(bands)
         return {**arguments, 'cube_bands': given.get('cube_bands')}
-    return {**arguments, 'groups': group_bands(bands, sensor, given.get('groups'))}
+    return {**arguments, 'groups': group_bands(bands, given.get('groups'))}
 
 
-def _check_order(bands: tuple[str, ...], sensor: Sensor) -> None:
+def _check_order(bands: BandSet) -> None:
     """Warn where the bands of a cube are no neighbours in the spectrum."""
-    wavelengths = [sensor.band(name).wavelength for name in bands]
-    if wavelengths != sorted(wavelengths):
+    wavelengths = [wavelength for wavelength in bands.wavelengths if wavelength]
+    if len(wavelengths) == len(bands) and wavelengths != sorted(wavelengths):
         order = [bands[i] for i in np.argsort(wavelengths)]
         rank_zero_warn(
             f'bands: {list(bands)} are not in the order of their wavelengths, so cubes '

@@ -4,7 +4,7 @@
 """What is hidden, what is to be predicted, and how predictions become reflectance.
 
 Pure functions of tensors between the batch and the model, used by every step of
-:class:`~torchgeo_sigmae.tasks.SIGMAETask`. Invalid pixels take part in nothing.
+:class:`~torchgeo_sigmae.tasks.SIGMAETask`. Missing values take part in nothing.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from ..models import (
     normalize_patches,
     scatter_tokens,
 )
-from ..patches import valid_pixels
+from ..patches import valid_values
 from ..transforms import PatchSaliency
 from .statistics import BatchStatistics
 
@@ -40,13 +40,13 @@ class TokenBatch(NamedTuple):
     """A batch as the model sees it.
 
     Attributes:
-        image: Normalised images ``(B, C, H, W)``, 0 at invalid pixels.
+        image: Normalized images ``(B, C, H, W)``, 0 at missing values.
         patches: Their tokens, ``(B, G * N, L)``.
         pixels: Which entries of the tokens hold data, boolean, same shape.
         valid: Which tokens hold data, boolean ``(B, G * N)``.
         saliency: Saliency per token in [0, 1], ``(B, G * N)``; 0 if not asked for.
         moments: Mean and standard deviation of the indices of every patch ``(B, N, 2
-            K)``; None if not asked for.
+            K)``, NaN where an index has no valid pixel; None if not asked for.
         layout: What a token is.
         whole: Whether every entry of every token holds data.
     """
@@ -215,8 +215,8 @@ def make_tokens(
     """Select bands, find saliency in reflectance, and cut into tokens.
 
     Args:
-        image: Normalised batch ``(B, len(data_bands), H, W)``.
-        valid: Valid pixels, boolean ``(B, H, W)``.
+        image: Normalized batch ``(B, len(data_bands), H, W)``, NaN at missing values.
+        valid: Pixels that are no padding, boolean ``(B, 1, H, W)``.
         statistics: What the batch holds.
         saliency: The saliency of the model's bands.
         layout: What a token is; each takes the saliency of its patch.
@@ -230,7 +230,7 @@ def make_tokens(
         ValueError: If the patch size does not divide the images.
     """
     image = statistics.select(image)
-    valid = valid & valid_pixels(image, nodata=None)
+    valid = valid & valid_values(image)
     scores = moments = None
     if salient or spectral:
         reflectance = statistics.reflectance(image)
@@ -240,13 +240,13 @@ def make_tokens(
             moments = saliency.moments(reflectance, valid).flatten(2).transpose(1, 2)
     whole = bool(valid.all())
     if not whole:
-        image = torch.where(valid.unsqueeze(1), image, 0)
+        image = torch.where(valid, image, 0)
     patches = layout.patchify(image)
     places = patches.shape[1] // layout.num_groups
     pixels = layout.slots(image.device).repeat_interleave(places, dim=0)
     pixels = pixels.expand_as(patches)
     if not whole:
-        pixels = pixels & layout.patchify(valid.unsqueeze(1).expand_as(image))
+        pixels = pixels & layout.patchify(valid)
     if scores is None:
         scores = image.new_zeros(len(image), places)
     return TokenBatch(

@@ -23,7 +23,7 @@ from torchvision.models._api import WeightsEnum
 
 from .._compat import TORCHGEO_VERSION, BaseTask
 from .._random import seed_from
-from ..bands import SENTINEL2_TEN_BANDS, Sensor, get_sensor, normalize_bands
+from ..bands import SENTINEL2_TEN_BANDS, BandSet, Sensor
 from ..callbacks.finite import add_guard
 from ..datamodules.inspect import attached_datamodule, normalizes
 from ..masking import MaskSchedule, TokenMask, sample_noise, select_targets
@@ -48,7 +48,13 @@ from ..weights.files import (
     plain,
     to_checkpoint_keys,
 )
-from .batch import VALID_KEY, augment, default_transform, mark_valid_pixels
+from .batch import (
+    VALID_KEY,
+    augment,
+    default_transform,
+    mark_missing,
+    refuse_empty,
+)
 from .building import encoder_settings, family, start_encoder
 from .progress import (
     describe_run,
@@ -99,8 +105,7 @@ class SIGMAETask(BaseTask):
     monitor = 'val_loss'
 
     model: MaskedAutoencoder
-    bands: tuple[str, ...]
-    sensor: Sensor
+    bands: BandSet
 
     #: Metrics over an epoch, by the name they are logged under.
     epoch_metrics: dict[str, Metric]
@@ -120,7 +125,7 @@ class SIGMAETask(BaseTask):
         weights: WeightsEnum | str | None = None,
         in_channels: int | None = None,
         bands: Sequence[str] = SENTINEL2_TEN_BANDS,
-        sensor: str | Sensor = 'sentinel2',
+        sensor: str | Sensor | None = None,
         transform: nn.Module | None = None,
         size: int | None = None,
         encoder_kwargs: dict[str, Any] | None = None,
@@ -157,7 +162,9 @@ class SIGMAETask(BaseTask):
                 matched as in ``adapt_bands``.
             in_channels: Number of bands the model sees; by default that of *bands*.
             bands: Names of the bands the model sees, in order and any spelling.
-            sensor: The sensor the band names belong to.
+            sensor: The sensor the band names belong to: a name, or a
+                :class:`~torchgeo_sigmae.bands.Sensor`; ``'any'`` for bands of any
+                names. None for Sentinel-2, or that of a ``BandSet``.
             transform: Augmentation of training batches, a kornia
                 ``AugmentationSequential``; ``nn.Identity()`` for none. Default: random
                 resized crops and flips.
@@ -234,8 +241,7 @@ class SIGMAETask(BaseTask):
     def configure_models(self) -> None:
         """Initialize the model."""
         hparams = self.hparams
-        self.sensor = get_sensor(hparams['sensor'])
-        self.bands = normalize_bands(hparams['bands'], self.sensor)
+        self.bands = BandSet(hparams['bands'], hparams['sensor'])
         if hparams['in_channels'] not in {None, len(self.bands)}:
             raise ValueError(
                 f'in_channels: {hparams["in_channels"]} for {len(self.bands)} bands '
@@ -251,7 +257,6 @@ class SIGMAETask(BaseTask):
         encoder, weights = start_encoder(
             hparams['model'],
             self.bands,
-            self.sensor,
             hparams['size'],
             hparams['encoder_kwargs'] or {},
             self.weights,
@@ -271,6 +276,7 @@ class SIGMAETask(BaseTask):
         hparams['encoder_kwargs'] = encoder_settings(encoder, self.bands)
         guidance = self.guidance
         hparams.update(guidance=guidance, batch=self.batch)
+        hparams.update(bands=self.bands, sensor=self.bands.sensor)
         hparams.update(plain(dict(hparams)))
         self.mask_schedule = MaskSchedule(
             hparams['masking'],
@@ -286,7 +292,6 @@ class SIGMAETask(BaseTask):
             guidance.richness_weight,
             guidance.combination,
             nodata=None,
-            sensor=self.sensor,
         )
 
     def configure_metrics(self) -> None:
@@ -371,12 +376,14 @@ class SIGMAETask(BaseTask):
     def on_before_batch_transfer(
         self, batch: dict[str, Any], dataloader_idx: int
     ) -> dict[str, Any]:
-        """Mark missing pixels before anything is augmented; normalize if asked to."""
+        """Mark missing values before anything is augmented; normalize if asked to."""
         normalize = self.batch.normalize
         raw = self._datamodule_normalizes or normalize is True
-        batch = mark_valid_pixels(
+        batch = mark_missing(
             batch, self.statistics, self.batch.nodata, normalized=not raw
         )
+        if self._trainer is None or not self._trainer.predicting:
+            refuse_empty(batch, self.batch.nodata)
         if not self._scale_checked:
             self._scale_checked = True
             self.statistics.check_scale(batch['image'], normalized=not raw)
@@ -386,9 +393,7 @@ class SIGMAETask(BaseTask):
 
     def _resolve_statistics(self, datamodule: object = None) -> BatchStatistics:
         """Find out what batches hold."""
-        return resolve_statistics(
-            self.batch, self.bands, self.sensor, datamodule, self._statistics
-        )
+        return resolve_statistics(self.batch, self.bands, datamodule, self._statistics)
 
     # ------------------------------------------------------------------------ steps
 
@@ -566,7 +571,7 @@ class SIGMAETask(BaseTask):
         if image.ndim == 4 and image.shape[1] == len(self.statistics.data_bands):
             # One date will do, whatever the training data had.
             image = image.unsqueeze(1)
-        batch = mark_valid_pixels(
+        batch = mark_missing(
             {'image': image.to(self.device)}, self.statistics, self.batch.nodata
         )
         batch['image'] = self.statistics.normalize(batch['image'])
@@ -591,7 +596,6 @@ class SIGMAETask(BaseTask):
             prediction['mask'].cpu(),
             prediction['saliency'].cpu(),
             self.bands,
-            self.sensor,
             self.hparams['norm_pix_loss'],
         )
 
@@ -609,7 +613,7 @@ class SIGMAETask(BaseTask):
             'model': self.hparams['model'],
             'in_channels': len(self.bands),
             'bands': list(self.bands),
-            'sensor': self.sensor.name,
+            'sensor': self.bands.sensor.plain(),
             'mean': list(self.statistics.model_mean),
             'std': list(self.statistics.model_std),
             'scale': self.statistics.scale,
@@ -799,11 +803,9 @@ class SIGMAETask(BaseTask):
             valid = torch.ones_like(image[:, :1])
         if seed is not None:
             image, valid = augment(self.transform, image, valid, seed)
-        # Missing pixels are NaN in the image; the mask adds padding.
-        pixels = valid[:, 0] > 0.5
         return make_tokens(
             image,
-            pixels,
+            valid > 0.5,
             self.statistics,
             self.patch_saliency,
             self.model.layout,

@@ -41,8 +41,9 @@ def spectral_target(tokens: TokenBatch, index: Tensor) -> tuple[Tensor, Tensor]:
     if tokens.moments is None:
         raise ValueError('tokens: no index moments. Make the tokens with them.')
     moments = gather_tokens(tokens.moments.repeat(1, groups, 1), index)
-    some = (count > 0).any(dim=-1, keepdim=True).expand_as(moments)
-    return torch.cat([mean, moments], dim=-1), torch.cat([count > 0, some], dim=-1)
+    defined = moments.isfinite()
+    target = torch.cat([mean, torch.where(defined, moments, 0)], dim=-1)
+    return target, torch.cat([count > 0, defined], dim=-1)
 
 
 def spectral_loss(prediction: Tensor, target: Tensor, counted: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ undone. It never guesses.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchgeo.datamodules import BaseDataModule
 
-from ..bands import Sensor, band_indices, normalize_bands
+from ..bands import BandSet
 from ..datamodules.inspect import (
     datamodule_bands,
     datamodule_dates,
@@ -157,18 +156,24 @@ class BatchStatistics:
             return image
         return image[:, list(self.channels)]
 
-    def normalize(self, image: Tensor) -> Tensor:
-        """Normalise a raw batch as the datamodule does.
+    def normalize(
+        self, image: Tensor, channels: tuple[int, ...] | None = None
+    ) -> Tensor:
+        """Normalize a raw batch as the datamodule does.
 
         Args:
-            image: Raw values ``(..., n * len(data_bands), H, W)``, of n dates.
+            image: Raw values ``(..., n * C, H, W)``, of n dates.
+            channels: Which channels the image has; None for all ``data_bands``.
 
         Returns:
             ``(raw - mean) / std`` in float32, same shape.
         """
-        mean = torch.tensor(self.mean, device=image.device).view(-1, 1, 1)
-        std = torch.tensor(self.std, device=image.device).view(-1, 1, 1)
-        return ((self.by_date(image.float()) - mean) / std).flatten(-4, -3)
+        chosen = range(len(self.data_bands)) if channels is None else channels
+        mean = torch.tensor([self.mean[i] for i in chosen], device=image.device)
+        std = torch.tensor([self.std[i] for i in chosen], device=image.device)
+        dates = image.float().unflatten(-3, (-1, len(chosen)))
+        out: Tensor = (dates - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+        return out.flatten(-4, -3)
 
     def reflectance(self, image: Tensor, dim: int = 1) -> Tensor:
         """Undo the normalisation.
@@ -238,8 +243,7 @@ class BatchStatistics:
 
 def resolve_statistics(
     spec: BatchSpec,
-    bands: Sequence[str],
-    sensor: Sensor,
+    bands: BandSet,
     datamodule: object = None,
     earlier: BatchStatistics | None = None,
 ) -> BatchStatistics:
@@ -248,7 +252,6 @@ def resolve_statistics(
     Args:
         spec: The argument ``batch`` of the task.
         bands: Bands the model sees.
-        sensor: The sensor the band names belong to.
         datamodule: The datamodule in use, if any.
         earlier: The statistics of an earlier run or a checkpoint, if any.
 
@@ -262,8 +265,8 @@ def resolve_statistics(
     batch_bands = spec.bands
     if batch_bands is None:
         batch_bands = datamodule_bands(datamodule) or bands
-    names = sensor.spell(batch_bands)
-    channels = tuple(band_indices(normalize_bands(bands, sensor), names, sensor))
+    names = BandSet.from_data(batch_bands, bands.sensor)
+    channels = tuple(names.channels(bands))
     mean, std = spec.mean, spec.std
     if mean is None or std is None:
         if isinstance(datamodule, BaseDataModule):
@@ -275,7 +278,7 @@ def resolve_statistics(
     if mean is None and std is None and earlier is not None:
         return earlier
     return BatchStatistics(
-        data_bands=names,
+        data_bands=tuple(names),
         channels=channels,
         mean=_per_band(mean, 'mean', names, channels, datamodule),
         std=_per_band(std, 'std', names, channels, datamodule),

@@ -3,7 +3,7 @@
 
 """Spectral indices by name, computed from named bands.
 
-Convention: reflectance in (for normalised differences anything proportional to it),
+Convention: reflectance in (for normalized differences anything proportional to it),
 values clamped to the index's range out; an index that is undefined at a pixel is 0
 there.
 """
@@ -17,7 +17,7 @@ import torch
 from kornia.augmentation import IntensityAugmentationBase2D
 from torch import Tensor
 
-from ..bands import SENTINEL2, Sensor, band_indices, get_sensor
+from ..bands import BandSet
 from .formula import Formula
 
 __all__ = (
@@ -221,16 +221,15 @@ def spectral_indices(
     image: Tensor,
     bands: Sequence[str],
     indices: Sequence[str | SpectralIndex] = DEFAULT_INDICES,
-    sensor: str | Sensor = SENTINEL2,
 ) -> Tensor:
     """Compute several indices at once, in float32.
 
     Args:
-        image: Reflectance ``(..., C, H, W)``, floating point. In normalised
+        image: Reflectance ``(..., C, H, W)``, floating point. In normalized
             differences a common factor cancels out; an offset does not.
-        bands: Names of the C channels, in order.
+        bands: Names of the C channels, in order; a
+            :class:`~torchgeo_sigmae.bands.BandSet` for another sensor than Sentinel-2.
         indices: Indices to compute.
-        sensor: The sensor the band names belong to.
 
     Returns:
         The K indices, ``(..., K, H, W)``, each in its range, float32.
@@ -246,10 +245,11 @@ def spectral_indices(
             f'image: {image.shape[-3]} channels for {len(bands)} bands {list(bands)}. '
             'Name every channel in bands=, in order.'
         )
+    bands = BandSet.from_data(bands)
     channels = image.float().unbind(dim=-3)
     layers = []
     for index in map(get_index, indices):
-        positions = index_channels(index, bands, sensor)
+        positions = index_channels(index, bands)
         named = zip(index.bands, positions, strict=True)
         layers.append(index({name: channels[i] for name, i in named}))
     return torch.stack(layers, dim=-3)
@@ -278,31 +278,31 @@ class AppendSpectralIndices(IntensityAugmentationBase2D):
         bands: Sequence[str],
         scale: float = 1e-4,
         offset: float = 0.0,
-        sensor: str | Sensor = SENTINEL2,
     ) -> None:
         """Initialize a new AppendSpectralIndices instance.
 
         Args:
             indices: Names of indices, or indices of one's own.
-            bands: Names of the image's channels, in order and any spelling.
+            bands: Names of the image's channels, in order and any spelling; a
+                :class:`~torchgeo_sigmae.bands.BandSet` for another sensor than
+                Sentinel-2.
             scale: Reflectance per unit of the image; 1e-4 for Sentinel-2 digital
                 numbers, 1 for reflectance.
             offset: Reflectance at 0.
-            sensor: The sensor the band names belong to.
 
         Raises:
             ValueError: If an index is unknown or a band it needs is missing.
         """
         super().__init__(p=1, keepdim=True)
         resolved = tuple(get_index(index) for index in indices)
+        named = BandSet.from_data(bands)
         for index in resolved:
-            index_channels(index, bands, sensor)
+            index_channels(index, named)
         self.flags = {
             'indices': resolved,
-            'bands': tuple(bands),
+            'bands': named,
             'scale': scale,
             'offset': offset,
-            'sensor': get_sensor(sensor),
         }
 
     def apply_transform(
@@ -324,21 +324,16 @@ class AppendSpectralIndices(IntensityAugmentationBase2D):
             Images ``(B, C + K, H, W)``.
         """
         reflectance = input * flags['scale'] + flags['offset']
-        layers = spectral_indices(
-            reflectance, flags['bands'], flags['indices'], flags['sensor']
-        )
+        layers = spectral_indices(reflectance, flags['bands'], flags['indices'])
         return torch.cat([input, layers.to(input.dtype)], dim=-3)
 
 
-def index_channels(
-    index: SpectralIndex, bands: Sequence[str], sensor: str | Sensor = SENTINEL2
-) -> list[int]:
+def index_channels(index: SpectralIndex, bands: BandSet) -> list[int]:
     """Find the channels an index needs.
 
     Args:
         index: The index.
         bands: The channel order.
-        sensor: The sensor the band names belong to.
 
     Returns:
         Channel positions, in the order of ``index.bands``.
@@ -346,12 +341,11 @@ def index_channels(
     Raises:
         ValueError: If a band the index needs is missing, naming index and band.
     """
-    resolved = get_sensor(sensor)
     try:
-        return band_indices(index.bands, bands, resolved)
+        return bands.channels(index.bands)
     except ValueError as error:
         needed = ', '.join(
-            f'{band.name if (band := resolved.find(name)) else "?"} ({name})'
+            f'{band.name if (band := bands.sensor.find(name)) else "?"} ({name})'
             for name in index.bands
         )
         raise ValueError(

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..bands import SENTINEL2, Sensor, get_sensor, normalize_bands
-from ..patches import cut_patches, rank_patches, valid_patches, valid_pixels
+from ..bands import BandSet
+from ..patches import cut_patches, rank_patches, valid_patches, valid_values
 from .indices import (
     DEFAULT_INDICES,
     SpectralIndex,
@@ -51,11 +51,13 @@ def patch_statistics(
     Args:
         indices: Spectral indices ``(..., K, H, W)``.
         patch_size: Side of a patch in pixels; must divide H and W.
-        valid: Boolean pixel mask ``(..., H, W)``; None if every pixel is valid.
+        valid: Which pixels count, boolean ``(..., H, W)``, or ``(..., K, H, W)`` by
+            index; None if all do.
 
     Returns:
         Richness and heterogeneity, each ``(..., H / patch_size, W / patch_size)`` in
-        float32. Patches without a valid pixel are 0.
+        float32, over the indices that have a valid pixel in the patch. Patches without
+        one are 0.
 
     Raises:
         ValueError: If *patch_size* does not divide H and W.
@@ -63,7 +65,11 @@ def patch_statistics(
     _, std = index_moments(indices, patch_size, valid)
     with torch.autocast(indices.device.type, enabled=False):
         magnitude = _patch_mean(*_cut_valid(indices.float().abs(), patch_size, valid))
-    return magnitude.mean(dim=-3), std.mean(dim=-3)
+    if valid is None or valid.ndim < indices.ndim:
+        return magnitude.mean(dim=-3), std.mean(dim=-3)
+    # Both are 0 where an index has no valid pixel.
+    count = valid_patches(valid, patch_size).sum(dim=-3).clamp(min=1)
+    return magnitude.sum(dim=-3) / count, std.sum(dim=-3) / count
 
 
 def index_moments(
@@ -74,7 +80,8 @@ def index_moments(
     Args:
         indices: Spectral indices ``(..., K, H, W)``.
         patch_size: Side of a patch in pixels; must divide H and W.
-        valid: Boolean pixel mask ``(..., H, W)``; None if every pixel is valid.
+        valid: Which pixels count, boolean ``(..., H, W)``, or ``(..., K, H, W)`` by
+            index; None if all do.
 
     Returns:
         Means and standard deviations, each ``(..., K, H / patch_size, W /
@@ -98,7 +105,9 @@ def _cut_valid(
     patches = cut_patches(x, patch_size).flatten(-2)
     if valid is None:
         return patches, None
-    return patches, cut_patches(valid, patch_size).flatten(-2).unsqueeze(-4)
+    if valid.ndim < x.ndim:
+        valid = valid.unsqueeze(-3)
+    return patches, cut_patches(valid, patch_size).flatten(-2)
 
 
 def _patch_mean(x: Tensor, valid: Tensor | None) -> Tensor:
@@ -116,7 +125,6 @@ def patch_saliency(
     alpha: float = 0.5,
     combine: str = 'minmax',
     valid: Tensor | None = None,
-    sensor: str | Sensor = SENTINEL2,
 ) -> Tensor:
     r"""Compute the saliency of every patch of an image.
 
@@ -133,20 +141,22 @@ def patch_saliency(
 
     Args:
         image: Reflectance or digital numbers proportional to it, ``(..., C, H, W)``,
-            floating point. NaN and infinite pixels count as invalid.
-        bands: Names of the C channels, in order.
+            floating point. NaN and infinite values are missing. An index counts where
+            all its bands are there.
+        bands: Names of the C channels, in order; a
+            :class:`~torchgeo_sigmae.bands.BandSet` for another sensor than Sentinel-2.
         patch_size: Side of a patch in pixels; must divide H and W.
         indices: Spectral indices to use.
         alpha: Weight of richness against heterogeneity, in [0, 1].
         combine: ``'minmax'`` (as above), ``'rank'`` (within-image ranks scaled to
             [0, 1] in place of values), or ``'product'`` (:math:`R'_p H'_p`, without
             *alpha*).
-        valid: Boolean pixel mask ``(..., H, W)``; None to take every finite pixel.
-        sensor: The sensor the band names belong to.
+        valid: Which values count besides, boolean ``(..., C, H, W)`` or, for all bands,
+            ``(..., H, W)``; None for every finite value.
 
     Returns:
         Saliency ``(..., H / patch_size, W / patch_size)`` in [0, 1], float32; 0 for
-        patches without a valid pixel. Carries no gradient.
+        patches where no index counts. Carries no gradient.
 
     Raises:
         TypeError: If *image* holds integers.
@@ -156,13 +166,43 @@ def patch_saliency(
     check_combination(alpha, combine)
     require_float(image, 'image')
     with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-        finite = valid_pixels(image, nodata=None)
-        valid = finite if valid is None else finite & valid.bool()
-        image = torch.where(valid.unsqueeze(-3), image, 0)
-        layers = spectral_indices(image, bands, indices, sensor)
-        richness, heterogeneity = patch_statistics(layers, patch_size, valid)
-        patches = valid_patches(valid, patch_size)
+        counted = valid_values(image)
+        if valid is not None:
+            counted = counted & _by_band(valid.bool(), image)
+        layers, counted = masked_indices(image, bands, indices, counted)
+        richness, heterogeneity = patch_statistics(layers, patch_size, counted)
+        patches = valid_patches(counted, patch_size).any(dim=-3)
         return join_statistics(richness, heterogeneity, patches, alpha, combine)
+
+
+def masked_indices(
+    image: Tensor,
+    bands: Sequence[str],
+    indices: Sequence[str | SpectralIndex],
+    valid: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Compute indices of an image with missing values, and where they count.
+
+    Args:
+        image: Reflectance ``(..., C, H, W)``; missing values may be NaN.
+        bands: Names of the C channels, in order.
+        indices: The K indices.
+        valid: Which values count, boolean ``(..., C, H, W)``.
+
+    Returns:
+        The indices ``(..., K, H, W)``, finite everywhere; and where all bands of an
+        index are valid, boolean, same shape.
+    """
+    named = BandSet.from_data(bands)
+    layers = spectral_indices(torch.where(valid, image, 0), named, indices)
+    channels = [index_channels(get_index(index), named) for index in indices]
+    counted = [valid[..., wanted, :, :].all(dim=-3) for wanted in channels]
+    return layers, torch.stack(counted, dim=-3)
+
+
+def _by_band(valid: Tensor, image: Tensor) -> Tensor:
+    """Bring a mask ``(..., H, W)`` or ``(..., C, H, W)`` to the axes of an image."""
+    return valid if valid.ndim == image.ndim else valid.unsqueeze(-3)
 
 
 def join_statistics(
@@ -224,14 +264,15 @@ class PatchSaliency(nn.Module):
         alpha: float = 0.5,
         combine: str = 'minmax',
         nodata: float | None = 0.0,
-        sensor: str | Sensor = SENTINEL2,
         scale: float = 1.0,
         offset: float = 0.0,
     ) -> None:
         """Initialize a new PatchSaliency instance.
 
         Args:
-            bands: Names of the image's channels, in order and in any spelling.
+            bands: Names of the image's channels, in order and in any spelling; a
+                :class:`~torchgeo_sigmae.bands.BandSet` for another sensor than
+                Sentinel-2.
             patch_size: Side of a patch in pixels.
             indices: Spectral indices to use.
             alpha: Weight of richness against heterogeneity, in [0, 1].
@@ -239,7 +280,6 @@ class PatchSaliency(nn.Module):
                 :func:`patch_saliency`.
             nodata: Pixels whose bands all equal this value are left out; None to keep
                 them.
-            sensor: The sensor the band names belong to.
             scale: Reflectance per unit of the image. Normalized differences do not need
                 it; EVI and SAVI do.
             offset: Reflectance at 0.
@@ -250,8 +290,7 @@ class PatchSaliency(nn.Module):
         """
         super().__init__()
         check_combination(alpha, combine)
-        self.sensor = get_sensor(sensor)
-        self.bands = normalize_bands(bands, self.sensor)
+        self.bands = BandSet(bands)
         self.patch_size = patch_size
         self.indices = tuple(get_index(index) for index in indices)
         self.alpha = alpha
@@ -265,15 +304,15 @@ class PatchSaliency(nn.Module):
                 f'{list(DEFAULT_INDICES)}.'
             )
         for index in self.indices:
-            index_channels(index, self.bands, self.sensor)
+            index_channels(index, self.bands)
 
     def saliency(self, image: Tensor, valid: Tensor | None = None) -> Tensor:
         """Compute the saliency of raw images.
 
         Args:
             image: Raw values ``(..., C, H, W)``.
-            valid: Boolean pixel mask ``(..., H, W)``; None to derive it from *image*
-                and ``nodata``.
+            valid: Which values count, boolean ``(..., C, H, W)`` or, for all bands,
+                ``(..., H, W)``; None to derive it from *image* and ``nodata``.
 
         Returns:
             Saliency ``(..., H / patch_size, W / patch_size)`` in [0, 1].
@@ -283,7 +322,7 @@ class PatchSaliency(nn.Module):
         """
         require_float(image, 'image')
         if valid is None:
-            valid = valid_pixels(image, self.nodata)
+            valid = valid_values(image, self.nodata)
         if (self.scale, self.offset) != (1.0, 0.0):
             image = image * self.scale + self.offset
         return patch_saliency(
@@ -294,7 +333,6 @@ class PatchSaliency(nn.Module):
             self.alpha,
             self.combine,
             valid,
-            self.sensor,
         )
 
     def moments(self, image: Tensor, valid: Tensor) -> Tensor:
@@ -302,15 +340,17 @@ class PatchSaliency(nn.Module):
 
         Args:
             image: Raw values ``(..., C, H, W)``.
-            valid: Boolean pixel mask ``(..., H, W)``.
+            valid: Which values count, boolean, same shape.
 
         Returns:
             Means, then standard deviations, ``(..., 2 K, H / patch_size, W /
-            patch_size)``; 0 for patches without a valid pixel.
+            patch_size)``; NaN where an index has no valid pixel in the patch.
         """
-        image = torch.where(valid.unsqueeze(-3), image * self.scale + self.offset, 0)
-        layers = spectral_indices(image, self.bands, self.indices, self.sensor)
-        return torch.cat(index_moments(layers, self.patch_size, valid), dim=-3)
+        image = image * self.scale + self.offset
+        layers, counted = masked_indices(image, self.bands, self.indices, valid)
+        moments = index_moments(layers, self.patch_size, counted)
+        some = valid_patches(counted, self.patch_size)
+        return torch.cat([x.where(some, torch.nan) for x in moments], dim=-3)
 
     def forward(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Add ``sample['saliency']``.

@@ -11,11 +11,11 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 from torchvision.models._api import WeightsEnum
 
-from ..bands import Sensor, get_sensor
+from ..bands import BandSet, Sensor, get_sensor
 from .files import Weights, write_weights
 from .matching import METHODS, BandReport, target_bands
 from .read import read_weights
-from .tensors import BandsOf, adapt_decoder, adapt_encoder
+from .tensors import adapt_decoder, adapt_encoder
 
 __all__ = ('adapt_bands', 'adapt_weights', 'weights_for_bands')
 
@@ -40,7 +40,7 @@ def adapt_bands(
     bands: Sequence[str],
     path: str | Path,
     dates: int = 1,
-    sensor: str | Sensor = 'sentinel2',
+    sensor: str | Sensor | None = None,
     method: str = 'auto',
 ) -> BandReport:
     """Write an encoder file for other bands, for ``weights=`` of any task.
@@ -79,7 +79,7 @@ def adapt_bands(
         dates: Number of dates whose channels follow each other, at least 1. TorchGeo's
             early-fusion change models take two dates as ``2 * len(bands)`` channels.
             Weights are divided by it, so equal dates give the activations of one.
-        sensor: The sensor *bands* belong to.
+        sensor: The sensor *bands* belong to; None for Sentinel-2, or that of a BandSet.
         method: ``'auto'``; ``'name'`` to match by name and sensor only, and refuse any
             other band; ``'zero'`` to let names that the sensor does not know (``VV``,
             ``DEM``) start at zero.
@@ -106,8 +106,7 @@ def adapt_bands(
             'path; the original is needed to adapt to other bands.'
         )
     source = read_weights(weights)
-    target_sensor = get_sensor(sensor)
-    target = target_bands(bands, target_sensor, method), target_sensor
+    target = target_bands(bands, sensor, method)
     adapted, report = adapt_weights(source, target, method, dates)
     # The file is for fine-tuning; SIGMAETask adapts encoder and decoder by itself.
     write_weights(Weights(adapted.encoder, info=adapted.info), path)
@@ -115,13 +114,13 @@ def adapt_bands(
 
 
 def adapt_weights(
-    weights: Weights, target: BandsOf, method: str = 'auto', dates: int = 1
+    weights: Weights, target: BandSet, method: str = 'auto', dates: int = 1
 ) -> tuple[Weights, BandReport]:
     """Adapt encoder and decoder to other bands, and log what was done.
 
     Args:
         weights: The weights.
-        target: Canonical names of the new bands, and their sensor.
+        target: The new bands.
         method: As in :func:`.adapt_bands`.
         dates: As in :func:`.adapt_bands`; several dates drop the decoder.
 
@@ -132,21 +131,21 @@ def adapt_weights(
         ValueError: If the weights do not name their bands or were adapted to several
             dates, or if no band has a counterpart.
     """
-    info, (names, sensor) = weights.info, target
-    source = _source_bands(weights, sensor)
+    info = weights.info
+    source = _source_bands(weights, target.sensor)
     encoder, report = adapt_encoder(weights.encoder, source, target, method, dates)
-    _check_report(report, weights.name, source, sensor, method)
+    _check_report(report, weights.name, source, target.sensor, method)
     decoder = {}
     if weights.decoder and dates == 1:
         decoder = adapt_decoder(
             weights.encoder, weights.decoder, source, target, method
         )
-    same = source[1].name == sensor.name
+    same = source.sensor.name == target.sensor.name
     adapted = {
         **{key: info[key] for key in _KEPT if key in info},
-        'in_channels': dates * len(names),
-        'bands': list(names),
-        'sensor': sensor.name,
+        'in_channels': dates * len(target),
+        'bands': list(target),
+        'sensor': target.sensor.plain(),
         'dates': dates,
         'mean': _carried(info, 'mean', source, report),
         'std': _carried(info, 'std', source, report),
@@ -154,8 +153,8 @@ def adapt_weights(
         'offset': info.get('offset') if same else None,
         'adapted_from': {
             'weights': Path(weights.name).name,
-            'bands': list(source[0]),
-            'sensor': source[1].name,
+            'bands': list(source),
+            'sensor': source.sensor.plain(),
             'method': method,
             'sources': {band.band: band.sources for band in report.bands},
             'left_out': list(report.left_out),
@@ -166,12 +165,12 @@ def adapt_weights(
     return Weights(encoder, decoder, adapted, weights.name), report
 
 
-def weights_for_bands(weights: Weights, target: BandsOf) -> Weights:
+def weights_for_bands(weights: Weights, target: BandSet) -> Weights:
     """Adapt weights to the bands of a model, if they were made for others.
 
     Args:
         weights: The weights.
-        target: Canonical names of the bands of the model, and their sensor.
+        target: The bands of the model.
 
     Returns:
         The weights for these bands; as they are if they do not tell their bands.
@@ -179,12 +178,12 @@ def weights_for_bands(weights: Weights, target: BandsOf) -> Weights:
     Raises:
         ValueError: If they cannot be adapted.
     """
-    info, (names, sensor) = weights.info, target
-    bands = info.get('bands')
-    if not bands or (not info.get('sensor') and sensor.spell(bands) == names):
+    info, bands = weights.info, weights.info.get('bands')
+    if not bands:
         return weights
-    source = _source_bands(weights, sensor)
-    if source[0] == names and source[1].name == sensor.name:
+    if not info.get('sensor') and BandSet.from_data(bands, target.sensor) == target:
+        return weights
+    if _source_bands(weights, target.sensor).matches(target):
         return weights
     return adapt_weights(weights, target)[0]
 
@@ -198,7 +197,7 @@ def _is_same_file(weights: str | Path, path: str | Path) -> bool:
     )
 
 
-def _source_bands(weights: Weights, target_sensor: Sensor) -> BandsOf:
+def _source_bands(weights: Weights, target_sensor: Sensor) -> BandSet:
     """The bands the weights were made with; refused where they are not known."""
     info, name = weights.info, Path(weights.name).name
     if not info.get('bands') or not info.get('sensor'):
@@ -215,7 +214,7 @@ def _source_bands(weights: Weights, target_sensor: Sensor) -> BandsOf:
             'channels follow each other. Pass the weights it was made from, '
             f'{original!r}.'
         )
-    # A user's own sensor is known only where it is the target as well.
+    # A file of the first edition has only the name of a user's own sensor.
     sensor = target_sensor
     if info['sensor'] != target_sensor.name:
         try:
@@ -226,16 +225,16 @@ def _source_bands(weights: Weights, target_sensor: Sensor) -> BandsOf:
                 'wavelengths are not known here. Pass sensor= that very '
                 'torchgeo_sigmae.bands.Sensor.'
             ) from None
-    return sensor.spell(info['bands']), sensor
+    return BandSet.from_data(info['bands'], sensor)
 
 
 def _check_report(
-    report: BandReport, name: str, source: BandsOf, sensor: Sensor, method: str
+    report: BandReport, name: str, source: BandSet, sensor: Sensor, method: str
 ) -> None:
     """Refuse an encoder that would see nothing, or what method='name' forbids."""
     new = [band.band for band in report.bands if not band.sources]
     made_with = (
-        f'{Path(name).name!r} was made with {list(source[0])} of {source[1].name}'
+        f'{Path(name).name!r} was made with {list(source)} of {source.sensor.name}'
     )
     if method == 'name' and new:
         raise ValueError(
@@ -252,11 +251,11 @@ def _check_report(
 
 
 def _carried(
-    info: dict[str, Any], key: str, source: BandsOf, report: BandReport
+    info: dict[str, Any], key: str, source: BandSet, report: BandReport
 ) -> list[float | None]:
     """Mean or std of the bands taken by name; None for the others."""
     values: Any = info.get(key)
-    if not isinstance(values, list | tuple) or len(values) != len(source[0]):
+    if not isinstance(values, list | tuple) or len(values) != len(source):
         return [None] * len(report.bands)
-    by_band = dict(zip(source[0], values, strict=True))
+    by_band = dict(zip(source, values, strict=True))
     return [by_band[band.band] if band.named else None for band in report.bands]

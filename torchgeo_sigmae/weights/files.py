@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from .._files import atomic_path
-from ..bands import Sensor
+from ..bands import BandSet, Sensor
 from .schema import check_model, check_weights
 
 __all__ = (
@@ -72,6 +72,18 @@ class Weights:
     decoder: dict[str, Tensor] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     name: str = 'weights'
+
+    @property
+    def bands(self) -> BandSet | None:
+        """The bands that the encoder takes; None where the file does not tell."""
+        names = self.info.get('bands')
+        if not names:
+            return None
+        try:
+            return BandSet.from_data(names, self.info.get('sensor'))
+        except ValueError:
+            # The first edition stored only the name of a user's own sensor.
+            return BandSet.from_data(names, 'any')
 
 
 def write_weights(weights: Weights, path: str | Path, half: bool = False) -> None:
@@ -226,8 +238,10 @@ def plain(value: Any) -> Any:
             return value.tolist()
         case Path() | Enum():
             return str(value)
+        case BandSet():
+            return list(value)
         case Sensor():
-            return value.name
+            return value.plain()
         case _ if is_dataclass(value):
             return {
                 f.name: plain(getattr(value, f.name)) for f in fields(value) if f.init

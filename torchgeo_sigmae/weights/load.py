@@ -5,7 +5,7 @@
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_warn
@@ -14,7 +14,7 @@ from timm.models import VisionTransformer
 from torch import Tensor
 from torchvision.models._api import WeightsEnum
 
-from ..bands import SENTINEL2, Sensor, get_sensor
+from ..bands import BandSet
 from ..models.encoder import resample_positions
 from ..models.layout import layout_of_state
 from ..models.mae import MaskedAutoencoder
@@ -31,8 +31,7 @@ __all__ = ('load_weights',)
 def load_weights(
     model: VisionTransformer | MaskedAutoencoder,
     weights: Weights | WeightsEnum | str | Path,
-    bands: tuple[str, ...] | None = None,
-    sensor: str | Sensor = SENTINEL2,
+    bands: Sequence[str] | None = None,
 ) -> None:
     """Load pretrained weights into an encoder, or into encoder and decoder.
 
@@ -43,10 +42,10 @@ def load_weights(
             if the weights hold a decoder of the same shape; otherwise it stays as it
             is.
         weights: The weights, or any source that :func:`.read_weights` takes.
-        bands: Canonical names of the bands the encoder sees. Weights for other bands
+        bands: The bands the encoder sees; a :class:`~torchgeo_sigmae.bands.BandSet`
+            for another sensor than Sentinel-2. Weights for other bands
             are adapted as in :func:`.adapt_bands`. None to take the weights as they
             are.
-        sensor: The sensor *bands* belong to.
 
     Raises:
         FileNotFoundError: If *weights* is neither a known enum nor a file.
@@ -60,7 +59,7 @@ def load_weights(
     if not isinstance(weights, Weights):
         weights = read_weights(weights)
     if bands is not None:
-        weights = weights_for_bands(weights, (bands, get_sensor(sensor)))
+        weights = weights_for_bands(weights, BandSet.from_data(bands))
     if isinstance(model, MaskedAutoencoder):
         _check_tokens(model, weights)
         _load_encoder(model.encoder, weights)

@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..bands import Sensor, normalize_bands
+from ..bands import BandSet, Sensor, get_sensor
 
 __all__ = (
     'METHODS',
@@ -84,7 +84,9 @@ class BandReport:
         return '\n'.join(lines)
 
 
-def target_bands(bands: Sequence[str], sensor: Sensor, method: str) -> tuple[str, ...]:
+def target_bands(
+    bands: Sequence[str], sensor: str | Sensor | None, method: str
+) -> BandSet:
     """Spell target bands.
 
     Args:
@@ -101,21 +103,21 @@ def target_bands(bands: Sequence[str], sensor: Sensor, method: str) -> tuple[str
     """
     if method != 'zero' or isinstance(bands, str):
         try:
-            names = normalize_bands(bands, sensor)
+            names = BandSet(bands, sensor)
         except ValueError as error:
-            if all(sensor.find(name) for name in bands):
+            target = get_sensor(sensor or 'sentinel2')
+            if all(target.find(name) for name in bands):
                 raise
             raise ValueError(
                 f"{error} Pass method='zero' to let channels that are no bands of the "
                 'sensor start at zero.'
             ) from None
     else:
-        normalize_bands([name for name in bands if sensor.find(name)], sensor)
-        names = sensor.spell(bands)
-        if len(set(names)) < len(names):
+        names = BandSet.from_data(bands, sensor)
+        if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(
-                f'bands: a name is given more than once in {list(bands)}. Name each '
-                'band once.'
+                f'bands: {", ".join(twice)} is given more than once in {list(bands)}. '
+                'Name each band once.'
             )
     if not names:
         raise ValueError('bands: no band is given. Name at least one.')
@@ -123,40 +125,35 @@ def target_bands(bands: Sequence[str], sensor: Sensor, method: str) -> tuple[str
 
 
 def match_bands(
-    source: tuple[str, ...],
-    source_sensor: Sensor,
-    target: tuple[str, ...],
-    target_sensor: Sensor,
+    source: BandSet,
+    target: BandSet,
     method: str,
     dates: int,
 ) -> BandReport:
     """Decide which target bands stand in for which source bands.
 
     Args:
-        source: Canonical names of the bands the weights were made with.
-        source_sensor: Their sensor.
-        target: Canonical names of the bands they are to see.
-        target_sensor: Their sensor.
+        source: The bands the weights were made with.
+        target: The bands they are to see.
         method: One of :data:`.METHODS`.
         dates: Number of dates, for the report.
 
     Returns:
         One entry per target band, in order.
     """
-    same = source_sensor.name == target_sensor.name
+    same = source.sensor.name == target.sensor.name
     wavelengths = {
-        name: band.wavelength
-        for name in target
-        if (band := target_sensor.find(name)) is not None
+        band.name: band.wavelength for band in target.bands if band.wavelength
     }
+    centers = {band.name: band.wavelength for band in source.bands}
     shares: dict[str, dict[str, float]] = {name: {} for name in target}
     for origin in source:
         if same and origin in shares:
             nearest = [origin]
-        elif method == 'name' or (described := source_sensor.find(origin)) is None:
+        elif method == 'name' or not centers[origin]:
             nearest = []
         else:
-            center = described.wavelength
+            center = centers[origin] or 0.0
             distance = {n: abs(w - center) for n, w in wavelengths.items()}
             least = min(distance.values(), default=float('inf'))
             near = least <= TOLERANCE * center

@@ -20,20 +20,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..bands import Sensor
+from ..bands import BandSet
 from ..models.layout import layout_of_state
 from .matching import AdaptedBand, BandReport, match_bands
 
 __all__ = (
     'SPECTRAL_HEAD',
-    'BandsOf',
     'adapt_decoder',
     'adapt_encoder',
     'interpolate_spectrum',
 )
-
-#: Names of bands, and the sensor they belong to.
-BandsOf = tuple[tuple[str, ...], Sensor]
 
 _KERNEL, _GROUPS = 'patch_embed.proj.weight', 'patch_embed.band_group'
 _SPECTRUM = 'spectral_embed'
@@ -44,8 +40,8 @@ SPECTRAL_HEAD = 'spectral_head.'
 
 def adapt_encoder(
     encoder: Mapping[str, Tensor],
-    source: BandsOf,
-    target: BandsOf,
+    source: BandSet,
+    target: BandSet,
     method: str = 'auto',
     dates: int = 1,
 ) -> tuple[dict[str, Tensor], BandReport]:
@@ -53,8 +49,8 @@ def adapt_encoder(
 
     Args:
         encoder: Tensors under plain timm keys, of any of our encoders.
-        source: Canonical names of its bands, and their sensor.
-        target: Canonical names of the new bands, and their sensor.
+        source: Canonical names of its bands.
+        target: The new bands.
         method: As in :func:`.adapt_bands`.
         dates: As in :func:`.adapt_bands`.
 
@@ -66,7 +62,7 @@ def adapt_encoder(
     """
     if encoder[_KERNEL].ndim == 5:
         return _adapt_cubes(encoder, source, target, method, dates)
-    report = match_bands(*source, *target, method, dates)
+    report = match_bands(source, target, method, dates)
     grouped = _GROUPS in encoder
     if grouped:
         report = _within_groups(encoder, source, report)
@@ -88,8 +84,8 @@ def adapt_encoder(
 def adapt_decoder(
     encoder: Mapping[str, Tensor],
     decoder: Mapping[str, Tensor],
-    source: BandsOf,
-    target: BandsOf,
+    source: BandSet,
+    target: BandSet,
     method: str = 'auto',
 ) -> dict[str, Tensor]:
     """Adapt a decoder to other bands.
@@ -101,8 +97,8 @@ def adapt_decoder(
     Args:
         encoder: Tensors of its encoder, before they were adapted.
         decoder: Tensors of the decoder.
-        source: Canonical names of its bands, and their sensor.
-        target: Canonical names of the new bands, and their sensor.
+        source: Canonical names of its bands.
+        target: The new bands.
         method: As in :func:`.adapt_bands`.
 
     Returns:
@@ -129,15 +125,15 @@ def adapt_decoder(
     return adapted
 
 
-def interpolate_spectrum(source: BandsOf, target: BandsOf, depth: int) -> Tensor:
+def interpolate_spectrum(source: BandSet, target: BandSet, depth: int) -> Tensor:
     """Compute weights that map positions of source cubes to target cubes.
 
     Linear in the mean wavelength of a cube, constant beyond the first and the last. A
     cube of the same bands keeps its position.
 
     Args:
-        source: Canonical names of the source bands, and their sensor.
-        target: Canonical names of the target bands, and their sensor.
+        source: The source bands.
+        target: The target bands.
         depth: Bands of a cube.
 
     Returns:
@@ -152,7 +148,7 @@ def interpolate_spectrum(source: BandsOf, target: BandsOf, depth: int) -> Tensor
     share = torch.zeros(len(new), len(old), dtype=torch.float64)
     for row, (names, center) in enumerate(new):
         equal = [i for i, (others, _) in enumerate(old) if others == names]
-        if equal and source[1].name == target[1].name:
+        if equal and source.sensor.name == target.sensor.name:
             share[row, equal[0]] = 1
             continue
         above = int((centers < center).sum())
@@ -167,13 +163,13 @@ def interpolate_spectrum(source: BandsOf, target: BandsOf, depth: int) -> Tensor
 
 def _adapt_cubes(
     encoder: Mapping[str, Tensor],
-    source: BandsOf,
-    target: BandsOf,
+    source: BandSet,
+    target: BandSet,
     method: str,
     dates: int,
 ) -> tuple[dict[str, Tensor], BandReport]:
     """Interpolate S2MAE's positions in the spectrum; its kernel stays."""
-    depth, (names, sensor) = encoder[_KERNEL].shape[2], target
+    depth, names = encoder[_KERNEL].shape[2], target
     if len(names) % depth:
         near = [n for n in range(1, len(names) + depth) if n % depth == 0][-2:]
         raise ValueError(
@@ -183,34 +179,36 @@ def _adapt_cubes(
     share = interpolate_spectrum(source, target, depth)
     spectrum = encoder[_SPECTRUM]
     positions = (share.to(spectrum) @ spectrum).repeat(1, dates, 1)
-    same = source[1].name == sensor.name
+    same = source.sensor.name == target.sensor.name
     cubes = [f'the cube of {" and ".join(cube)}' for cube, _ in _cubes(source, depth)]
     bands = []
     for channel, name in enumerate(names):
-        named = same and name in source[0]
+        named = same and name in source
         weights = dict(zip(cubes, share[channel // depth].tolist(), strict=True))
         sources = {cube: weight for cube, weight in weights.items() if weight}
         used = sources if named or method != 'name' else {}
         bands.append(AdaptedBand(name, used, named))
-    left_out = tuple(name for name in source[0] if not same or name not in names)
+    left_out = tuple(name for name in source if not same or name not in names)
     report = BandReport(tuple(bands), left_out, dates, divided=False)
     return {**encoder, _SPECTRUM: positions}, report
 
 
 def _adapt_groups(
-    encoder: Mapping[str, Tensor], source: BandsOf, target: BandsOf, report: BandReport
+    encoder: Mapping[str, Tensor], source: BandSet, target: BandSet, report: BandReport
 ) -> dict[str, Tensor]:
     """Assign target bands to SatMAE's groups; groups without a band are dropped."""
     membership = _membership(encoder, source)
-    wavelengths = {n: b.wavelength for n in source[0] if (b := source[1].find(n))}
+    wavelengths = {
+        band.name: band.wavelength for band in source.bands if band.wavelength
+    }
     groups = []
     for band in report.bands:
         # A channel without wavelength, for example radar, joins the last group.
-        origin, described = source[0][-1], target[1].find(band.band)
+        origin, described = source[-1], target.sensor.find(band.band)
+        wavelength = described.wavelength if described else None
         if band.sources:
             origin = _origin(band)
-        elif described is not None and wavelengths:
-            wavelength = described.wavelength
+        elif wavelength is not None and wavelengths:
             origin = min(wavelengths, key=lambda n: abs(wavelengths[n] - wavelength))
         groups.append(membership[origin])
     kept = sorted(set(groups))
@@ -223,7 +221,7 @@ def _adapt_groups(
 
 
 def _within_groups(
-    encoder: Mapping[str, Tensor], source: BandsOf, report: BandReport
+    encoder: Mapping[str, Tensor], source: BandSet, report: BandReport
 ) -> BandReport:
     """Let a target band of SatMAE stand in for source bands of one group only."""
     membership = _membership(encoder, source)
@@ -233,26 +231,26 @@ def _within_groups(
         sources = {n: s for n, s in band.sources.items() if membership[n] == group}
         bands.append(replace(band, sources=sources))
     taken = {name for band in bands for name in band.sources}
-    left_out = tuple(name for name in source[0] if name not in taken)
+    left_out = tuple(name for name in source if name not in taken)
     return BandReport(tuple(bands), left_out, report.dates, divided=False)
 
 
 def _combined(
     channels: tuple[Tensor, ...] | list[Tensor],
-    source: BandsOf,
+    source: BandSet,
     sources: dict[str, float],
     divisor: float,
 ) -> Tensor:
     """Sum what belongs to source bands by their shares; exact where one is picked."""
     total = torch.zeros_like(channels[0])
     for name, share in sources.items():
-        total = total + channels[source[0].index(name)] * (share / divisor)
+        total = total + channels[source.index(name)] * (share / divisor)
     return total
 
 
-def _membership(encoder: Mapping[str, Tensor], source: BandsOf) -> dict[str, int]:
+def _membership(encoder: Mapping[str, Tensor], source: BandSet) -> dict[str, int]:
     """The number of the group of every source band."""
-    return dict(zip(source[0], encoder[_GROUPS].tolist(), strict=True))
+    return dict(zip(source, encoder[_GROUPS].tolist(), strict=True))
 
 
 def _origin(band: AdaptedBand) -> str:
@@ -262,11 +260,19 @@ def _origin(band: AdaptedBand) -> str:
     return max(band.sources, key=lambda name: band.sources[name])
 
 
-def _cubes(bands: BandsOf, depth: int) -> list[tuple[tuple[str, ...], float]]:
+def _cubes(bands: BandSet, depth: int) -> list[tuple[tuple[str, ...], float]]:
     """Cut bands into cubes, each with its mean wavelength in nm."""
-    names, sensor = bands
-    cut = [names[i : i + depth] for i in range(0, len(names), depth)]
-    return [
-        (cube, sum(sensor.band(name).wavelength for name in cube) / depth)
-        for cube in cut
-    ]
+    cubes = []
+    for start in range(0, len(bands), depth):
+        cube = bands[start : start + depth]
+        total = 0.0
+        for name in cube:
+            wavelength = bands.sensor.band(name).wavelength
+            if wavelength is None:
+                raise ValueError(
+                    f'bands: {name!r} has no wavelength, so its cube has no position '
+                    'in the spectrum. Pass a sensor that tells wavelengths.'
+                )
+            total += wavelength
+        cubes.append((cube, total / depth))
+    return cubes
