@@ -5,6 +5,7 @@
 
 from .masks import (
     TokenMask,
+    band_mask,
     independent_group_mask,
     num_masked_tokens,
     random_mask,
@@ -21,6 +22,7 @@ __all__ = (
     'SCHEDULES',
     'MaskSchedule',
     'TokenMask',
+    'band_mask',
     'independent_group_mask',
     'num_masked_tokens',
     'random_mask',

@@ -23,6 +23,7 @@ from .noise import gumbel
 
 __all__ = (
     'TokenMask',
+    'band_mask',
     'independent_group_mask',
     'num_masked_tokens',
     'random_mask',
@@ -81,6 +82,15 @@ def check_predict_ratio(ratio: float) -> None:
     if not 0 < ratio <= 1:
         raise ValueError(
             f'predict_ratio: {ratio} is not in (0, 1]. 1 predicts every masked token.'
+        )
+
+
+def check_band_dropout(share: float, bands: int) -> None:
+    """Refuse shares outside [0, 1), and those that hide no band."""
+    if not 0 <= share < 1 or (share and not min(int(share * bands), bands - 1)):
+        raise ValueError(
+            f'band_dropout: {share} of {bands} bands. Pass 0, or a share in [0, 1) of '
+            'at least one band that leaves one, for example 0.6.'
         )
 
 
@@ -251,6 +261,26 @@ def select_targets(
     share = (ratio * usable.sum(dim=-1, keepdim=True)).round().clamp(min=1)
     within_share = torch.arange(count, device=masked.device) < share
     return masked.gather(-1, chosen), usable.gather(-1, chosen) & within_share
+
+
+def band_mask(noise: Tensor, share: float) -> Tensor:
+    """Choose bands to hide from the encoder, in half of the samples.
+
+    This is ours: from samples that lack bands, the encoder learns to work without them.
+
+    Args:
+        noise: Uniform noise, ``(B, 2 + C)``: whether, how many, and which.
+        share: Largest share of the bands to hide, in [0, 1).
+
+    Returns:
+        Hidden bands, boolean ``(B, C)``: from one to ``share * C``, never all, in half
+        of the samples; none in the others.
+    """
+    bands = noise.shape[1] - 2
+    most = min(int(share * bands), bands - 1)
+    count = 1 + (noise[:, 1] * most).long().clamp(max=most - 1)
+    count = torch.where(noise[:, 0] < 0.5, count, 0) if most else count * 0
+    return noise[:, 2:].argsort(dim=1).argsort(dim=1) < count.unsqueeze(1)
 
 
 def mask_highest(keys: Tensor, ratio: float, valid: Tensor | None = None) -> TokenMask:

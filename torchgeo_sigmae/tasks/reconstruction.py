@@ -31,6 +31,7 @@ __all__ = (
     'TokenBatch',
     'baseline_prediction',
     'fill_in',
+    'hide_bands',
     'make_tokens',
     'reconstruct',
 )
@@ -259,6 +260,23 @@ def make_tokens(
         layout,
         whole and layout.channels == layout.num_groups * layout.group_size,
     )
+
+
+def hide_bands(tokens: TokenBatch, hidden: Tensor) -> Tensor:
+    """Hide bands from the encoder: their values become 0, the mean.
+
+    Args:
+        tokens: The batch.
+        hidden: Hidden bands, boolean ``(B, C)``.
+
+    Returns:
+        The tokens without these bands, ``(B, G * N, L)``.
+    """
+    layout = tokens.layout
+    values = hidden[:, layout.padded()].unflatten(1, (layout.num_groups, -1))
+    values = values.repeat_interleave(layout.patch_size**2, dim=-1)
+    positions = tokens.patches.shape[1] // layout.num_groups
+    return tokens.patches.masked_fill(values.repeat_interleave(positions, dim=1), 0)
 
 
 def baseline_prediction(

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from kornia import augmentation as K
@@ -26,8 +26,14 @@ from .._random import seed_from
 from ..bands import SENTINEL2_TEN_BANDS, BandSet, Sensor
 from ..callbacks.finite import add_guard
 from ..datamodules.inspect import attached_datamodule, normalizes
-from ..masking import MaskSchedule, TokenMask, sample_noise, select_targets
-from ..masking.masks import check_predict_ratio
+from ..masking import (
+    MaskSchedule,
+    TokenMask,
+    band_mask,
+    sample_noise,
+    select_targets,
+)
+from ..masking.masks import check_band_dropout, check_predict_ratio
 from ..metrics import ReconstructionMetrics, VisibilityRatio
 from ..models import MaskedAutoencoder, gather_tokens, masked_mse
 from ..optim import (
@@ -67,6 +73,7 @@ from .reconstruction import (
     TokenBatch,
     baseline_prediction,
     fill_in,
+    hide_bands,
     make_tokens,
     reconstruct,
 )
@@ -77,7 +84,7 @@ from .statistics import BatchStatistics, resolve_statistics
 __all__ = ('SIGMAETask',)
 
 #: First element of every seed key, so that no two draws share randomness.
-_STAGES = {'train': 0, 'augment': 1, 'predict': 2, 'targets': 3}
+_STAGES = {'train': 0, 'augment': 1, 'predict': 2, 'targets': 3, 'bands': 4}
 
 #: Key of the masks of evaluation, the same for every seed.
 _FIXED_KEY = 0
@@ -85,6 +92,24 @@ _FIXED_KEY = 0
 
 #: Defaults of the grouped arguments.
 _GUIDANCE, _BATCH = Guidance(), BatchSpec()
+
+
+class _Draw(NamedTuple):
+    """What a training step uses of a batch.
+
+    Attributes:
+        tokens: The batch.
+        inputs: Its tokens as the encoder gets them, ``(B, G * N, L)``.
+        keep: Indices of the visible tokens, ``(B, V)``.
+        predicted: Indices of the tokens to predict, ``(B, P)``.
+        counts: Which of them count, boolean ``(B, P)``.
+    """
+
+    tokens: TokenBatch
+    inputs: Tensor
+    keep: Tensor
+    predicted: Tensor
+    counts: Tensor
 
 
 class SIGMAETask(BaseTask):
@@ -134,6 +159,7 @@ class SIGMAETask(BaseTask):
         guidance: Guidance = _GUIDANCE,
         indices: Sequence[str] = DEFAULT_INDICES,
         predict_ratio: float = 1.0,
+        band_dropout: float = 0.0,
         decoder: str = 'cross',
         decoder_dim: int = 256,
         decoder_depth: int = 4,
@@ -188,6 +214,9 @@ class SIGMAETask(BaseTask):
                 target.
             predict_ratio: Share of the valid masked tokens to decode in training, in
                 (0, 1].
+            band_dropout: Largest share of the bands to hide from the encoder, in half
+                of the training samples. They are predicted all the same, so the encoder
+                learns to work with fewer bands. Ours, not the paper's. 0 for none.
             decoder: ``'cross'`` (CrossMAE's) or ``'self'`` (MAE's).
             decoder_dim: Width of the decoder.
             decoder_depth: Number of decoder blocks.
@@ -248,6 +277,7 @@ class SIGMAETask(BaseTask):
                 f'{list(self.bands)}. Leave in_channels out, or name as many bands.'
             )
         check_predict_ratio(hparams['predict_ratio'])
+        check_band_dropout(hparams['band_dropout'], len(self.bands))
         if not 0 <= hparams['spectral_weight'] < math.inf:
             raise ValueError(
                 f'spectral_weight: {hparams["spectral_weight"]} must be 0 or more, and '
@@ -413,9 +443,9 @@ class SIGMAETask(BaseTask):
         self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
     ) -> Tensor:
         """Compute the training loss over the predicted tokens."""
-        tokens, keep, predicted, counts = self._draw(batch)
+        tokens, inputs, keep, predicted, counts = self._draw(batch)
         size = len(predicted)
-        output = self.model(tokens.image, keep, predicted, tokens.patches)
+        output = self.model(tokens.image, keep, predicted, inputs)
         prediction, statistics = output.tensor_split([tokens.patches.shape[-1]], dim=-1)
         prediction = self.target.place(prediction, tokens, predicted)
         target = self.target.encode(tokens, predicted)
@@ -624,6 +654,7 @@ class SIGMAETask(BaseTask):
             'trained_on': [*self.history, self.stage],
             'norm_pix_loss': self.hparams['norm_pix_loss'],
             'spectral_weight': self.hparams['spectral_weight'],
+            'band_dropout': self.hparams['band_dropout'],
             'ssl_method': family(self.hparams['model']),
             'positions': self.hparams['encoder_kwargs'].get('positions', 'learnable'),
             'target': self.hparams['target'],
@@ -741,7 +772,7 @@ class SIGMAETask(BaseTask):
     # Random numbers, logging and kornia are no business of torch.compile, which is left
     # with the model and the loss.
     @torch.compiler.disable
-    def _draw(self, batch: dict[str, Any]) -> tuple[TokenBatch, Tensor, Tensor, Tensor]:
+    def _draw(self, batch: dict[str, Any]) -> _Draw:
         """Augment a training batch, mask it, and choose what is predicted.
 
         Everything random depends on the seed, the number of batches before this one and
@@ -766,7 +797,12 @@ class SIGMAETask(BaseTask):
             beta = schedule.strength_at(progress)
             self.log('saliency_beta', beta, batch_size=size)
             self.visibility_ratio.update(tokens.saliency, mask.keep, tokens.valid)
-        return tokens, mask.keep, predicted, counts
+        inputs = tokens.patches
+        if dropout := self.hparams['band_dropout']:
+            chance = seed_from(_STAGES['bands'], *key)
+            noise = sample_noise(chance, place, 2 + len(self.bands))
+            inputs = hide_bands(tokens, band_mask(noise, dropout))
+        return _Draw(tokens, inputs, mask.keep, predicted, counts)
 
     def _places(self, batch: dict[str, Any], tokens: TokenBatch, before: int) -> Tensor:
         """Where samples stand among those of all processes.
