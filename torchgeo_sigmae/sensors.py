@@ -230,6 +230,8 @@ SENTINEL2 = Sensor(
         'swir16': 'swir1',
         'swir22': 'swir2',
     },
+    # So2Sat's.
+    ('S2_',),
 )
 
 #: Landsat-8 and Landsat-9. Center wavelengths in nm, of OLI from Barsi et al. (2014,
@@ -293,10 +295,25 @@ ETM = Sensor(
         Band('B4', 'nir', 835.0),
         Band('B5', 'swir1', 1648.0),
         Band('B6', 'lwir', 11335.0),
+        Band('B62', 'lwir_high_gain', 11335.0),
         Band('B7', 'swir2', 2206.0),
         Band('B8', 'pan', 706.0),
     ),
-    {**_LANDSAT_ALIASES, 'b6_vcid_1': 'lwir', 'b6_vcid_2': 'lwir'},
+    {
+        **_LANDSAT_ALIASES,
+        # Older products count in tens.
+        'b10': 'blue',
+        'b20': 'green',
+        'b30': 'red',
+        'b40': 'nir',
+        'b50': 'swir1',
+        'b70': 'swir2',
+        'b80': 'pan',
+        'b60': 'lwir',
+        'b61': 'lwir',
+        'b6_vcid_1': 'lwir',
+        'b6_vcid_2': 'lwir_high_gain',
+    },
     LANDSAT_PREFIXES,
 )
 

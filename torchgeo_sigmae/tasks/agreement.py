@@ -52,9 +52,9 @@ def check_bands(
         return
     checkpoint = checkpoint or read_known(weights)
     expected = checkpoint.bands if checkpoint else None
-    if expected is None or len(told) != len(expected):
+    if expected is None or len(told) != len(expected) or expected.sensor.any_name:
         return
-    found = BandSet.from_data(told, expected.sensor)
+    found = BandSet.from_data(list(told), expected.sensor)
     if expected == found or not all(map(expected.sensor.find, found)):
         return
     name, bands = type(datamodule).__name__, ' '.join(found)

@@ -81,8 +81,14 @@ def mark_missing(
 
     Raises:
         TypeError: If the image holds integers.
-        ValueError: If its channels are not those of *statistics*.
+        ValueError: If there is no image, or its channels are not those of
+            *statistics*.
     """
+    if 'image' not in batch:
+        raise ValueError(
+            f"image: the batch has the keys {sorted(batch)}, but no 'image'. Name it so "
+            'in a transform of the dataset.'
+        )
     image = batch['image']
     require_float(image, 'image')
     statistics.check(image)

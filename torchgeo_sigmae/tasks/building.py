@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from timm.models import VisionTransformer
 from torchvision.models._api import WeightsEnum
 
@@ -22,10 +22,11 @@ from ..models import (
     group_bands,
     layout_of,
 )
+from ..transforms.indices import DEFAULT_INDICES, get_index
 from ..weights import Weights, read_weights
 from ..weights.adapt import weights_for_bands
 
-__all__ = ('encoder_settings', 'family', 'start_encoder')
+__all__ = ('choose_masking', 'encoder_settings', 'family', 'start_encoder')
 
 
 def family(model: str) -> str:
@@ -39,6 +40,43 @@ def family(model: str) -> str:
     """
     name = model.partition('_')[0]
     return name if name in {'s2mae', 'satmae'} else 'sigmae'
+
+
+def choose_masking(hparams: dict[str, Any], bands: BandSet) -> None:
+    """Choose indices and masking that the bands allow, where none are given.
+
+    Args:
+        hparams: The arguments of the task, of which ``indices`` and ``masking`` are
+            set.
+        bands: The bands the model sees.
+
+    Raises:
+        ValueError: If the spectral target has no index.
+    """
+    if hparams['indices'] is None:
+        allowed = [name for name in DEFAULT_INDICES if _computable(name, bands)]
+        hparams['indices'] = allowed
+        missing = [name for name in DEFAULT_INDICES if name not in allowed]
+        if missing and hparams['masking'] != 'random':
+            rank_zero_info(
+                f'indices: {allowed or "none"}, since the bands {list(bands[:13])} do '
+                f'not allow {", ".join(missing)}.'
+            )
+    if hparams['masking'] is None:
+        hparams['masking'] = 'saliency' if hparams['indices'] else 'random'
+        if not hparams['indices']:
+            rank_zero_info("masking: 'random', since no index can guide it.")
+    if hparams['spectral_weight'] and not hparams['indices']:
+        raise ValueError(
+            f'spectral_weight: {hparams["spectral_weight"]}, but the bands '
+            f'{list(bands[:13])} allow no index. Pass indices=, or 0.'
+        )
+
+
+def _computable(name: str, bands: BandSet) -> bool:
+    """Whether an index can be computed from bands."""
+    needed = [bands.sensor.find(band) for band in get_index(name).bands]
+    return all(band is not None and band.name in bands for band in needed)
 
 
 def start_encoder(

@@ -208,7 +208,7 @@ def make_tokens(
     image: Tensor,
     valid: Tensor,
     statistics: BatchStatistics,
-    saliency: PatchSaliency,
+    saliency: PatchSaliency | None,
     layout: TokenLayout,
     salient: bool = True,
     spectral: bool = False,
@@ -219,7 +219,7 @@ def make_tokens(
         image: Normalized batch ``(B, len(data_bands), H, W)``, NaN at missing values.
         valid: Pixels that are no padding, boolean ``(B, 1, H, W)``.
         statistics: What the batch holds.
-        saliency: The saliency of the model's bands.
+        saliency: The saliency of the model's bands; None without indices.
         layout: What a token is; each takes the saliency of its patch.
         salient: Whether the saliency is needed.
         spectral: Whether moments of the indices are needed.
@@ -233,7 +233,7 @@ def make_tokens(
     image = statistics.select(image)
     valid = valid & valid_values(image)
     scores = moments = None
-    if salient or spectral:
+    if saliency is not None and (salient or spectral):
         reflectance = statistics.reflectance(image)
         if salient:
             scores = saliency.saliency(reflectance, valid).flatten(1)

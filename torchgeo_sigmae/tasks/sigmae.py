@@ -23,9 +23,19 @@ from torchvision.models._api import WeightsEnum
 
 from .._compat import TORCHGEO_VERSION, BaseTask
 from .._random import seed_from
-from ..bands import SENTINEL2_TEN_BANDS, BandSet, Sensor
+from ..bands import (
+    SENTINEL2,
+    SENTINEL2_TEN_BANDS,
+    BandSet,
+    Sensor,
+    get_sensor,
+)
 from ..callbacks.finite import add_guard
-from ..datamodules.inspect import attached_datamodule, normalizes
+from ..datamodules.inspect import (
+    attached_datamodule,
+    datamodule_bands,
+    normalizes,
+)
 from ..masking import (
     MaskSchedule,
     TokenMask,
@@ -45,7 +55,6 @@ from ..optim import (
 )
 from ..plotting import plot_reconstruction
 from ..transforms import PatchSaliency, bitemporal
-from ..transforms.indices import DEFAULT_INDICES
 from ..weights import Weights, load_weights, write_weights
 from ..weights.files import (
     ENCODER_KEY,
@@ -61,7 +70,7 @@ from .batch import (
     mark_missing,
     refuse_empty,
 )
-from .building import encoder_settings, family, start_encoder
+from .building import choose_masking, encoder_settings, family, start_encoder
 from .progress import (
     describe_run,
     metric_states,
@@ -138,6 +147,9 @@ class SIGMAETask(BaseTask):
     #: What earlier stages of progressive pretraining were trained on.
     history: Sequence[dict[str, Any]] = ()
 
+    #: The saliency of the model's bands; None without any index.
+    patch_saliency: PatchSaliency | None
+
     _statistics: BatchStatistics | None = None
     _datamodule_normalizes = False
     _scale_checked = False
@@ -149,15 +161,15 @@ class SIGMAETask(BaseTask):
         model: str = 'sigmae_vit_small_patch8',
         weights: WeightsEnum | str | None = None,
         in_channels: int | None = None,
-        bands: Sequence[str] = SENTINEL2_TEN_BANDS,
+        bands: Sequence[str] | None = None,
         sensor: str | Sensor | None = None,
         transform: nn.Module | None = None,
         size: int | None = None,
         encoder_kwargs: dict[str, Any] | None = None,
-        masking: str = 'saliency',
+        masking: str | None = None,
         mask_ratio: float | tuple[float, float] = 0.9,
         guidance: Guidance = _GUIDANCE,
-        indices: Sequence[str] = DEFAULT_INDICES,
+        indices: Sequence[str] | None = None,
         predict_ratio: float = 1.0,
         band_dropout: float = 0.0,
         decoder: str = 'cross',
@@ -187,7 +199,9 @@ class SIGMAETask(BaseTask):
                 holds one of the same shape. Any image size will do; other bands are
                 matched as in ``adapt_bands``.
             in_channels: Number of bands the model sees; by default that of *bands*.
-            bands: Names of the bands the model sees, in order and any spelling.
+            bands: Names of the bands the model sees, in order and any spelling. None
+                for the ten of Sentinel-2 at 10 and 20 m; if the datamodule lacks one of
+                them, for all that the datamodule has.
             sensor: The sensor the band names belong to: a name, or a
                 :class:`~torchgeo_sigmae.bands.Sensor`; ``'any'`` for bands of any
                 names. None for Sentinel-2, or that of a ``BandSet``.
@@ -201,7 +215,9 @@ class SIGMAETask(BaseTask):
                 group (default: SatMAE's: 10 m; red edge; short-wave infrared; the
                 rest). For both: ``positions``, ``'learnable'``, ``'sincos'`` or
                 ``'vanilla'`` (sines and cosines of a token's running number).
-            masking: ``'saliency'`` (SIGMAE's SSDTM) or ``'random'`` (MAE, S2MAE). With
+            masking: ``'saliency'`` (SIGMAE's SSDTM) or ``'random'`` (MAE, S2MAE), which
+                needs no index; None for ``'random'`` where the bands allow no index,
+                else ``'saliency'``. With
                 several tokens per patch position also ``'spatial'`` (the same positions
                 in every group of bands), ``'saliency_spatial'`` (the same, salient
                 positions more often), ``'group'`` (other positions in every group) or
@@ -211,7 +227,7 @@ class SIGMAETask(BaseTask):
             guidance: How saliency steers the mask: strength and schedule, and how the
                 saliency is computed.
             indices: Names of the spectral indices, of the saliency and of the spectral
-                target.
+                target; None for those of NDVI, NDWI and NDBI that the bands allow.
             predict_ratio: Share of the valid masked tokens to decode in training, in
                 (0, 1].
             band_dropout: Largest share of the bands to hide from the encoder, in half
@@ -269,8 +285,19 @@ class SIGMAETask(BaseTask):
 
     def configure_models(self) -> None:
         """Initialize the model."""
-        hparams = self.hparams
-        self.bands = BandSet(hparams['bands'], hparams['sensor'])
+        given = ('bands', 'sensor', 'masking', 'indices', 'encoder_kwargs')
+        self._given = {name: self.hparams[name] for name in given}
+        names, sensor = self.hparams['bands'], self.hparams['sensor']
+        if names is None:
+            described = get_sensor(sensor or 'sentinel2')
+            every = tuple(band.name for band in described.bands)
+            names = SENTINEL2_TEN_BANDS if described is SENTINEL2 else every
+        self._build(BandSet(names, sensor))
+
+    def _build(self, bands: BandSet) -> None:
+        """Initialize the model for these bands."""
+        self.bands, hparams = bands, self.hparams
+        choose_masking(hparams, bands)
         if hparams['in_channels'] not in {None, len(self.bands)}:
             raise ValueError(
                 f'in_channels: {hparams["in_channels"]} for {len(self.bands)} bands '
@@ -315,14 +342,16 @@ class SIGMAETask(BaseTask):
             guidance.schedule,
             self.model.layout.num_groups,
         )
-        self.patch_saliency = PatchSaliency(
-            self.bands,
-            self.model.patch_size,
-            hparams['indices'],
-            guidance.richness_weight,
-            guidance.combination,
-            nodata=None,
-        )
+        self.patch_saliency = None
+        if hparams['indices'] or self.mask_schedule.guided:
+            self.patch_saliency = PatchSaliency(
+                self.bands,
+                self.model.patch_size,
+                hparams['indices'],
+                guidance.richness_weight,
+                guidance.combination,
+                nodata=None,
+            )
 
     def configure_metrics(self) -> None:
         """Initialize the performance metrics."""
@@ -380,6 +409,7 @@ class SIGMAETask(BaseTask):
         datamodule = attached_datamodule(self.trainer)
         if isinstance(datamodule, LightningDataModule):
             bitemporal(datamodule)
+        self._follow(datamodule)
         self._statistics = self._resolve_statistics(datamodule)
         self._datamodule_normalizes = normalizes(datamodule)
         self._scale_checked = False
@@ -403,10 +433,34 @@ class SIGMAETask(BaseTask):
             'ignore', 'You have overridden .on_before_batch_transfer'
         )
 
+    def _follow(self, datamodule: object) -> None:
+        """Build the model anew for the bands of the datamodule, if none were named."""
+        told = None if self._given['bands'] else datamodule_bands(datamodule)
+        if told is None or self.batch.bands is not None:
+            return
+        if set(self.bands) <= set(told) and told.sensor.name == self.bands.sensor.name:
+            return
+        sensor = self._given['sensor'] or told.sensor
+        self.hparams.update(self._given)
+        # A band that the data hold twice is seen once.
+        self._build(
+            BandSet(dict.fromkeys(BandSet.from_data(list(told), sensor)), sensor)
+        )
+        self.configure_metrics()
+        self._given['bands'] = list(self.bands)
+        rank_zero_info(
+            f'bands: the {len(self.bands)} of {type(datamodule).__name__}, '
+            f'{", ".join(self.bands[:13])} of {self.bands.sensor.name}; '
+            f'masking={self.hparams["masking"]!r}, indices={self.hparams["indices"]}.'
+        )
+
     def on_before_batch_transfer(
         self, batch: dict[str, Any], dataloader_idx: int
     ) -> dict[str, Any]:
         """Mark missing values before anything is augmented; normalize if asked to."""
+        if 'image' not in batch and self._datamodule_normalizes:
+            # Composed by the datamodule later, as TreeSatAI's is.
+            return batch
         normalize = self.batch.normalize
         raw = self._datamodule_normalizes or normalize is True
         batch = mark_missing(

@@ -22,6 +22,7 @@ from ..datamodules.inspect import (
     datamodule_bands,
     datamodule_dates,
     datamodule_normalization,
+    datamodule_sensor,
 )
 from .settings import BatchSpec
 
@@ -262,19 +263,31 @@ def resolve_statistics(
         ValueError: If mean or std is not known, or does not match the bands, or a band
             of *bands* is not in the batch.
     """
-    batch_bands = spec.bands
-    if batch_bands is None:
-        batch_bands = datamodule_bands(datamodule) or bands
-    names = BandSet.from_data(batch_bands, bands.sensor)
+    sensor = datamodule_sensor(datamodule)
+    if spec.bands is not None:
+        names = BandSet.from_data(spec.bands, bands.sensor)
+    elif sensor is not None and sensor.name != bands.sensor.name:
+        raise ValueError(
+            f'sensor: {type(datamodule).__name__} has bands of {sensor.name}, but the '
+            f'model those of {bands.sensor.name}. Leave bands out, pass '
+            f'sensor={sensor.name!r} and its bands, or name the channels with '
+            'batch=BatchSpec(bands=...).'
+        )
+    else:
+        told = datamodule_bands(datamodule)
+        names = BandSet.from_data(list(told or bands), bands.sensor)
     channels = tuple(names.channels(bands))
     mean, std = spec.mean, spec.std
     if mean is None or std is None:
         if isinstance(datamodule, BaseDataModule):
-            told = datamodule_normalization(datamodule) or (None, None)
+            applied = datamodule_normalization(datamodule) or (None, None)
         else:
-            told = getattr(datamodule, 'mean', None), getattr(datamodule, 'std', None)
-        mean = told[0] if mean is None else mean
-        std = told[1] if std is None else std
+            applied = (
+                getattr(datamodule, 'mean', None),
+                getattr(datamodule, 'std', None),
+            )
+        mean = applied[0] if mean is None else mean
+        std = applied[1] if std is None else std
     if mean is None and std is None and earlier is not None:
         return earlier
     return BatchStatistics(
