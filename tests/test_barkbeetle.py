@@ -15,8 +15,8 @@ import torch
 
 from helpers.geotiffs import write
 from torchgeo_sigmae import BatchSpec, SIGMAETask
-from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.bands import SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS
+from torchgeo_sigmae.cli import main
 from torchgeo_sigmae.plotting import read_log
 
 EXAMPLES = Path(__file__).parents[1] / 'examples'

@@ -10,8 +10,8 @@ import pytest
 import timm
 
 from torchgeo_sigmae import BatchSpec, SIGMAETask
-from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.bands import SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS
+from torchgeo_sigmae.cli import main
 
 CELLS = Path(__file__).parents[1] / 'examples' / 'comparison'
 OURS = ('sigmae', 's2mae', 'satmae')

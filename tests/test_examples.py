@@ -14,12 +14,12 @@ import torch
 import yaml
 
 from helpers.geotiffs import write
-from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.bands import (
     OSCD_BANDS,
     SENTINEL2_L2A_BANDS,
     SENTINEL2_TEN_BANDS,
 )
+from torchgeo_sigmae.cli import main
 from torchgeo_sigmae.plotting import read_log
 from torchgeo_sigmae.weights import read_weights
 
@@ -33,8 +33,8 @@ TESTED = {
         'extract_barkbeetle.yaml',
         'segment_barkbeetle.yaml',
     ),
-    'test_main.test_finetuning_from_the_example_config': ('classify_eurosat.yaml',),
-    'test_main.test_pretraining_from_the_example_config': (
+    'cli/test_main.test_finetuning_from_the_example_config': ('classify_eurosat.yaml',),
+    'cli/test_main.test_pretraining_from_the_example_config': (
         'pretrain_eurosat.yaml',
         'reconstruct_eurosat.py',
     ),
@@ -157,7 +157,7 @@ def test_pretraining_on_real_data_from_the_example_config(
     assert {'train_loss_epoch', 'val_loss', 'val_baseline_loss'} <= set(log)
     # The same command goes on: here there is nothing left to do.
     said: list[str] = []
-    monkeypatch.setattr('torchgeo_sigmae.cli.rank_zero_info', said.append)
+    monkeypatch.setattr('torchgeo_sigmae.cli.fit.rank_zero_info', said.append)
     main(command)
     assert 'resume/step=000000001.ckpt (step 1)' in said[0]
     assert len(read_log(output)['train_loss_epoch'][0]) == 1
@@ -214,7 +214,7 @@ def test_progressive_pretraining_from_the_example_configs(
     assert 0 < max(moved) < 6e-4
     # The same command goes on with stage 2, not from stage 1 again.
     said: list[str] = []
-    monkeypatch.setattr('torchgeo_sigmae.cli.rank_zero_info', said.append)
+    monkeypatch.setattr('torchgeo_sigmae.cli.fit.rank_zero_info', said.append)
     main(commands['pretrain_s2mae_stage2'])
     assert 'resume/step=000000001.ckpt (step 1)' in said[0]
 

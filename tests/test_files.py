@@ -5,7 +5,6 @@
 
 import os
 import re
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,15 +19,14 @@ from shapely.geometry import box
 from helpers.faults import file_size_limit
 from helpers.training import small_task
 from torchgeo_sigmae import SIGMAE_Weights
-from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae._files import (
     atomic_path,
     require_writable,
     write_figure,
     write_text,
 )
+from torchgeo_sigmae.cli import main
 from torchgeo_sigmae.datasets.synthetic import _write_chip
-from torchgeo_sigmae.evaluation.probe import _write
 from torchgeo_sigmae.maps import write_regions
 from torchgeo_sigmae.maps.windows import Grid
 from torchgeo_sigmae.maps.write import write_geoparquet, write_map
@@ -53,10 +51,6 @@ def picture(path: Path) -> None:
     write_figure(path, figure)
 
 
-def probe(path: Path) -> None:
-    _write(Namespace(output=path, dataset='EuroSAT'), {}, {})
-
-
 #: What writes a file, by its suffix: one for every place in the package that does.
 WRITERS: dict[str, Callable[[Path], object]] = {
     'export.pth': lambda path: small_task().export(path),
@@ -71,7 +65,6 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     'picture.png': picture,
     'regions.geojson': regions,
     'regions.gpkg': regions,
-    'probe.json': probe,
     'report.md': lambda path: write_text(path, 'ü' * 1000),
 }
 
@@ -157,5 +150,5 @@ def test_probe_says_so_before_it_computes(
 ) -> None:
     arguments = ['resnet18', '--root', str(tmp_path), '-o', '/proc/probe.json']
     with pytest.raises(SystemExit):
-        main(['probe', *arguments])
+        main(['evaluate', 'features', *arguments])
     assert 'output: /proc/probe.json cannot' in capsys.readouterr().err

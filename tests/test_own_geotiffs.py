@@ -18,7 +18,6 @@ from torchgeo.datasets import NonGeoClassificationDataset
 
 from helpers.geotiffs import write
 from torchgeo_sigmae.bands import SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS
-from torchgeo_sigmae.example_files import copy_examples
 from torchgeo_sigmae.weights import read_weights
 
 ROOT = Path(__file__).parents[1]
@@ -67,14 +66,17 @@ def test_a_newcomer_gets_a_classifier_and_can_use_it(
 ) -> None:
     # As a shell would, from another folder, with the page's own command.
     root = chips(tmp_path / 'my_data', SENTINEL2_L2A_BANDS[::-1])
-    (command,) = re.findall(r'^python (classify.* my_data .*)$', PAGE.read_text(), re.M)
-    assert f'python {command}\n' in (ROOT / 'README.md').read_text()
-    copy_examples(['classify_own_geotiffs.py'], tmp_path)
+    (command,) = re.findall(
+        r'^python examples/(classify.* my_data .*)$', PAGE.read_text(), re.M
+    )
+    assert f'python examples/{command}\n' in (ROOT / 'README.md').read_text()
+    name, *options = command.split()
     environment = {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
     said = subprocess.run(
         [
             sys.executable,
-            *command.split(),
+            f'{ROOT}/examples/{name}',
+            *options,
             '--epochs=5',
             '--batch-size=6',
         ],

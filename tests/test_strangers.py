@@ -22,10 +22,10 @@ from torch.utils.data import DataLoader
 from helpers.geotiffs import write
 from helpers.training import quiet_trainer, small_task
 from torchgeo_sigmae import SIGMAETask
-from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae._compat import Classification, SemanticSegmentation
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.callbacks import newest_checkpoint
+from torchgeo_sigmae.cli import main
 from torchgeo_sigmae.evaluation import FrozenEncoder
 from torchgeo_sigmae.tasks.agreement import read_known
 from torchgeo_sigmae.tasks.statistics import BatchStatistics
@@ -126,13 +126,15 @@ READERS: dict[str, Callable[[Path], object]] = {
 #: Commands that read one.
 COMMANDS = {
     'report': command(
-        'report', 'CHECKPOINT', '--data', 'SCENES', '--size', '32', '-o', 'FOLDER'
+        'evaluate', 'reconstruction', 'CHECKPOINT', '--data', 'SCENES', '--size', '32',
+        '-o', 'FOLDER',
     ),
     'embed': command(
-        'embed', 'SCENE', '--weights', 'CHECKPOINT', '--size', '32', '-o', 'FOLDER'
+        'map', 'embedding', 'SCENE', '--weights', 'CHECKPOINT', '--size', '32',
+        '-o', 'FOLDER',
     ),
     'reconstruct': command(
-        'reconstruct', 'SCENE', '--weights', 'CHECKPOINT', '-o', 'FOLDER'
+        'map', 'reconstruction', 'SCENE', '--weights', 'CHECKPOINT', '-o', 'FOLDER'
     ),
     'adapt-bands': command(
         'adapt-bands', 'CHECKPOINT', '--bands', 'B04', '-o', 'FOLDER'

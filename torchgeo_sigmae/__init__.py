@@ -7,35 +7,11 @@ Importing the package registers our encoders with timm, segmentation-models-pyto
 TorchGeo, under the names ``sigmae_vit_{tiny,small,base,large}_patch{8,16}``.
 """
 
-from . import (
-    bands,
-    callbacks,
-    datamodules,
-    datasets,
-    evaluation,
-    masking,
-    models,
-    plotting,
-    tasks,
-    transforms,
-    weights,
-)
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from ._version import __version__
-from .callbacks import (
-    FineTuning,
-    FiniteGuard,
-    PositiveClassMetrics,
-    ResumableCheckpoint,
-)
-from .datamodules import SceneDataModule
-from .datasets import (
-    SyntheticSentinel2,
-    SyntheticSentinel2DataModule,
-    resumable,
-)
-from .tasks import BatchSpec, Guidance, SIGMAETask
-from .transforms import BitemporalAugmentation, PatchSaliency, bitemporal
-from .weights import SIGMAE_Weights, adapt_bands
 
 __all__ = (
     'BatchSpec',
@@ -67,3 +43,25 @@ __all__ = (
     'transforms',
     'weights',
 )
+
+
+def _is_command_line() -> bool:
+    """Whether this process is ``torchgeo-sigmae`` or ``python -m torchgeo_sigmae``."""
+    program = sys.argv[0] if sys.argv else ''
+    # Python replaces the -m once the package is imported.
+    module = program == '-m' and __name__ in sys.orig_argv
+    return module or Path(program).stem == 'torchgeo-sigmae'
+
+
+# The command line answers --help at once: a command imports what it needs.
+if TYPE_CHECKING or not _is_command_line():
+    from ._public import *
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when the command line needs the first of them."""
+    if name not in __all__:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    from . import _public
+
+    return getattr(_public, name)

@@ -23,7 +23,6 @@ from torch.utils.data import Dataset
 
 from helpers.training import quiet_trainer
 from torchgeo_sigmae import FineTuning, ResumableCheckpoint, SIGMAETask, resumable
-from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae._compat import (
     BaseTask,
     ChangeDetection,
@@ -34,6 +33,7 @@ from torchgeo_sigmae._compat import (
 )
 from torchgeo_sigmae.callbacks.checkpoint import checkpoints
 from torchgeo_sigmae.callbacks.fine_tuning import parameter_groups, set_drop_path
+from torchgeo_sigmae.cli import main
 from torchgeo_sigmae.plotting import read_log
 
 CONFIG = Path(__file__).parents[1] / 'conf' / 'finetuning.yaml'

@@ -48,13 +48,14 @@ from torchgeo_sigmae import (
     SIGMAETask,
     _compat,
 )
-from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.bands import (
     EUROSAT_BANDS,
     SENTINEL2_BANDS,
     SENTINEL2_TEN_BANDS,
 )
-from torchgeo_sigmae.cli import run_cli
+from torchgeo_sigmae.cli import COMMANDS, main
+from torchgeo_sigmae.cli.fit import SIGMAECLI
+from torchgeo_sigmae.cli.parser import Parser
 
 #: What the pages say the reader has, beside files.
 GIVEN: dict[str, Callable[[], dict[str, Any]]] = {
@@ -296,12 +297,14 @@ def ours(block: Block, arguments: list[str]) -> None:
     """Run our command line; make, but do not train, what is to be fitted."""
     assert arguments, block
     name, *rest = arguments
+    if ' '.join(arguments[:2]) in COMMANDS:
+        name, rest = ' '.join(arguments[:2]), arguments[2:]
     if name == 'fit':
-        made = run_cli([*rest, '--trainer.accelerator=cpu'], run=False)
+        made = SIGMAECLI([*rest, '--trainer.accelerator=cpu'], run=False)
         assert made.model is not None
         assert made.datamodule is not None
     elif name == 'demo' or '--folds' in rest:
-        parse(['python', '-m', 'torchgeo_sigmae', *arguments])
+        Parser(name, COMMANDS[name]).parse_args(rest)
     elif rest or name == '--version':
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
@@ -309,7 +312,7 @@ def ours(block: Block, arguments: list[str]) -> None:
     else:
         # Named in a sentence: it exists.
         with pytest.raises(SystemExit) as exit_:
-            main([name, '--help'])
+            main([*name.split(), '--help'])
         assert exit_.value.code == 0
 
 

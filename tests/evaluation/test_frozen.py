@@ -18,8 +18,8 @@ from torchvision.transforms.v2.functional import resize
 
 from helpers.training import small_task
 from torchgeo_sigmae import BatchSpec, SIGMAE_Weights, SIGMAETask
-from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, BandSet
+from torchgeo_sigmae.cli import main
 from torchgeo_sigmae.evaluation import BandStatistics, FrozenEncoder, extract_features
 from torchgeo_sigmae.weights import read_weights, write_weights
 
@@ -75,18 +75,21 @@ def test_features_are_those_of_the_encoder(
     torch.testing.assert_close(found(raw)[:, 192:], spread, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('scale', [2.0, 0.5])
+@pytest.mark.parametrize('magnification', [2.0, 0.5])
 def test_scaled_images_are_resized_as_torchvision_does(
-    scale: float, tmp_path: Path
+    magnification: float, tmp_path: Path
 ) -> None:
     export('sigmae', tmp_path / 'encoder.pth')
     path = tmp_path / 'encoder.pth'
-    plain, scaled = FrozenEncoder.load(path), FrozenEncoder.load(path, scale=scale)
+    plain, scaled = (
+        FrozenEncoder.load(path),
+        FrozenEncoder.load(path, magnification=magnification),
+    )
     raw = 1000 + 300 * torch.randn(2, 10, 48, 64, generator=generator())
-    side = [int(48 * scale), int(64 * scale)]
+    side = [int(48 * magnification), int(64 * magnification)]
     expected = plain.maps(resize(raw, side, antialias=True))
     torch.testing.assert_close(scaled.maps(raw), expected, rtol=1e-3, atol=1e-3)
-    assert scaled.untrained().scale == scale
+    assert scaled.untrained().magnification == magnification
 
 
 @pytest.mark.parametrize(
@@ -143,12 +146,9 @@ def test_refusals(tmp_path: Path, eurosat_root: Path, oscd_root: Path) -> None:
         FrozenEncoder.load(tmp_path / 'encoder.pth', depth=13)
     with pytest.raises(ValueError, match="pooling: 'max' is unknown"):
         FrozenEncoder.load(tmp_path / 'encoder.pth', pooling='max')
-    for scale in (0.0, -1.0, float('nan')):
-        with pytest.raises(ValueError, match=f'scale: {scale} is not positive'):
-            FrozenEncoder.load(tmp_path / 'encoder.pth', scale=scale)
-    for scale in (0.0, -1.0, float('nan')):
-        with pytest.raises(ValueError, match=f'scale: {scale} is not positive'):
-            FrozenEncoder.load(tmp_path / 'encoder.pth', scale=scale)
+    for magnification in (0.0, -1.0, float('nan')):
+        with pytest.raises(ValueError, match=f'magnification: {magnification} is'):
+            FrozenEncoder.load(tmp_path / 'encoder.pth', magnification=magnification)
     with pytest.raises(FileNotFoundError, match=r"'nothing.pth' is neither a file nor"):
         FrozenEncoder.load('nothing.pth')
     known = read_weights(tmp_path / 'encoder.pth')
@@ -199,7 +199,7 @@ def test_tokens_of_a_dataset(tmp_path: Path, eurosat_root: Path) -> None:
 
 
 def run(*arguments: Any) -> None:
-    main(['probe', *map(str, arguments)])
+    main(['evaluate', 'features', *map(str, arguments)])
 
 
 class TestPlaces:
@@ -251,7 +251,7 @@ class TestPlaces:
         plain, removed = (
             extract_features(
                 known, 'EuroSAT', eurosat_root, ('val',), progress=False,
-                remove_places=remove,
+                remove_position_bias=remove,
             )
             for remove in (False, True)
         )  # fmt: skip
@@ -318,7 +318,7 @@ def test_the_command(
 ) -> None:
     export('sigmae', tmp_path / 'encoder.pth')
     run(
-        tmp_path / 'encoder.pth', '--root', eurosat_root, '--labels', 1, 5,
+        tmp_path / 'encoder.pth', '--root', eurosat_root, '--samples-per-class', 1, 5,
         '--probes', 'knn', 'attentive', '-o', tmp_path / 'out' / 'probe.json',
     )  # fmt: skip
     table = capsys.readouterr().out
@@ -381,7 +381,10 @@ def test_the_command_says_what_is_wrong(
         (['sigmae_vit_tiny_patch8', '--root', empty], 'Dataset not found in'),
         (['nothing.pth'], "'nothing.pth' is neither a file nor the name"),
         (['sigmae_vit_tiny_patch8', '--splits', 'test'], 'must be two'),
-        (['sigmae_vit_tiny_patch8', '--labels', 15], 'has 14 samples .* not 15'),
+        (
+            ['sigmae_vit_tiny_patch8', '--samples-per-class', 15],
+            'has 14 samples .* not 15',
+        ),
     ):
         with pytest.raises(SystemExit):
             run('--root', eurosat_root, *more, '-o', tmp_path / 'probe.json')

@@ -22,8 +22,8 @@ from lightning.pytorch.loggers import CSVLogger
 
 from helpers.processes import join, start, start_group
 from torchgeo_sigmae import SIGMAETask
-from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.callbacks import newest_checkpoint
+from torchgeo_sigmae.cli import main
 from torchgeo_sigmae.plotting import read_log
 
 CONFIG = Path(__file__).parents[1] / 'conf' / 'resume.yaml'

@@ -14,8 +14,8 @@ import torch
 from helpers.geotiffs import write
 from helpers.training import quiet_trainer, small_task
 from torchgeo_sigmae import SIGMAETask
-from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
+from torchgeo_sigmae.cli import main
 from torchgeo_sigmae.maps import open_raster, reconstruction_map
 
 
@@ -98,7 +98,7 @@ def test_the_command(
     run.save_checkpoint(tmp_path / 'x.ckpt')
     out = tmp_path / 'r.tif'
     main(
-        ['reconstruct', str(scene_file), '-o', str(out), '--weights',
+        ['map', 'reconstruction', str(scene_file), '-o', str(out), '--weights',
          f'{tmp_path}/x.ckpt', '--mask-ratio', '0.9', '--png']
     )  # fmt: skip
     assert capsys.readouterr().out == f'Wrote {out}, {out.with_suffix(".png")}.\n'

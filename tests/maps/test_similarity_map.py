@@ -13,7 +13,7 @@ from pyproj import Transformer
 from sklearn.metrics.pairwise import cosine_similarity
 
 from helpers.geotiffs import write
-from torchgeo_sigmae.__main__ import main
+from torchgeo_sigmae.cli import main
 from torchgeo_sigmae.maps import similarity_map
 
 NAMES = [f'feature {i}' for i in range(5)]
@@ -60,7 +60,18 @@ def test_without_a_system_columns_and_rows_count(
     tmp_path: Path, values: np.ndarray
 ) -> None:
     path = write(tmp_path / 'e.tif', values, NAMES, np.nan)
-    main(['similar', f'{path}', '--at', '4.5', '290.5', '-o', f'{tmp_path}/new/s.tif'])
+    main(
+        [
+            'map',
+            'similarity',
+            f'{path}',
+            '--at',
+            '4.5',
+            '290.5',
+            '-o',
+            f'{tmp_path}/new/s.tif',
+        ]
+    )
     assert read(tmp_path / 'new' / 's.tif')[290, 4] == pytest.approx(1)
     with pytest.raises(ValueError, match=r'crs: .* has no coordinate reference'):
         similarity_map(path, tmp_path / 's.tif', 4, 290, 'EPSG:4326')
@@ -69,8 +80,9 @@ def test_without_a_system_columns_and_rows_count(
 def test_the_most_similar_patches(tmp_path: Path, values: np.ndarray) -> None:
     path = write(tmp_path / 'e.tif', values, NAMES, np.nan, east=5e5)
     main(
-        ['similar', f'{path}', '--at', '500045', '5397095', '-o', f'{tmp_path}/s.tif',
-         '--polygons', f'{tmp_path}/p.gpkg', '--threshold', '0.999']
+        ['map', 'similarity', f'{path}', '--at', '500045', '5397095', '-o',
+         f'{tmp_path}/s.tif', '--polygons', f'{tmp_path}/p.gpkg', '--threshold',
+         '0.999']
     )  # fmt: skip
     found = gpd.read_file(tmp_path / 'p.gpkg')
     similar = read(tmp_path / 's.tif')

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from torchgeo_sigmae import SIGMAETask, adapt_bands
-from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae._compat import ChangeDetection, Classification
 from torchgeo_sigmae.bands import (
     EUROSAT_BANDS,
@@ -26,6 +25,7 @@ from torchgeo_sigmae.bands import (
     Sensor,
 )
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as TEN
+from torchgeo_sigmae.cli import main
 from torchgeo_sigmae.models import build_encoder
 from torchgeo_sigmae.weights import (
     BandReport,

@@ -52,7 +52,7 @@ def extract_features(
     device: str | torch.device = 'cpu',
     progress: bool = True,
     tokens: bool = False,
-    remove_places: bool = False,
+    remove_position_bias: bool = False,
 ) -> Features:
     """Compute the features of a classification dataset of TorchGeo, once.
 
@@ -68,8 +68,8 @@ def extract_features(
         progress: Whether to show a progress bar.
         tokens: Whether to keep the features of all places as well, which an attentive
             probe takes.
-        remove_places: Whether to take away what features tell of the place in the
-            image alone, learned from the first 512 samples, see
+        remove_position_bias: Whether to subtract the part of features that depends on
+            the position in the image alone, learned from the first 512 samples, see
             :meth:`.FrozenEncoder.remove_position_bias`.
 
     Returns:
@@ -83,12 +83,12 @@ def extract_features(
     data: Dataset[dict[str, Any]] = ConcatDataset(parts)
     loader = DataLoader(data, batch_size, num_workers=num_workers, collate_fn=_collate)
     sample = torch.empty(0)
-    if remove_places or not encoder.ready:
+    if remove_position_bias or not encoder.ready:
         sample = first_images(parts[0])
     if not encoder.ready:
         encoder.standardize(sample)
     encoder = encoder.to(device)
-    if remove_places and isinstance(encoder, FrozenEncoder):
+    if remove_position_bias and isinstance(encoder, FrozenEncoder):
         encoder.remove_position_bias(sample, SAMPLE, batch_size)
     values, labels, places = [], [], []
     for images, classes in tqdm(

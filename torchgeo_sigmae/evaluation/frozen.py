@@ -144,7 +144,7 @@ class FrozenEncoder(Frozen):
         name: str = '',
         depth: int | None = None,
         pooling: str = 'mean',
-        scale: float = 1.0,
+        magnification: float = 1.0,
     ) -> None:
         """Initialize a new FrozenEncoder instance.
 
@@ -156,12 +156,12 @@ class FrozenEncoder(Frozen):
             depth: Number of the block whose output is taken, from 1; None for the
                 output of the encoder.
             pooling: ``'mean'`` over all places, or ``'mean+std'``.
-            scale: How much larger images are made, bilinearly, before they are encoded:
-                2 shows an encoder that knows patches of 8 px ones of 4 px.
+            magnification: Factor by which images are enlarged, bilinearly, before they
+                are encoded: 2 shows an encoder that knows patches of 8 px ones of 4 px.
 
         Raises:
-            ValueError: If there is no such block or pooling, or *scale* is not
-                positive.
+            ValueError: If there is no such block or pooling, or *magnification* is
+                not positive.
         """
         super().__init__()
         if pooling not in POOLS:
@@ -172,9 +172,11 @@ class FrozenEncoder(Frozen):
         self.name = name or type(encoder).__name__
         self.depth = depth
         self.pooling = pooling
-        if not 0 < scale < math.inf:
-            raise ValueError(f'scale: {scale} is not positive. 1 leaves images alone.')
-        self.scale = scale
+        if not 0 < magnification < math.inf:
+            raise ValueError(
+                f'magnification: {magnification} is not positive. Pass 1 for none.'
+            )
+        self.magnification = magnification
         self.register_buffer('position_bias', None)
         blocks = len(getattr(encoder, 'blocks', getattr(encoder, 'feature_info', [])))
         if depth is not None and not 1 <= depth <= blocks:
@@ -195,7 +197,8 @@ class FrozenEncoder(Frozen):
                 has random weights.
             bands: Bands of a random encoder, default the ten of 10 and 20 m. Weights
                 tell their own.
-            **kwargs: Passed to the class: ``name``, ``depth``, ``pooling``, ``scale``.
+            **kwargs: Passed to the class: ``name``, ``depth``, ``pooling``,
+                ``magnification``.
 
         Returns:
             The encoder.
@@ -247,7 +250,7 @@ class FrozenEncoder(Frozen):
             f'{model}, untrained',
             self.depth,
             self.pooling,
-            self.scale,
+            self.magnification,
         )
 
     @property
@@ -342,10 +345,13 @@ class FrozenEncoder(Frozen):
         """Bring raw values to the encoder's input; missing pixels become the mean."""
         if self.transform is not None:
             image = self.transform(image).nan_to_num(0, 0, 0)
-        if self.scale == 1:
+        if self.magnification == 1:
             return image
         return F.interpolate(
-            image, scale_factor=self.scale, mode='bilinear', antialias=self.scale < 1
+            image,
+            scale_factor=self.magnification,
+            mode='bilinear',
+            antialias=self.magnification < 1,
         )
 
     @torch.no_grad()

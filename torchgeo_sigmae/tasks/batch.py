@@ -86,7 +86,7 @@ def mark_missing(
     """
     if 'image' not in batch:
         raise ValueError(
-            f"image: the batch has the keys {sorted(batch)}, but no 'image'. Name it so "
+            f"image: the batch has no 'image', but the keys {sorted(batch)}. Rename it "
             'in a transform of the dataset.'
         )
     image = batch['image']

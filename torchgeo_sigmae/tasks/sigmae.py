@@ -163,7 +163,7 @@ class SIGMAETask(BaseTask):
         in_channels: int | None = None,
         bands: Sequence[str] | None = None,
         sensor: str | Sensor | None = None,
-        transform: nn.Module | None = None,
+        transform: nn.Module | list[nn.Module] | None = None,
         size: int | None = None,
         encoder_kwargs: dict[str, Any] | None = None,
         masking: str | None = None,
@@ -205,9 +205,9 @@ class SIGMAETask(BaseTask):
             sensor: The sensor the band names belong to: a name, or a
                 :class:`~torchgeo_sigmae.bands.Sensor`; ``'any'`` for bands of any
                 names. None for Sentinel-2, or that of a ``BandSet``.
-            transform: Augmentation of training batches, a kornia
-                ``AugmentationSequential``; ``nn.Identity()`` for none. Default: random
-                resized crops and flips.
+            transform: Augmentation of training batches: a list of kornia's
+                augmentations or their ``AugmentationSequential``; ``nn.Identity()`` for
+                none. Default: random resized crops and flips.
             size: Side of training images in pixels; None for the model's default.
             encoder_kwargs: Further arguments of the encoder. For ``s2mae_vit_*``:
                 ``cube_bands``, bands of a cube, a divisor of their number (default: 3
@@ -270,12 +270,16 @@ class SIGMAETask(BaseTask):
         self.batch = batch if isinstance(batch, BatchSpec) else BatchSpec(**batch)
         super().__init__()
         side = self.hparams['size'] or self.model.encoder.patch_embed.img_size[0]
-        self.transform = default_transform(side) if transform is None else transform
+        self.transform: nn.Module
+        if isinstance(transform, list):
+            self.transform = K.AugmentationSequential(*transform, data_keys=['input'])
+        else:
+            self.transform = default_transform(side) if transform is None else transform
         if not isinstance(self.transform, K.AugmentationSequential | nn.Identity):
             raise TypeError(
                 f'transform: {type(transform).__name__} cannot move the mask of valid '
-                'pixels along with the image. Wrap it in '
-                'kornia.augmentation.AugmentationSequential, or pass nn.Identity().'
+                'pixels along with the image. Pass a list of kornia augmentations, or '
+                'nn.Identity().'
             )
         self._evaluated = 0
         if self.batch.mean is not None and self.batch.std is not None:

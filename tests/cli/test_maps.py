@@ -15,8 +15,8 @@ from PIL import Image
 from shapely import box
 
 from helpers.geotiffs import write
-from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
+from torchgeo_sigmae.cli import main
 from torchgeo_sigmae.maps import open_raster
 from torchgeo_sigmae.maps.pictures import embedding_picture, saliency_picture
 
@@ -35,8 +35,8 @@ def test_saliency_of_one_scene(
     regions = tmp_path / 'regions.gpkg'
     main(
         [
-            'saliency', str(scene_file), '-o', str(out), '--png', '--indices', 'NDVI',
-            'EVI', '--polygons', str(regions), '--threshold', '0.8',
+            'map', 'saliency', str(scene_file), '-o', str(out), '--png', '--indices',
+            'NDVI', 'EVI', '--polygons', str(regions), '--threshold', '0.8',
         ]
     )  # fmt: skip
     png = out.with_suffix('.png')
@@ -61,7 +61,7 @@ def test_several_scenes_in_an_area(scene_file: Path, tmp_path: Path) -> None:
     area.to_crs('EPSG:4326').to_file(aoi)
     out = tmp_path / 'out'
     main(
-        ['saliency', f'{tmp_path}/*.tif', '-o', str(out), '--aoi', str(aoi),
+        ['map', 'saliency', f'{tmp_path}/*.tif', '-o', str(out), '--aoi', str(aoi),
          '--polygons', 'any.geojson']
     )  # fmt: skip
     names = {'a scene_saliency', 'b_saliency'}
@@ -75,10 +75,20 @@ def test_scenes_without_georeference_are_named(
     scene_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr('torchgeo_sigmae.maps.command.rank_zero_info', said.append)
+    monkeypatch.setattr('lightning.pytorch.utilities.rank_zero_info', said.append)
     with rasterio.open(scene_file) as file:
         bare = write(tmp_path / 'bare.tif', file.read(), file.descriptions)
-    main(['saliency', f'{scene_file}', f'{bare}', '-o', f'{tmp_path}/out', '--png'])
+    main(
+        [
+            'map',
+            'saliency',
+            f'{scene_file}',
+            f'{bare}',
+            '-o',
+            f'{tmp_path}/out',
+            '--png',
+        ]
+    )
     assert said == [f'{bare} has no georeference: its map is in pixels.']
     with rasterio.open(tmp_path / 'out' / 'bare_saliency.tif') as file:
         assert file.crs is None
@@ -89,7 +99,7 @@ def test_embed(
     scene_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / 'e.tif'
-    main(['embed', str(scene_file), '-o', str(out), '--pca', '3', '--png'])
+    main(['map', 'embedding', str(scene_file), '-o', str(out), '--pca', '3', '--png'])
     assert capsys.readouterr().out == f'Wrote {out}, {out.with_suffix(".png")}.\n'
     with rasterio.open(out) as file:
         assert (file.count, *file.shape) == (3, 12, 15)
@@ -98,16 +108,17 @@ def test_embed(
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['saliency', 'none.tif', '-o', 'x.tif'], "no file or folder 'none.tif'"),
-        (['saliency', 'SCENE', 'b.tif', '-o', 'x.tif'], 'there are 2 scenes'),
-        (['saliency', 'SCENE', '-o', 'SCENE'], 'is the scene itself'),
-        (['saliency', 'SCENE', '-o', 'x.tif', '--indices', 'NDXI'], 'NDXI'),
-        (['saliency', 'SCENE', '-o', 'x.tif', '--polygons', 'x.shp'], 'should end in'),
-        (['saliency', 'SCENE', '-o', 'x.tif', '--aoi', 'no.gpkg'], 'aoi: there is no'),
-        (['saliency', 'BARE', '-o', 'x.tif', '--min-area', '1'], 'min_area: '),
-        (['embed', 'SCENE', '-o', 'x.tif', '--png'], 'Pass --pca 3'),
-        (['embed', 'SCENE', '-o', 'x.tif', '--weights', 'none.pth'], 'none.pth'),
-        (['embed', 'RGB', '-o', 'x.tif'], 'B05'),
+        ('saliency none.tif', "no file or folder 'none.tif'"),
+        ('saliency SCENE b.tif', 'there are 2 scenes'),
+        ('saliency SCENE -o SCENE', 'is the scene itself'),
+        ('saliency SCENE --indices NDXI', 'NDXI'),
+        ('saliency SCENE --polygons x.shp', 'should end in'),
+        ('saliency SCENE --aoi no.gpkg', 'aoi: there is no'),
+        ('saliency BARE --min-area 1', 'min_area: '),
+        ('embedding SCENE --png', 'Pass --pca 3'),
+        ('embedding SCENE --weights none.pth', 'none.pth'),
+        ('embedding RGB', 'B05'),
+        ('saliency SCENE --scale 0', 'scale: 0.0 is not positive'),
     ],
 )
 def test_what_is_wrong_is_said(
@@ -115,7 +126,7 @@ def test_what_is_wrong_is_said(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
+    arguments: str,
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -124,13 +135,29 @@ def test_what_is_wrong_is_said(
     write(tmp_path / 'bare.tif', pixels, SENTINEL2_TEN_BANDS)
     write(tmp_path / 'rgb.tif', pixels[:3], east=5e5)
     places = {'SCENE': 'a scene.tif', 'BARE': 'bare.tif', 'RGB': 'rgb.tif'}
+    words = [places.get(word, word) for word in arguments.split()]
+    words += [] if '-o' in words else ['-o', 'x.tif']
     with pytest.raises(SystemExit) as stop:
-        main([places.get(word, word) for word in arguments])
+        main(['map', *words])
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert message in error.replace('\n', ' ')
     assert 'Traceback' not in error
     assert not (tmp_path / 'x.tif').exists()
+
+
+def test_offset_is_in_reflectance(scene_file: Path, tmp_path: Path) -> None:
+    with rasterio.open(scene_file) as file:
+        newer = write(
+            tmp_path / 'newer.tif', file.read() + 1000, file.descriptions, east=5e5
+        )
+    shift = ['--scale', '1e-4', '--offset', '-0.1']
+    maps = []
+    for path, options in ((scene_file, []), (newer, shift)):
+        main(['map', 'saliency', str(path), '-o', f'{tmp_path}/out', *options])
+        with rasterio.open(tmp_path / 'out' / f'{path.stem}_saliency.tif') as file:
+            maps.append(file.read())
+    np.testing.assert_allclose(*maps, atol=1e-6)
 
 
 def titles(figure: Figure) -> list[str]:
@@ -152,6 +179,7 @@ def test_pictures(scene_file: Path, tmp_path: Path) -> None:
     scene_file.rename(long)
     main(
         [
+            'map',
             'saliency',
             str(long),
             '-o',
@@ -171,7 +199,7 @@ def test_pictures(scene_file: Path, tmp_path: Path) -> None:
     (lines,) = figure.axes[0].collections
     corners = np.concatenate([path.vertices for path in lines.get_paths()]) + 0.5
     np.testing.assert_allclose(corners % 8, 0, atol=1e-6)
-    main(['embed', str(long), '-o', f'{tmp_path}/e.tif', '--pca', '3'])
+    main(['map', 'embedding', str(long), '-o', f'{tmp_path}/e.tif', '--pca', '3'])
     figure = embedding_picture(raster, tmp_path / 'e.tif', 8)
     assert titles(figure)[0] == 'Image (B04, B03, B02)'
     assert titles(figure)[1].startswith('Embeddings (')

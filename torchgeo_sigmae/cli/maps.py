@@ -1,17 +1,14 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Maps of several scenes, with pictures and polygons: what the commands do."""
+"""``torchgeo-sigmae map``: maps of several scenes, with pictures and polygons."""
 
 import glob
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-
-import torch
-from lightning.pytorch.utilities import rank_zero_info
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Literal
 
 from .._files import write_figure
 from ..bands import (
@@ -22,17 +19,12 @@ from ..bands import (
     BandSet,
     Sensor,
 )
-from ..datasets.scenes import RasterScene
-from ..evaluation import FrozenEncoder
-from ..tasks import SIGMAETask
-from ..transforms import DEFAULT_INDICES
-from .embedding import embedding_map, encoder_patch_size
-from .pictures import embedding_picture, reconstruction_picture, saliency_picture
-from .read import crop, open_raster
-from .reconstruction import reconstruction_map
-from .regions import check_suffix, read_aoi, salient_regions, write_regions
-from .saliency import needed_bands, saliency_map
-from .similarity import similarity_map
+from .device import default_device
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ..datasets.scenes import RasterScene
 
 __all__ = (
     'SceneOptions',
@@ -56,28 +48,30 @@ class SceneOptions:
     """Which scenes are mapped, how they are read, and where their maps go.
 
     Attributes:
-        scene: GeoTIFFs, folders with one file per band (.SAFE), or patterns of them.
-        output: The GeoTIFF to write; or a folder, where ``<scene>_<map>.tif`` is
-            written for every scene.
-        png: Whether to draw a picture beside every map.
+        scene: GeoTIFFs, folders with a file per band (.SAFE), or patterns of them.
+        output: The GeoTIFF to write; or a folder, for a map of every scene.
+        png: Draw a picture beside every map.
         aoi: File of polygons, in any coordinate reference system: pixels outside are
             missing.
-        bands_in_file: Names of the bands of a file without band descriptions, in
-            order, or one of eurosat, l1c, l2a, oscd.
-        sensor: The sensor that the bands belong to.
-        nodata: Value of missing pixels; None for the file's own, or else 0.
-        offset: Added to raw values; None for the offset in the metadata of a product,
+        bands_in_file: Bands of a file without band descriptions: names in order, or one
+            of eurosat, l1c, l2a, oscd.
+        sensor: Sensor of the bands.
+        nodata: Value of missing pixels; by default the file's own, or else 0.
+        scale: Reflectance is value x scale + offset; 1e-4 by default, or the model's.
+        offset: Reflectance of the value 0; by default as in the metadata of a product,
             or else 0.
-        window: Side of the windows that are read, in pixels; None for about 1024.
+        window: Side of the windows that are read, in pixels; about 1024 by default.
     """
 
     scene: Sequence[str]
+    _: KW_ONLY
     output: Path
     png: bool = False
     aoi: Path | None = None
     bands_in_file: Sequence[str] | None = None
     sensor: str | Sensor = 'sentinel2'
     nodata: float | None = None
+    scale: float | None = None
     offset: float | None = None
     window: int | None = None
 
@@ -116,7 +110,14 @@ class SceneOptions:
                 raise ValueError(f'output: {target} is the scene itself.')
             yield path, target
 
-    def open(self, path: Path, bands: BandSet, patch_size: int) -> RasterScene:
+    @property
+    def reflectance_scale(self) -> float:
+        """Reflectance per unit of the values."""
+        if self.scale is not None and not self.scale > 0:
+            raise ValueError(f'scale: {self.scale} is not positive. Pass 1e-4 or so.')
+        return self.scale or 1e-4
+
+    def open(self, path: Path, bands: BandSet, patch_size: int) -> 'RasterScene':
         """Open a scene, and crop it to the area of interest.
 
         Args:
@@ -127,15 +128,22 @@ class SceneOptions:
         Returns:
             The scene.
         """
+        from ..maps.read import crop, open_raster
+        from ..maps.regions import read_aoi
+
         names = self.bands_in_file
         if names and len(names) == 1:
             names = _ORDERS.get(names[0].lower(), names)
-        scene = open_raster(path, bands, names, self.nodata, self.offset)
+        # Scenes add it to raw values.
+        offset = self.offset
+        if offset is not None:
+            offset /= self.reflectance_scale
+        scene = open_raster(path, bands, names, self.nodata, offset)
         if self.aoi:
             scene = crop(scene, read_aoi(self.aoi, scene.crs), patch_size)
         return scene
 
-    def open_rgb(self, scene: RasterScene, patch_size: int) -> RasterScene:
+    def open_rgb(self, scene: 'RasterScene', patch_size: int) -> 'RasterScene':
         """Open a scene again, to draw it.
 
         Args:
@@ -154,25 +162,24 @@ class SceneOptions:
 
 def map_saliency(
     options: SceneOptions,
-    indices: Sequence[str] = DEFAULT_INDICES,
+    *,
+    indices: Sequence[str] = ('NDVI', 'NDWI', 'NDBI'),
     patch_size: int = 8,
     alpha: float = 0.5,
-    combine: str = 'minmax',
-    scale: float = 1e-4,
+    combine: Literal['minmax', 'rank', 'product'] = 'minmax',
     polygons: Path | None = None,
     threshold: float = 0.9,
     min_area: float = 0.0,
     simplify: float = 0.71,
 ) -> list[Path]:
-    """Map the saliency of scenes, and outline salient regions.
+    """Map spectral indices and saliency of patches, and outline salient regions.
 
     Args:
         options: The scenes.
         indices: Spectral indices.
         patch_size: Side of a patch in pixels.
         alpha: Weight of richness against heterogeneity, in [0, 1].
-        combine: 'minmax', 'rank' or 'product'.
-        scale: Reflectance per unit of the scene's values.
+        combine: How richness and heterogeneity are made comparable.
         polygons: File of the outlines of salient regions, .geojson or .gpkg; for
             several scenes, only the suffix counts.
         threshold: Quantile of saliency above which regions lie: 0.9 for the top tenth.
@@ -186,6 +193,10 @@ def map_saliency(
         OSError: If a scene cannot be read, or a map cannot be written.
         ValueError: If an argument is out of range, or does not fit a scene.
     """
+    from ..maps.pictures import saliency_picture
+    from ..maps.regions import check_suffix, salient_regions, write_regions
+    from ..maps.saliency import needed_bands, saliency_map
+
     if polygons:
         check_suffix(polygons)
     bands = needed_bands(indices, options.sensor)
@@ -198,7 +209,8 @@ def map_saliency(
                 'are not known. Leave it out, or georeference the scene.'
             )
         saliency_map(
-            scene, target, patch_size, indices, alpha, combine, scale, options.window,
+            scene, target, patch_size, indices, alpha, combine,
+            options.reflectance_scale, options.window,
         )  # fmt: skip
         written.append(target)
         regions = None
@@ -216,6 +228,7 @@ def map_saliency(
 
 def map_embedding(
     options: SceneOptions,
+    *,
     weights: str = 'SIGMAE_Weights.SENTINEL2',
     depth: int | None = None,
     pca: int | None = None,
@@ -229,11 +242,11 @@ def map_embedding(
         options: The scenes.
         weights: An exported encoder, a training checkpoint or the name of a weight
             enum.
-        depth: Number of the block whose output is used, from 1; None for the last.
-        pca: Number of principal components to map; None for the features themselves.
+        depth: Number of the block whose output is used, from 1; the last by default.
+        pca: Number of principal components to map in place of the features themselves.
         size: Side of the chips that the encoder sees, in pixels.
         batch_size: Number of chips that are encoded at a time.
-        device: For example 'cpu' or 'cuda'; None for CUDA if there is any.
+        device: For example cpu or cuda; CUDA by default if there is any.
 
     Returns:
         The files that were written.
@@ -242,9 +255,13 @@ def map_embedding(
         OSError: If a scene cannot be read, or a map cannot be written.
         ValueError: If an argument is out of range, or does not fit a scene.
     """
+    from ..evaluation import FrozenEncoder
+    from ..maps.embedding import embedding_map, encoder_patch_size
+    from ..maps.pictures import embedding_picture
+
     if options.png and pca != 3:
         raise ValueError('png: pictures show three components. Pass --pca 3.')
-    encoder = FrozenEncoder.load(weights, depth=depth).to(_device(device))
+    encoder = FrozenEncoder.load(weights, depth=depth).to(default_device(device))
     patch_size = encoder_patch_size(encoder)
     written = []
     for path, target in options.targets('embedding'):
@@ -259,16 +276,17 @@ def map_embedding(
 
 def map_similarity(
     embedding: Path,
+    *,
     at: tuple[float, float],
     output: Path,
     crs: str | None = None,
     polygons: Path | None = None,
     threshold: float = 0.99,
 ) -> list[Path]:
-    """Map the similarity of patches to that at a coordinate.
+    """Map the similarity of patches to the patch at a coordinate.
 
     Args:
-        embedding: A map of embeddings, without principal components.
+        embedding: A map of embeddings, made without --pca.
         at: Coordinate in the system of the map; column and row if it has none.
         output: The GeoTIFF to write.
         crs: System of *at* if it is another one, for example EPSG:4326.
@@ -283,6 +301,9 @@ def map_similarity(
         ValueError: If there is no embedding at the coordinate, or another argument is
             out of range.
     """
+    from ..maps.regions import check_suffix, salient_regions, write_regions
+    from ..maps.similarity import similarity_map
+
     if polygons:
         check_suffix(polygons)
     similarity_map(embedding, output, *at, crs)
@@ -295,21 +316,22 @@ def map_similarity(
 
 def map_reconstruction(
     options: SceneOptions,
+    *,
     weights: str,
     mask_ratio: float | None = None,
     size: int | None = None,
     batch_size: int = 64,
     device: str | None = None,
 ) -> list[Path]:
-    """Mask scenes, and map the reconstruction of a model.
+    """Mask scenes, and map their reconstruction.
 
     Args:
-        options: The scenes; their bands are those of the sensor the task knows.
+        options: The scenes; the sensor is that of the model.
         weights: A training checkpoint of SIGMAETask.
-        mask_ratio: Share of hidden tokens in (0, 1); None for that of training.
-        size: Side of the chips in pixels; None for that of training.
+        mask_ratio: Share of masked tokens in (0, 1); as in training by default.
+        size: Side of the chips in pixels; as in training by default.
         batch_size: Number of chips that are reconstructed at a time.
-        device: For example 'cpu' or 'cuda'; None for CUDA if there is any.
+        device: For example cpu or cuda; CUDA by default if there is any.
 
     Returns:
         The files that were written.
@@ -318,12 +340,22 @@ def map_reconstruction(
         OSError: If a file cannot be read, or a map cannot be written.
         ValueError: If an argument is out of range, or does not fit a scene.
     """
+    from ..maps.pictures import reconstruction_picture
+    from ..maps.reconstruction import reconstruction_map
+    from ..tasks import SIGMAETask
+
     task = SIGMAETask.load_from_checkpoint(
         weights, map_location='cpu', weights_only=True
     )
-    task = task.to(_device(device))
+    task = task.to(default_device(device))
     size = size or int(task.model.encoder.patch_embed.img_size[0])
     statistics = task.statistics
+    if options.scale not in {None, statistics.scale}:
+        raise ValueError(
+            f'scale: {options.scale} is not that of the training data, '
+            f'{statistics.scale}. Convert the scene, or leave it out.'
+        )
+    options = replace(options, scale=statistics.scale)
     bands = BandSet.from_data(statistics.data_bands, task.bands.sensor)
     written = []
     for path, target in options.targets('reconstruction'):
@@ -340,20 +372,17 @@ def map_reconstruction(
     return written
 
 
-def _announced(scene: RasterScene) -> RasterScene:
+def _announced(scene: 'RasterScene') -> 'RasterScene':
     """Say so if a scene has no georeference."""
+    from lightning.pytorch.utilities import rank_zero_info
+
     if scene.crs is None:
         rank_zero_info(f'{scene.path} has no georeference: its map is in pixels.')
     return scene
 
 
-def _save(figure: Figure, target: Path) -> Path:
+def _save(figure: 'Figure', target: Path) -> Path:
     """Save a picture beside a map."""
     path = target.with_suffix('.png')
     write_figure(path, figure)
     return path
-
-
-def _device(device: str | None) -> str:
-    """The device to use."""
-    return device or ('cuda' if torch.cuda.is_available() else 'cpu')

@@ -1,45 +1,65 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""TorchGeo's command line, with our classes known and runs that can be resumed."""
+"""``fit``, ``validate``, ``test``, ``predict``: LightningCLI with runs to resume."""
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
-import torchgeo
-import torchgeo.datamodules
-import torchgeo.trainers
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 
-from ._compat import BaseTask
-from .callbacks import ResumableCheckpoint, newest_checkpoint
-from .datasets import is_resumable, resumable
-from .transforms import bitemporal
+# So are ours.
+from .. import _public  # noqa: F401
+from .._compat import BaseTask
+from ..callbacks import ResumableCheckpoint, newest_checkpoint
+from ..datasets import is_resumable, resumable
+from ..transforms import bitemporal
+from .parser import OneLineErrors
 
-__all__ = ('SIGMAECLI', 'run_cli')
+__all__ = ('SIGMAECLI',)
 
-#: What TorchGeo's command line sets, from https://github.com/pangeo-data/cog-best-practices.
-_GDAL = {
-    'GDAL_DISABLE_READDIR_ON_OPEN': 'EMPTY_DIR',
-    'AWS_NO_SIGN_REQUEST': 'YES',
-    'GDAL_MAX_RAW_BLOCK_CACHE_SIZE': '200000000',
-    'GDAL_SWATH_SIZE': '200000000',
-    'VSI_CURL_CACHE_SIZE': '200000000',
-}
+
+class _Parser(OneLineErrors, LightningArgumentParser):
+    """LightningCLI's parser with our error messages."""
 
 
 class SIGMAECLI(LightningCLI):
-    """TorchGeo's command line plus ``--resume``.
+    """TorchGeo's command line plus ``--resume``, without its variables of GDAL.
+
+    TorchGeo's sets variables for remote files, one of which hides files beside a raster
+    (``.aux.xml``, ``.msk``). Here the environment stays as it is.
 
     The training data of every ``NonGeoDataModule`` are made resumable, and image pairs
     are augmented by :func:`~torchgeo_sigmae.bitemporal`. With ``--resume
     true`` the state of a fit is kept in ``resume/`` of ``trainer.default_root_dir``,
     and the same command continues it after an interruption.
     """
+
+    def __init__(self, args: Sequence[str] | None = None, run: bool = True) -> None:
+        """Initialize a new SIGMAECLI instance, which runs its command.
+
+        Args:
+            args: Arguments; None for those of the process.
+            run: Whether the first argument is a command to run; otherwise task,
+                datamodule and trainer are made from the arguments, and left to the
+                caller as ``model``, ``datamodule`` and ``trainer``.
+        """
+        super().__init__(
+            model_class=BaseTask,
+            datamodule_class=BaseDataModule,
+            seed_everything_default=0,
+            parser_kwargs={'prog': 'torchgeo-sigmae'},
+            parser_class=_Parser,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_kwargs={'overwrite': True},
+            # None, not a list: LightningCLI warns about arguments given twice.
+            args=None if args is None else list(args),
+            run=run,
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add our arguments.
@@ -127,29 +147,3 @@ class SIGMAECLI(LightningCLI):
                 f'The interrupted run had other arguments: {"; ".join(changed)}. It is '
                 'continued with the new ones.'
             )
-
-
-def run_cli(args: Sequence[str] | None = None, run: bool = True) -> SIGMAECLI:
-    """Run TorchGeo's command line with our classes known.
-
-    Args:
-        args: Arguments; None for those of the process.
-        run: Whether the first argument is a subcommand to run; otherwise task,
-            datamodule and trainer are made from the arguments, and left to the caller.
-
-    Returns:
-        The command line, with ``model``, ``datamodule`` and ``trainer``.
-    """
-    os.environ.update(_GDAL)
-    return SIGMAECLI(
-        model_class=BaseTask,
-        datamodule_class=BaseDataModule,
-        seed_everything_default=0,
-        parser_kwargs={'version': torchgeo.__version__},
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        save_config_kwargs={'overwrite': True},
-        # None, not a list: LightningCLI warns about arguments given twice.
-        args=None if args is None else list(args),
-        run=run,
-    )

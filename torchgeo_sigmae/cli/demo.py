@@ -1,67 +1,52 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""The demo: the whole story in minutes on two cores."""
+"""``torchgeo-sigmae demo``: the whole story in minutes on two cores."""
 
-import argparse
 import math
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.loggers import CSVLogger
-from torch import Tensor
-from torchgeo.datamodules import NonGeoDataModule
+if TYPE_CHECKING:
+    from torchgeo.datamodules import NonGeoDataModule
 
-from ._compat import TORCHGEO_VERSION
-from ._files import write_figure
-from .datamodules import SceneDataModule
-from .datasets import SyntheticSentinel2DataModule
-from .masking import sample_noise
-from .patches import valid_patches
-from .plotting import plot_indices, plot_mask, plot_saliency, plot_training
-from .tasks import SIGMAETask
-from .transforms import patch_statistics, spectral_indices
+    from ..tasks import SIGMAETask
 
-__all__ = ('add_arguments', 'run_demo')
+__all__ = ('demo',)
 
 _BATCH = 32
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the demo's arguments to a parser.
+def demo(
+    *, output: Path = Path('outputs/demo'), steps: int = 400, data: Path | None = None
+) -> list[Path]:
+    """Pretrain a small encoder on synthetic chips or your scenes, in minutes.
+
+    Pictures, a checkpoint and the encoder are written.
 
     Args:
-        parser: The parser.
-    """
-    parser.add_argument('--output', type=Path, default=Path('outputs/demo'))
-    parser.add_argument('--steps', type=int, default=400, help='optimiser steps')
-    parser.add_argument(
-        '--data',
-        type=Path,
-        help='a folder of Sentinel-2 GeoTIFF scenes whose band descriptions name the '
-        'bands, in digital numbers; default: synthetic chips',
-    )
-
-
-def run_demo(output: Path, steps: int, data: Path | None = None) -> Path:
-    """Pretrain; write pictures, a checkpoint and the encoder.
-
-    Args:
-        output: Folder for ``reconstruction.png``, ``indices.png``, ``saliency.png``,
-            ``mask.png``, ``curves.png``, ``last.ckpt`` and ``encoder.pth``.
-        steps: Number of optimiser steps.
-        data: Folder of GeoTIFF scenes; None for synthetic chips.
+        output: Folder for reconstruction.png, indices.png, saliency.png, mask.png,
+            curves.png, last.ckpt and encoder.pth.
+        steps: Number of optimizer steps.
+        data: Folder of Sentinel-2 GeoTIFF scenes in digital numbers, whose band
+            descriptions name the bands; synthetic chips by default.
 
     Returns:
-        The picture of the reconstruction.
+        The picture of the reconstruction, the checkpoint and the encoder.
 
     Raises:
         FileNotFoundError: If there are no scenes in *data*.
         OSError: If a scene cannot be read; the message names it.
         ValueError: If a scene lacks a band, or none is large enough.
     """
+    import torch
+    from lightning.pytorch import Trainer, seed_everything
+    from lightning.pytorch.loggers import CSVLogger
+
+    from .._compat import TORCHGEO_VERSION
+    from ..tasks import SIGMAETask
+
     seed_everything(0, verbose=False)
     per_epoch = min(steps, 8)
     datamodule = _datamodule(output, data, per_epoch)
@@ -101,13 +86,15 @@ def run_demo(output: Path, steps: int, data: Path | None = None) -> Path:
         f'after {after["val_loss"]:.4f} (mean of the visible tokens '
         f'{after["val_baseline_loss"]:.4f}).'
     )
-    print(f'Wrote {picture}, {output / "last.ckpt"} and {output / "encoder.pth"}.')
     print(f'TorchGeo {TORCHGEO_VERSION}, torch {torch.__version__}.')
-    return picture
+    return [picture, output / 'last.ckpt', output / 'encoder.pth']
 
 
-def _datamodule(output: Path, data: Path | None, per_epoch: int) -> NonGeoDataModule:
+def _datamodule(output: Path, data: Path | None, per_epoch: int) -> 'NonGeoDataModule':
     """Synthetic chips, or scenes cut into as many."""
+    from ..datamodules import SceneDataModule
+    from ..datasets import SyntheticSentinel2DataModule
+
     if data is None:
         return SyntheticSentinel2DataModule(root=output / 'data', batch_size=_BATCH)
     return SceneDataModule(
@@ -120,13 +107,21 @@ def _datamodule(output: Path, data: Path | None, per_epoch: int) -> NonGeoDataMo
     )
 
 
-def _draw(task: SIGMAETask, datamodule: NonGeoDataModule, output: Path) -> Path:
+def _draw(task: 'SIGMAETask', datamodule: 'NonGeoDataModule', output: Path) -> Path:
     """Draw what the encoder learned, from validation chips."""
+    import torch
+
+    from .._files import write_figure
+    from ..masking import sample_noise
+    from ..patches import valid_patches
+    from ..plotting import plot_indices, plot_mask, plot_saliency, plot_training
+    from ..transforms import patch_statistics, spectral_indices
+
     chips = datamodule.val_dataset
     assert chips is not None
     count = len(chips)  # type: ignore[arg-type]
     places = torch.linspace(0, count - 1, min(count, 4)).long().tolist()
-    image: Tensor = torch.stack([chips[i]['image'] for i in places])
+    image = torch.stack([chips[i]['image'] for i in places])
     prediction = task.reconstruct(image)
     picture = output / 'reconstruction.png'
     write_figure(picture, task.plot(prediction))

@@ -1,13 +1,16 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What our command line adds to TorchGeo's."""
+"""What our commands fit, validate, test and predict add to TorchGeo's."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
+from kornia.augmentation import RandomHorizontalFlip, RandomVerticalFlip
 from lightning.pytorch import Trainer
 from torchgeo.datamodules import OSCDDataModule
 
@@ -17,11 +20,11 @@ from torchgeo_sigmae import (
     Guidance,
     ResumableCheckpoint,
 )
-from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.callbacks.checkpoint import checkpoints
+from torchgeo_sigmae.cli import main
 from torchgeo_sigmae.datasets import is_resumable
 
-CONFIG = Path(__file__).parent / 'conf' / 'resume.yaml'
+CONFIG = Path(__file__).parents[1] / 'conf' / 'resume.yaml'
 
 
 class Seen:
@@ -132,7 +135,7 @@ def test_the_newest_checkpoint_is_continued(
     seen: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr('torchgeo_sigmae.cli.rank_zero_info', said.append)
+    monkeypatch.setattr('torchgeo_sigmae.cli.fit.rank_zero_info', said.append)
     path = tmp_path / 'resume' / 'step=000000005.ckpt'
     checkpoint(path, mask_ratio=0.9)
     run(tmp_path)
@@ -179,3 +182,53 @@ def test_geographic_sampling_cannot_be_resumed(seen: Seen, tmp_path: Path) -> No
             ]
         )
     assert len(seen.calls) == 1
+
+
+def test_the_environment_stays_as_it_is(
+    seen: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GDAL's EMPTY_DIR would hide sidecar files."""
+    monkeypatch.setenv('AWS_NO_SIGN_REQUEST', 'NO')
+    monkeypatch.delenv('GDAL_DISABLE_READDIR_ON_OPEN', raising=False)
+    # Set by seed_everything.
+    seeds = ('PL_GLOBAL_SEED', 'PL_SEED_WORKERS')
+    before = {k: v for k, v in os.environ.items() if k not in seeds}
+    run(tmp_path)
+    assert {k: v for k, v in os.environ.items() if k not in seeds} == before
+
+
+def test_augmentations_as_a_list(seen: Seen, tmp_path: Path) -> None:
+    names = ('RandomHorizontalFlip', 'RandomVerticalFlip')
+    flips = [{'class_path': f'kornia.augmentation.{name}'} for name in names]
+    config = yaml.safe_load(CONFIG.read_text())
+    config['model']['init_args']['transform'] = flips
+    (tmp_path / 'flips.yaml').write_text(yaml.safe_dump(config))
+    run(tmp_path, f'--config={tmp_path / "flips.yaml"}')
+    task = seen.calls[0]['model']
+    kinds = [type(flip) for flip in task.transform.children()]
+    assert kinds == [RandomHorizontalFlip, RandomVerticalFlip]
+    image = torch.rand(2, 1, 8, 8)
+    flipped, valid = task.transform(image, image, data_keys=['input', 'mask'])
+    assert torch.equal(flipped, valid)
+
+
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        ('--trainer.max_epoch=1', "Did you mean '--trainer.max_epochs'?"),
+        ('--model.init_args.bnads=[B02]', "no argument 'bnads'. Did you mean 'bands'?"),
+        ('--model.init_args.bands=[B99]', "bands: 'B99' is not a band of sentinel2"),
+        ('--config=none.yaml', "--config: File does not exist: '"),
+        ('--trainer.max_epochs=abc', '--trainer.max_epochs: Expected a int'),
+    ],
+)
+def test_mistakes_take_one_line(
+    option: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path, option)
+    assert stop.value.code == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if 'error: ' in x]
+    assert line.startswith('torchgeo-sigmae')
+    assert message in line
+    assert 'Union' not in line

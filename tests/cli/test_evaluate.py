@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader
 from helpers.geotiffs import write
 from helpers.training import quiet_trainer, small_task
 from torchgeo_sigmae import SyntheticSentinel2
-from torchgeo_sigmae.__main__ import main
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
+from torchgeo_sigmae.cli import main
+from torchgeo_sigmae.evaluation.reconstruction import reconstruction_report
 from torchgeo_sigmae.plotting import plot_mask_ratios
-from torchgeo_sigmae.report import reconstruction_report
 
 
 def checkpoint(path: Path, family: str = 'sigmae', **arguments: object) -> Path:
@@ -60,8 +60,9 @@ def test_the_command(
     output = tmp_path / 'a folder' / 'report'
     main(
         [
-            'report', str(made), '--data', str(scenes(tmp_path / 'scenes')),
-            '--mask-ratios', '0.5', '0.75', '-o', str(output),
+            'evaluate', 'reconstruction', str(made), '--data',
+            str(scenes(tmp_path / 'scenes')), '--mask-ratios', '0.5', '0.75',
+            '-o', str(output),
         ]
     )  # fmt: skip
     table = capsys.readouterr().out
@@ -107,8 +108,9 @@ def test_on_real_scenes(real_data: Callable[[str], Path], tmp_path: Path) -> Non
     root = real_data('scenes')
     main(
         [
-            'report', str(checkpoint(tmp_path)), '--data', str(root), '--paths',
-            'nora*', '--chips', '6', '--mask-ratios', '0.9', '-o', str(tmp_path / 'r'),
+            'evaluate', 'reconstruction', str(checkpoint(tmp_path)), '--data',
+            str(root), '--paths', 'nora*', '--chips', '6', '--mask-ratios', '0.9',
+            '-o', str(tmp_path / 'r'),
         ]
     )  # fmt: skip
     (values,) = json.loads((tmp_path / 'r' / 'report.json').read_text()).values()
@@ -128,7 +130,9 @@ def test_the_command_says_what_is_wrong(
         ([made, '--data', str(scenes(tmp_path / 's')), '--mask-ratios', '2'], '2'),
     ):
         with pytest.raises(SystemExit):
-            main(['report', *arguments, '-o', str(tmp_path / 'out')])
+            main(
+                ['evaluate', 'reconstruction', *arguments, '-o', str(tmp_path / 'out')]
+            )
         assert message in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
     # Before anything is measured.
@@ -137,7 +141,7 @@ def test_the_command_says_what_is_wrong(
     )
     arguments = [made, '--data', str(tmp_path / 's'), '-o', '/proc/out']
     with pytest.raises(SystemExit), mock.patch.object(Trainer, 'validate') as validate:
-        main(['report', *arguments])
+        main(['evaluate', 'reconstruction', *arguments])
     assert 'output: /proc/out/report.md cannot' in capsys.readouterr().err
     validate.assert_not_called()
 

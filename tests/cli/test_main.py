@@ -3,20 +3,27 @@
 
 """The command line, the example configurations and the demo."""
 
+import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 import torchgeo_sigmae
-from torchgeo_sigmae.__main__ import main
+from torchgeo_sigmae.cli import COMMANDS, TRAINER_COMMANDS, main
+from torchgeo_sigmae.evaluation.frozen import POOLS
+from torchgeo_sigmae.evaluation.probes import PROBES
+from torchgeo_sigmae.transforms import DEFAULT_INDICES
 from torchgeo_sigmae.weights import read_weights
+from torchgeo_sigmae.weights.matching import METHODS
 
-EXAMPLES = Path(__file__).parents[1] / 'examples'
+EXAMPLES = Path(__file__).parents[2] / 'examples'
 FAST = [
     '--trainer.max_epochs=1',
     '--trainer.limit_train_batches=2',
@@ -108,15 +115,84 @@ def test_version_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
     assert out.startswith(f'torchgeo-sigmae {torchgeo_sigmae.__version__}, TorchGeo ')
 
 
-def test_torchgeos_own_help_from_the_shell() -> None:
-    run = subprocess.run(
-        [sys.executable, '-m', 'torchgeo_sigmae', '--help'],
-        capture_output=True,
-        text=True,
-        check=True,
+def shell(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True)
+
+
+@pytest.mark.parametrize('option', ['--help', '--version'])
+def test_help_waits_for_nothing_slow(option: str) -> None:
+    run = shell('-X', 'importtime', '-m', 'torchgeo_sigmae', option)
+    assert not re.search(r'\| +(torch|torchgeo|lightning|rasterio)$', run.stderr, re.M)
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    main(['--help'])
+    lines = capsys.readouterr().out.splitlines()
+    for name in (*TRAINER_COMMANDS, *COMMANDS):
+        (line,) = [line for line in lines if line.startswith(f'  {name}  ')]
+        assert line.endswith('.')
+    main(['map', '--help'])
+    assert capsys.readouterr().out.count('  map ') == 4
+
+
+@pytest.mark.parametrize('name', [*TRAINER_COMMANDS, *COMMANDS])
+def test_help_of_every_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*name.split(), '--help'])
+    assert stop.value.code == 0
+    assert 'options:' in capsys.readouterr().out.lower()
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        ('', 'no command.'),
+        ('fitt', "no command 'fitt'. Did you mean 'fit'?"),
+        ('saliency x.tif', "Did you mean 'map saliency'?"),
+        ('map embeddings', "Did you mean 'map embedding'?"),
+        ('map', "no command 'map'."),
+        ('--verison', "Did you mean '--version'?"),
+        ('map saliency x.tif -o y.tif --indice NDVI', "Did you mean '--indices'?"),
+        ('demo --step 3', "no option '--step'. Did you mean '--steps'?"),
+        ('demo --steps many', '--steps: Expected a int. Got value: many'),
+        ('map saliency x.tif', '--output must be given.'),
+        ('map saliency x.tif -o y.tif --combine sum', '--combine: '),
+    ],
+)
+def test_mistakes_take_one_line(
+    words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith('torchgeo-sigmae')
+    assert message in line
+
+
+def test_choices_are_those_of_the_package() -> None:
+    def choices(name: str, parameter: str) -> tuple[str, ...]:
+        annotation = inspect.signature(COMMANDS[name]).parameters[parameter].annotation
+        return get_args(annotation) or ()
+
+    assert choices('adapt-bands', 'method') == METHODS
+    assert choices('evaluate features', 'pooling') == POOLS
+    assert get_args(choices('evaluate features', 'probes')[0]) == tuple(PROBES)
+    indices = inspect.signature(COMMANDS['map saliency']).parameters['indices']
+    assert indices.default == DEFAULT_INDICES
+
+
+def test_names_are_imported_when_a_command_needs_them() -> None:
+    code = (
+        'import sys; sys.argv = ["torchgeo-sigmae"]\n'
+        'import torchgeo_sigmae\n'
+        'assert "torch" not in sys.modules\n'
+        'for name in torchgeo_sigmae.__all__:\n'
+        '    getattr(torchgeo_sigmae, name)\n'
+        'assert not hasattr(torchgeo_sigmae, "nothing")\n'
     )
-    assert 'fit' in run.stdout
-    assert 'args parameter is intended' not in run.stderr
+    shell('-c', code)
 
 
 def test_console_script_is_the_module() -> None:

@@ -1,0 +1,63 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Everything public, imported at once: what ``import torchgeo_sigmae`` gives."""
+
+from . import (
+    bands,
+    callbacks,
+    datamodules,
+    datasets,
+    evaluation,
+    masking,
+    models,
+    plotting,
+    tasks,
+    transforms,
+    weights,
+)
+from .callbacks import (
+    FineTuning,
+    FiniteGuard,
+    PositiveClassMetrics,
+    ResumableCheckpoint,
+)
+from .datamodules import SceneDataModule
+from .datasets import (
+    SyntheticSentinel2,
+    SyntheticSentinel2DataModule,
+    resumable,
+)
+from .tasks import BatchSpec, Guidance, SIGMAETask
+from .transforms import BitemporalAugmentation, PatchSaliency, bitemporal
+from .weights import SIGMAE_Weights, adapt_bands
+
+__all__ = (
+    'BatchSpec',
+    'BitemporalAugmentation',
+    'FineTuning',
+    'FiniteGuard',
+    'Guidance',
+    'PatchSaliency',
+    'PositiveClassMetrics',
+    'ResumableCheckpoint',
+    'SIGMAETask',
+    'SIGMAE_Weights',
+    'SceneDataModule',
+    'SyntheticSentinel2',
+    'SyntheticSentinel2DataModule',
+    'adapt_bands',
+    'bands',
+    'bitemporal',
+    'callbacks',
+    'datamodules',
+    'datasets',
+    'evaluation',
+    'masking',
+    'models',
+    'plotting',
+    'resumable',
+    'tasks',
+    'transforms',
+    'weights',
+)

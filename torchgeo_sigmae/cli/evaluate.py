@@ -1,0 +1,309 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""``torchgeo-sigmae evaluate``: what encoders learned, and what models reconstruct."""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .._files import require_writable, write_figure, write_text
+from .device import default_device
+
+if TYPE_CHECKING:
+    from ..evaluation.probes import Score, Split
+
+__all__ = ('evaluate_features', 'evaluate_reconstruction')
+
+#: Columns of the table of reconstructions: title, metric, digits.
+_COLUMNS = (
+    ('loss', 'loss', 4),
+    ('mean of visible', 'baseline_loss', 4),
+    ('PSNR, dB', 'psnr', 2),
+    ('spectral angle, degrees', 'spectral_angle', 2),
+    ('SSIM', 'ssim', 4),
+    ('RMSE', 'rmse', 4),
+)
+
+
+def evaluate_features(
+    encoders: Sequence[str],
+    *,
+    root: Path,
+    dataset: str = 'EuroSAT',
+    splits: Sequence[str] = ('train', 'test'),
+    folds: int | None = None,
+    repeats: int = 5,
+    samples_per_class: Sequence[int] = (),
+    probes: Sequence[Literal['knn', 'linear', 'ridge', 'attentive']] = (
+        'knn',
+        'linear',
+    ),
+    depth: int | None = None,
+    pooling: Literal['mean', 'mean+std'] = 'mean',
+    magnification: float = 1.0,
+    remove_position_bias: bool = False,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    device: str | None = None,
+    seed: int = 0,
+    output: Path = Path('outputs/features.json'),
+) -> list[Path]:
+    """Classify labeled images by the features of frozen encoders.
+
+    The table also holds what encoders have to beat: the mean and standard deviation of
+    every band, and the first encoder with random weights. A second table holds the
+    share of position in the variance of single tokens, block by block.
+
+    Args:
+        encoders: Encoder files, training checkpoints, names of weight enums, or timm
+            names of models, which then have random weights.
+        root: Folder of the dataset.
+        dataset: Class in torchgeo.datasets.
+        splits: Splits of the dataset: probes learn from the first and are tested on
+            the last; with --folds, all of them are put together.
+        folds: Number of stratified folds, in place of the dataset's own splits.
+        repeats: How often the folds are drawn.
+        samples_per_class: Also learn from so few samples of each class, for example
+            1 5 10.
+        probes: Classifiers.
+        depth: Number of the block whose output is used, from 1; the last by default.
+        pooling: Pooling over all patch positions, for all probes but attentive.
+        magnification: Factor by which images are enlarged before they are encoded.
+        remove_position_bias: Subtract the part of features that depends on the position
+            in the image alone.
+        batch_size: Number of images that are encoded at a time.
+        num_workers: Number of processes that read images.
+        device: For example cpu or cuda; CUDA by default if there is any.
+        seed: Seed of folds and random weights.
+        output: The JSON file of all figures.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        FileNotFoundError: If there is no such file, weight enum, model or dataset.
+        OSError: If the figures cannot be written.
+        ValueError: If an argument does not fit the data.
+    """
+    arguments = dict(locals())
+    import timm
+    import torch
+
+    from ..evaluation.features import extract_features, first_images, open_split
+    from ..evaluation.frozen import BandStatistics, Frozen, FrozenEncoder
+    from ..evaluation.probes import (
+        TOKEN_PROBES,
+        few_labels,
+        fixed_split,
+        repeated_folds,
+        score,
+    )
+
+    def plan(
+        labels: Any, sizes: Sequence[int]
+    ) -> Iterator[tuple[str, str, list['Split']]]:
+        """List what is measured: title, probe and splits."""
+        if folds:
+            divided = repeated_folds(labels, folds, repeats, seed)
+        else:
+            divided = fixed_split(*sizes)
+        for probe in probes:
+            yield probe, probe, divided
+        for count in samples_per_class:
+            few = few_labels(labels, divided, count)
+            for probe in probes:
+                yield f'{probe}, {count} a class', probe, few
+
+    require_writable(output)
+    if not folds and len(splits) != 2:
+        raise ValueError(
+            f'splits: {list(splits)} must be two, one to learn from and one to be '
+            'tested on. Or pass --folds, which puts all together.'
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        loaded = [
+            FrozenEncoder.load(
+                source, depth=depth, pooling=pooling, magnification=magnification
+            )
+            for source in encoders
+        ]
+        named = timm.is_model(encoders[0])
+        random = None if named else loaded[0].untrained()
+    rows: dict[str, dict[str, Score]] = {}
+    shares: dict[str, list[float]] = {}
+    contenders: list[Frozen] = [
+        BandStatistics(loaded[0].bands), *([random] if random else []), *loaded,
+    ]  # fmt: skip
+    for encoder in contenders:
+        features = extract_features(
+            encoder,
+            dataset,
+            root,
+            splits,
+            batch_size,
+            num_workers,
+            default_device(device),
+            tokens=not TOKEN_PROBES.isdisjoint(probes),
+            remove_position_bias=remove_position_bias,
+        )
+        scores = {}
+        for title, probe, divided in plan(features.labels, features.sizes):
+            tokens = features.tokens if probe in TOKEN_PROBES else None
+            values = features.values if tokens is None else tokens
+            scores[title] = score(values, features.labels, divided, probe)
+        name = (
+            encoder.name
+            if encoder.name not in rows
+            else f'{encoder.name} ({len(rows)})'
+        )
+        rows[name] = scores
+        if isinstance(encoder, FrozenEncoder):
+            images = first_images(open_split(dataset, root, splits[0], encoder.bands))
+            shares[name] = encoder.position_shares(images)
+    content = {
+        'arguments': arguments,
+        'versions': {
+            name: version(name)
+            for name in ('torchgeo-sigmae', 'torchgeo', 'torch', 'timm', 'scikit-learn')
+        },
+        'accuracy': {
+            name: {title: value.values for title, value in scores.items()}
+            for name, scores in rows.items()
+        },
+        'position_shares': shares,
+    }
+    write_text(output, json.dumps(content, indent=2, default=str) + '\n')
+    titles = list(next(iter(rows.values())))
+    blocks = max(map(len, shares.values()))
+    print('\nAccuracy in percent, mean and standard deviation over splits.\n')
+    print(
+        _table(
+            [dataset, *titles],
+            ([name, *(str(s[t]) for t in titles)] for name, s in rows.items()),
+        )
+    )
+    print('\nShare of position in the variance of tokens in percent, by block.\n')
+    print(
+        _table(
+            ['encoder', *(str(block + 1) for block in range(blocks))],
+            (
+                [name, *(f'{100 * share:.0f}' for share in by_block)]
+                + [''] * (blocks - len(by_block))
+                for name, by_block in shares.items()
+            ),
+        )
+        + '\n'
+    )
+    return [output]
+
+
+def evaluate_reconstruction(
+    checkpoint: Path,
+    *,
+    data: Path,
+    paths: Sequence[str] = ('**/*.tif',),
+    mask_ratios: Sequence[float] = (0.5, 0.75, 0.9, 0.95),
+    size: int | None = None,
+    chips: int = 256,
+    batch_size: int = 32,
+    output: Path = Path('outputs/reconstruction'),
+) -> list[Path]:
+    """Measure and draw reconstructions at several mask ratios.
+
+    Args:
+        checkpoint: A training checkpoint of SIGMAETask.
+        data: Folder of GeoTIFF scenes in raw values that the model was not trained on.
+        paths: Patterns of their names.
+        mask_ratios: Shares of masked tokens, in (0, 1).
+        size: Side of the chips in pixels; as in training by default.
+        chips: Largest number of chips.
+        batch_size: Number of chips that are reconstructed at a time.
+        output: Folder of report.md, report.json and report.png.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint or no scene.
+        OSError: If the report cannot be written.
+        ValueError: If a scene lacks a band, or a ratio is not in (0, 1).
+    """
+    import torch
+    from torch.utils.data import DataLoader
+
+    from ..bands import BandSet
+    from ..datasets import SceneChips, find_scenes
+    from ..evaluation.reconstruction import masked, reconstruction_report
+    from ..masking.masks import check_mask_ratio
+    from ..plotting import plot_mask_ratios
+    from ..tasks import SIGMAETask
+
+    task = SIGMAETask.load_from_checkpoint(
+        checkpoint, map_location='cpu', weights_only=True
+    )
+    task.batch = replace(task.batch, normalize=True)
+    bands = BandSet.from_data(task.statistics.data_bands, task.bands.sensor)
+    size = size or int(task.model.encoder.patch_embed.img_size[0])
+    scenes = find_scenes(data, paths, bands)
+    cut = SceneChips(scenes, bands, size, random=False, length=chips)
+    for ratio in mask_ratios:
+        check_mask_ratio(ratio)
+    files = [output / f'report.{suffix}' for suffix in ('md', 'json', 'png')]
+    require_writable(files[0])
+    with _quiet():
+        metrics = reconstruction_report(task, DataLoader(cut, batch_size), mask_ratios)
+    oracle = task.hparams['norm_pix_loss']
+    rows = []
+    for ratio, values in metrics.items():
+        cells = [f'{ratio:.0%}']
+        for _, name, digits in _COLUMNS:
+            value = values.get(name, values.get(f'oracle_{name}'))
+            cells.append('' if value is None else f'{value:.{digits}f}')
+        rows.append(cells)
+    table = _table(['masked', *(title for title, *_ in _COLUMNS)], rows)
+    table += f'\n\n{len(cut)} chips of {size} px from {len(scenes)} scenes.'
+    if oracle:
+        table += (
+            '\nnorm_pix_loss: hidden patches kept their own mean and standard '
+            'deviation, so all but the losses are better than they would be.'
+        )
+    write_text(files[0], f'{table}\n')
+    write_text(files[1], json.dumps(metrics, indent=2) + '\n')
+    drawn = torch.linspace(0, len(cut) - 1, min(len(cut), 5)).long()[1:-1]
+    images = torch.stack([cut[int(i)]['image'] for i in drawn])
+    predictions = {}
+    for ratio in mask_ratios:
+        with masked(task, ratio):
+            predictions[ratio] = task.reconstruct(images)
+    figure = plot_mask_ratios(predictions, task.bands, oracle)
+    write_figure(files[2], figure)
+    print(f'\n{table}\n')
+    return files
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ['---'] * len(header), *rows]
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning from saying what is no news here."""
+    logger = logging.getLogger('lightning.pytorch')
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='.*does not have many workers')
+            yield
+    finally:
+        logger.setLevel(level)
