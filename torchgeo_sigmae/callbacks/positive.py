@@ -101,7 +101,7 @@ class PositiveClassMetrics(Callback):
         _check_ignored(self.positive, ignore_index)
         options = (self.positive, task == 'binary', ignore_index)
         for metrics in collections:
-            added: dict[str, Metric] = {
+            added: dict[str, Metric | MetricCollection] = {
                 f'{share}_positive': _Share(share, *options) for share in _SHARES
             }
             added['average_precision_positive'] = _AveragePrecision(*options)

@@ -9,21 +9,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
+from sklearn.model_selection import PredefinedSplit, RepeatedStratifiedKFold
 
 from .._files import require_writable, write_text
+from .baseline import POOLS, BandStatistics
+from .encoders import FrozenEncoder
 from .features import Features, extract_features, first_images, open_split
-from .frozen import POOLS, BandStatistics, Frozen, FrozenEncoder
 from .probes import (
     PROBES,
     TOKEN_PROBES,
-    Score,
-    Split,
+    Splits,
     few_labels,
-    fixed_split,
-    repeated_folds,
-    score,
+    percent,
+    probe_scores,
 )
 
 __all__ = ('add_arguments', 'run_probe')
@@ -114,9 +115,9 @@ def run_probe(arguments: argparse.Namespace) -> str:
         ]
         named = timm.is_model(arguments.encoders[0])
         random = None if named else encoders[0].untrained()
-    rows: dict[str, dict[str, Score]] = {}
+    rows: dict[str, dict[str, np.ndarray]] = {}
     shares: dict[str, list[float]] = {}
-    contenders: list[Frozen] = [
+    contenders: list[FrozenEncoder | BandStatistics] = [
         BandStatistics(encoders[0].bands),
         *([random] if random else []),
         *encoders,
@@ -131,13 +132,13 @@ def run_probe(arguments: argparse.Namespace) -> str:
             arguments.num_workers,
             arguments.device,
             tokens=not TOKEN_PROBES.isdisjoint(arguments.probes),
-            remove_places=arguments.remove_places,
+            remove_position_bias=arguments.remove_places,
         )
         scores = {}
         for title, probe, splits in _plan(arguments, features):
             tokens = features.tokens if probe in TOKEN_PROBES else None
             values = features.values if tokens is None else tokens
-            scores[title] = score(values, features.labels, splits, probe)
+            scores[title] = probe_scores(values, features.labels, splits, probe)
         name = _unique(encoder.name, rows)
         rows[name] = scores
         if isinstance(encoder, FrozenEncoder):
@@ -152,7 +153,7 @@ def run_probe(arguments: argparse.Namespace) -> str:
         '|---' * (len(titles) + 1) + '|',
     ]
     for name, scores in rows.items():
-        lines.append(f'| {name} | {" | ".join(str(scores[t]) for t in titles)} |')
+        lines.append(f'| {name} | {" | ".join(percent(scores[t]) for t in titles)} |')
     count = max(map(len, shares.values()))
     blocks = ' | '.join(str(block + 1) for block in range(count))
     lines += [
@@ -169,11 +170,13 @@ def run_probe(arguments: argparse.Namespace) -> str:
 
 def _plan(
     arguments: argparse.Namespace, features: Features
-) -> list[tuple[str, str, list[Split]]]:
+) -> list[tuple[str, str, Splits]]:
     """List what is measured: title, probe and splits."""
     if arguments.folds:
-        splits = repeated_folds(
-            features.labels, arguments.folds, arguments.repeats, arguments.seed
+        splitter = RepeatedStratifiedKFold(
+            n_splits=arguments.folds,
+            n_repeats=arguments.repeats,
+            random_state=arguments.seed,
         )
     else:
         if len(arguments.splits) != 2:
@@ -181,8 +184,11 @@ def _plan(
                 f'splits: {arguments.splits} must be two, one to learn from and one to '
                 'be tested on. Or pass --folds, which puts all together.'
             )
-        splits = fixed_split(*features.sizes)
-    plan = [(probe, probe, splits) for probe in arguments.probes]
+        splitter = PredefinedSplit(features.split - 1)
+    splits = list(splitter.split(features.values, features.labels))
+    plan: list[tuple[str, str, Splits]] = [
+        (probe, probe, splits) for probe in arguments.probes
+    ]
     for count in arguments.labels:
         few = few_labels(features.labels, splits, count)
         plan += [
@@ -198,7 +204,7 @@ def _unique(name: str, taken: dict[str, Any]) -> str:
 
 def _write(
     arguments: argparse.Namespace,
-    rows: dict[str, dict[str, Score]],
+    rows: dict[str, dict[str, np.ndarray]],
     shares: dict[str, list[float]],
 ) -> None:
     """Write all figures."""
@@ -212,7 +218,7 @@ def _write(
             for name in ('torchgeo-sigmae', 'torchgeo', 'torch', 'timm', 'scikit-learn')
         },
         'accuracy': {
-            name: {title: value.values for title, value in scores.items()}
+            name: {title: values.tolist() for title, values in scores.items()}
             for name, scores in rows.items()
         },
         'position_shares': shares,
