@@ -149,7 +149,10 @@ def contenders(
     for source in sources:
         for block in arguments.blocks:
             encoder = FrozenEncoder.load(
-                source, depth=block, pooling='mean+std', scale=arguments.scale
+                source,
+                depth=block,
+                pooling='mean+std',
+                magnification=arguments.magnification,
             )
             encoder.name = f'{Path(source).name}, block {block}'
             yield encoder
@@ -249,7 +252,7 @@ if __name__ == '__main__':
         help='differences are those of the first',
     )  # fmt: skip
     parser.add_argument('--labels', nargs='+', type=int, default=[1, 5, 10, 14])
-    parser.add_argument('--scale', type=float, default=1.0, help='of the images')
+    parser.add_argument('--magnification', type=float, default=1.0)
     parser.add_argument('--repeats', type=int, default=5, help='of folds')
     parser.add_argument('--tolerance', type=float, default=1.0, help='in points')
     parser.add_argument('--write', action='store_true')

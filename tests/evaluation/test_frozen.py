@@ -75,20 +75,21 @@ def test_features_are_those_of_the_encoder(
     torch.testing.assert_close(found(raw)[:, 192:], spread, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('scale', [2.0, 0.5])
+@pytest.mark.parametrize('magnification', [2.0, 0.5])
 def test_scaled_images_are_resized_as_torchvision_does(
-    scale: float, tmp_path: Path
+    magnification: float, tmp_path: Path
 ) -> None:
     export('sigmae', tmp_path / 'encoder.pth')
     path = tmp_path / 'encoder.pth'
-    plain, scaled = FrozenEncoder.load(path), FrozenEncoder.load(path, scale=scale)
+    plain = FrozenEncoder.load(path)
+    scaled = FrozenEncoder.load(path, magnification=magnification)
     raw = 1000 + 300 * torch.randn(2, 10, 48, 64, generator=generator())
-    side = [int(48 * scale), int(64 * scale)]
+    side = [int(48 * magnification), int(64 * magnification)]
     expected = plain.patch_features(resize(raw, side, antialias=True))
     torch.testing.assert_close(
         scaled.patch_features(raw), expected, rtol=1e-3, atol=1e-3
     )
-    assert scaled.untrained().scale == scale
+    assert scaled.untrained().magnification == magnification
 
 
 @pytest.mark.parametrize(
@@ -141,9 +142,9 @@ def test_refusals(tmp_path: Path, eurosat_root: Path, oscd_root: Path) -> None:
         FrozenEncoder.load(tmp_path / 'encoder.pth', depth=13)
     with pytest.raises(ValueError, match="pooling: 'max' is unknown"):
         FrozenEncoder.load(tmp_path / 'encoder.pth', pooling='max')
-    for scale in (0.0, -1.0, float('nan')):
-        with pytest.raises(ValueError, match=f'scale: {scale} is not positive'):
-            FrozenEncoder.load(tmp_path / 'encoder.pth', scale=scale)
+    for magnification in (0.0, -1.0, float('nan')):
+        with pytest.raises(ValueError, match=f'magnification: {magnification} is'):
+            FrozenEncoder.load(tmp_path / 'encoder.pth', magnification=magnification)
     with pytest.raises(FileNotFoundError, match=r"'nothing.pth' is neither a file nor"):
         FrozenEncoder.load('nothing.pth')
     known = read_weights(tmp_path / 'encoder.pth')

@@ -49,7 +49,7 @@ class FrozenEncoder(nn.Module):
         name: str = '',
         depth: int | None = None,
         pooling: str = 'mean',
-        scale: float = 1.0,
+        magnification: float = 1.0,
     ) -> None:
         """Initialize a new FrozenEncoder instance.
 
@@ -61,11 +61,11 @@ class FrozenEncoder(nn.Module):
             depth: Number of the block whose output is taken, from 1; None for the
                 output of the encoder.
             pooling: ``'mean'`` over all patches, or ``'mean+std'``.
-            scale: Factor by which images are enlarged, bilinearly, before they are
-                encoded: with 2, a patch of 8 px covers 4 px of the image.
+            magnification: Factor by which images are enlarged, bilinearly, before they
+                are encoded: with 2, a patch of 8 px covers 4 px of the image.
 
         Raises:
-            ValueError: If there is no such block or pooling, or *scale* is not
+            ValueError: If there is no such block or pooling, or *magnification* is not
                 positive.
         """
         super().__init__()
@@ -77,11 +77,11 @@ class FrozenEncoder(nn.Module):
         self.name = name or type(encoder).__name__
         self.depth = depth
         self.pooling = pooling
-        if not 0 < scale < math.inf:
+        if not 0 < magnification < math.inf:
             raise ValueError(
-                f'scale: {scale} is not positive. Pass 1 to keep the size of images.'
+                f'magnification: {magnification} is not positive. Pass 1 for none.'
             )
-        self.scale = scale
+        self.magnification = magnification
         self.register_buffer('position_bias', None)
         blocks = len(getattr(encoder, 'blocks', getattr(encoder, 'feature_info', [])))
         if depth is not None and not 1 <= depth <= blocks:
@@ -102,7 +102,8 @@ class FrozenEncoder(nn.Module):
                 has random weights.
             bands: Bands of a random encoder, default the ten of 10 and 20 m. Weights
                 come with theirs.
-            **kwargs: Passed to the class: ``name``, ``depth``, ``pooling``, ``scale``.
+            **kwargs: Passed to the class: ``name``, ``depth``, ``pooling``,
+                ``magnification``.
 
         Returns:
             The encoder.
@@ -147,7 +148,7 @@ class FrozenEncoder(nn.Module):
             return None
         encoder = _build(model, len(self.bands))
         name = f'{model}, untrained'
-        options = (self.depth, self.pooling, self.scale)
+        options = (self.depth, self.pooling, self.magnification)
         return FrozenEncoder(encoder, self.bands, self.transform, name, *options)
 
     def fit_normalization(self, images: Tensor) -> None:
@@ -230,10 +231,13 @@ class FrozenEncoder(nn.Module):
         """Bring raw values to the encoder's input; missing pixels become the mean."""
         if self.transform is not None:
             image = self.transform(image).nan_to_num(0, 0, 0)
-        if self.scale == 1:
+        if self.magnification == 1:
             return image
         return F.interpolate(
-            image, scale_factor=self.scale, mode='bilinear', antialias=self.scale < 1
+            image,
+            scale_factor=self.magnification,
+            mode='bilinear',
+            antialias=self.magnification < 1,
         )
 
     @torch.no_grad()
@@ -244,7 +248,7 @@ class FrozenEncoder(nn.Module):
             image: Raw values ``(B, C, H, W)``.
 
         Returns:
-            Features ``(B, D, h, w)``, one for each patch of the scaled image.
+            Features ``(B, D, h, w)``, one for each patch of the magnified image.
 
         Raises:
             ValueError: If the position bias is that of images of another size.

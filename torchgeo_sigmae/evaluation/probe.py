@@ -107,7 +107,11 @@ def run_probe(arguments: argparse.Namespace) -> str:
         ValueError: If an argument does not fit the data.
     """
     require_writable(arguments.output)
-    options = {name: vars(arguments)[name] for name in ('depth', 'pooling', 'scale')}
+    options = {
+        'depth': arguments.depth,
+        'pooling': arguments.pooling,
+        'magnification': arguments.scale,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(arguments.seed)
         encoders = [
