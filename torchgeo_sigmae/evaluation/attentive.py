@@ -20,7 +20,8 @@ class AttentiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Masked autoencoders are often probed in this way, first by `CAE
     <https://arxiv.org/abs/2202.03026>`__, because their training does not make the mean
-    of their tokens a good summary. Tokens are standardized first; AdamW with a half cosine to 0.
+    of their tokens a good summary. Tokens are standardized first. The optimizer is
+    AdamW, with a half cosine to 0.
     """
 
     def __init__(
