@@ -19,7 +19,7 @@ from torchvision.transforms.v2.functional import resize
 from helpers.training import small_task
 from torchgeo_sigmae import BatchSpec, SIGMAE_Weights, SIGMAETask
 from torchgeo_sigmae.__main__ import main
-from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
+from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, BandSet
 from torchgeo_sigmae.evaluation import BandStatistics, FrozenEncoder, extract_features
 from torchgeo_sigmae.weights import read_weights, write_weights
 
@@ -115,7 +115,7 @@ def test_weights_of_torchgeo(monkeypatch: pytest.MonkeyPatch) -> None:
     kind = type(weights)
     monkeypatch.setattr(kind, 'get_state_dict', lambda *_, **__: model.state_dict())
     found = FrozenEncoder.load(str(weights))
-    assert found.bands == tuple(weights.meta['bands'])
+    assert found.bands == BandSet.from_data(weights.meta['bands'])
     raw = 3000 * torch.rand(2, 13, 64, 64, generator=generator())
     model.eval()
     with torch.no_grad():

@@ -33,7 +33,7 @@ class FrozenEncoder(nn.Module):
         name: Name of the encoder in tables.
         bands: Names of the bands that it takes.
         transform: Raw values to the encoder's input; None until
-            :meth:`fit_normalization` if the weights do not tell it.
+            :meth:`fit_normalization` if it is not stored with the weights.
         position_bias: Part of the features ``(D, h, w)`` that depends on the position
             alone; subtracted by :meth:`patch_features`, see
             :meth:`remove_position_bias`.

@@ -58,7 +58,7 @@ def extract_features(
     """Compute the features of a classification dataset of TorchGeo.
 
     Args:
-        encoder: The encoder. If its weights do not tell the normalization of its input,
+        encoder: The encoder. If its weights come without a normalization of its input,
             the statistics of the first 512 samples are used.
         dataset: Name of the class in :mod:`torchgeo.datasets`, for example 'EuroSAT'.
         root: Folder of the dataset.

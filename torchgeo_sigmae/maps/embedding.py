@@ -123,10 +123,10 @@ def encoder_patch_size(encoder: FrozenEncoder) -> int:
     """Side in pixels of the patches of an encoder, which must be square."""
     embed = getattr(encoder.encoder, 'patch_embed', None)
     sides = {*getattr(embed, 'patch_size', ())}
-    if len(sides) != 1 or encoder.scale != 1:
+    if len(sides) != 1 or encoder.magnification != 1:
         raise ValueError(
             f'weights: {encoder.name} does not cut images into square patches of their '
-            'own resolution. Pass a vision transformer, without scale.'
+            'own resolution. Pass a vision transformer, without magnification.'
         )
     return int(sides.pop())
 
