@@ -6,7 +6,7 @@
     python -m benchmarks.adapt_bands ENCODER EUROSAT_ROOT
 
 The share of the variance (R2) of the patch features of all bands that features of an
-adapted encoder keep, on the EuroSAT chips found (training, validation and test): red,
+adapted encoder keep, on the EuroSAT chips (training, validation and test): red,
 green, blue and near infrared, and the six bands Landsat has, with the channels as they
 are, with stand-ins (``method='auto'``), and scaled by the share of bands that is left.
 """
@@ -30,33 +30,19 @@ TARGETS = {
 
 
 def features(path: Path, images: Tensor, scale: float = 1.0) -> Tensor:
-    """Compute patch features.
-
-    Args:
-        path: An encoder file.
-        images: Normalised images of its bands ``(N, C, 64, 64)``.
-        scale: Factor of the first layer.
-
-    Returns:
-        ``(N * tokens, D)``.
-    """
+    """Compute patch features."""
     content = read_weights(path)
     encoder = build_encoder(content.info['model'], images.shape[1], 64)
     encoder.load_state_dict(content.encoder)
     encoder.eval()
     with torch.no_grad():
         encoder.patch_embed.proj.weight *= scale
-        found = [encoder.forward_features(x)[:, 1:] for x in images.split(64)]
-    return torch.cat(found).flatten(0, 1)
+        parts = [encoder.forward_features(x)[:, 1:] for x in images.split(64)]
+    return torch.cat(parts).flatten(0, 1)
 
 
 def main(encoder: Path, root: Path) -> None:
-    """Print the table.
-
-    Args:
-        encoder: An encoder file or a training checkpoint.
-        root: Folder of EuroSAT.
-    """
+    """Print the table."""
     bands = list(read_weights(encoder).info['bands'])
     chips = [
         sample['image']
@@ -83,8 +69,8 @@ def main(encoder: Path, root: Path) -> None:
             ):
                 path = Path(folder) / f'{method}-{scale}.pth'
                 adapt_bands(encoder, target, path, method=method)
-                found = features(path, some, scale)
-                kept = 1 - (found - truth).square().sum() / spread
+                adapted = features(path, some, scale)
+                kept = 1 - (adapted - truth).square().sum() / spread
                 cells.append(f'{float(kept):.2f}')
         print(f'| {title} | {" | ".join(cells)} |')
 

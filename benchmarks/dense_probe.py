@@ -6,16 +6,16 @@
     PYTHONPATH=examples python -m benchmarks.dense_probe ENCODER ... [--depths 3 6 9 12]
 
 Images are encoded in chips of 64 px, so patches come from all positions in a chip.
-Needs the real data, none of which an encoder may have been trained on: the Level-2A
+Needs the real data, on none of which an encoder may have been trained: the Level-2A
 images of ``landcover/`` and the test sites of ``barkbeetle/``. Ridge regression on the
 features of single patches of 8 px:
 
 - land cover: accuracy over five spatial folds, five times; blocks of 7 x 7 patches
-  (560 m) are not parted. A patch is of the class of more than half of its pixels;
+  (560 m) stay together. The class of a patch is that of more than half of its pixels;
 - damage in 2020: average precision on the test sites, learned from the training sites.
   Patches that are partly damaged, or not wholly inside a site, are left out.
 
-Beside them the same by the mean and standard deviation of the bands, and by each kind
+The same is measured for the mean and standard deviation of the bands, and for each kind
 of encoder with random weights. Writes OUTPUT.
 """
 
@@ -31,36 +31,23 @@ import timm
 import torch
 from barkbeetle import IGNORE, BarkBeetle
 from rasterio.errors import NotGeoreferencedWarning
+from sklearn.model_selection import PredefinedSplit
 
 from torchgeo_sigmae.datasets import RasterScene
-from torchgeo_sigmae.evaluation import (
-    BandStatistics,
-    FrozenEncoder,
-    Score,
-    fixed_split,
-    grouped_folds,
-    score,
-)
-from torchgeo_sigmae.evaluation.frozen import Frozen
-from torchgeo_sigmae.evaluation.probes import Split
+from torchgeo_sigmae.evaluation import BandStatistics, FrozenEncoder, probe_scores
+from torchgeo_sigmae.evaluation.probes import percent
 
 from .measure import DATA, where
-from .patch_features import PatchFeatures, extract_patches
+from .patch_features import PatchFeatures, extract_patches, grouped_folds
 
-#: Side of a block of land cover that is not parted, in patches.
+__all__ = ('cover_patches', 'damage_patches', 'measure')
+
+#: Side of a block of land cover that stays together, in patches.
 BLOCK = 7
 
 
 def landcover(root: Path, bands: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Read the Level-2A images and their land cover.
-
-    Args:
-        root: Folder of the places.
-        bands: Bands to read.
-
-    Yields:
-        Samples with ``'image'`` and ``'mask'``.
-    """
+    """Read the Level-2A images and their land cover."""
     for path in sorted(root.glob('*/L2A.tif')):
         image = RasterScene.open(str(path), bands).read()
         with rasterio.open(path.with_name('lulc.tif')) as file:
@@ -69,16 +56,7 @@ def landcover(root: Path, bands: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def damage(root: Path, split: str, bands: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Read the images of 2020 and their damage, sites whole.
-
-    Args:
-        root: Folder of the sites.
-        split: 'train' or 'test'.
-        bands: Bands to read.
-
-    Yields:
-        Samples with ``'image'`` and ``'mask'``.
-    """
+    """Read the images of 2020 and their damage, whole sites."""
     dataset = BarkBeetle(root, split, bands, dates=('2020',))
     dataset.size = None
     for i in range(len(dataset)):
@@ -86,102 +64,69 @@ def damage(root: Path, split: str, bands: Sequence[str]) -> Iterator[dict[str, A
         yield {'image': sample['image'][0], 'mask': sample['mask'][0]}
 
 
-def cover_patches(encoder: Frozen, data: Path) -> PatchFeatures:
-    """Describe the patches of land cover.
-
-    Args:
-        encoder: The encoder.
-        data: Folder of the real data.
-
-    Returns:
-        Features, classes and blocks.
-    """
+def cover_patches(encoder: FrozenEncoder | BandStatistics, data: Path) -> PatchFeatures:
+    """Features, classes and blocks of the patches of land cover."""
     samples = landcover(data / 'landcover', encoder.bands)
     return extract_patches(encoder, samples, ignore=0, purity=0.5, block=BLOCK)
 
 
-def damage_patches(encoder: Frozen, data: Path) -> tuple[PatchFeatures, Split]:
-    """Describe the patches of the bark-beetle sites.
-
-    Args:
-        encoder: The encoder.
-        data: Folder of the real data.
-
-    Returns:
-        Features, damage and sites; which of them are to be learned from and tested on.
-    """
+def damage_patches(
+    encoder: FrozenEncoder | BandStatistics, data: Path
+) -> tuple[PatchFeatures, list[tuple[np.ndarray, np.ndarray]]]:
+    """Features, damage and sites of the bark-beetle patches; the one split of them."""
     train, test = (
         extract_patches(
             encoder, damage(data / 'barkbeetle', split, encoder.bands), ignore=IGNORE
         )
         for split in ('train', 'test')
     )
-    first = train.groups.max() + 1
-    whole = PatchFeatures(
+    both = PatchFeatures(
         np.concatenate([train.values, test.values]),
         np.concatenate([train.labels, test.labels]),
-        np.concatenate([train.groups, first + test.groups]),
+        np.concatenate([train.groups, train.groups.max() + 1 + test.groups]),
     )
-    (split,) = fixed_split(len(train.labels), len(test.labels))
-    return whole, split
+    fold = np.repeat([-1, 0], [len(train.labels), len(test.labels)])
+    return both, list(PredefinedSplit(fold).split())
 
 
-def measure(encoder: Frozen, data: Path, repeats: int = 5) -> tuple[Score, Score]:
-    """Probe an encoder.
-
-    Args:
-        encoder: The encoder.
-        data: Folder of the real data.
-        repeats: How often land cover is folded anew.
-
-    Returns:
-        Accuracy of land cover, average precision of damage.
-    """
-    found = cover_patches(encoder, data)
-    folds = grouped_folds(found.labels, found.groups, repeats=repeats)
-    cover = score(found.values, found.labels, folds, 'ridge')
-    found, split = damage_patches(encoder, data)
-    precision = 'average_precision'
-    return cover, score(found.values, found.labels, [split], 'ridge', precision)
+def measure(
+    encoder: FrozenEncoder | BandStatistics, data: Path, repeats: int = 5
+) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracy of land cover on every fold; average precision of damage."""
+    cover = cover_patches(encoder, data)
+    folds = grouped_folds(cover.labels, cover.groups, repeats=repeats)
+    accuracy = probe_scores(cover.values, cover.labels, folds, 'ridge')
+    sites, split = damage_patches(encoder, data)
+    metric = 'average_precision'
+    return accuracy, probe_scores(sites.values, sites.labels, split, 'ridge', metric)
 
 
-def contenders(arguments: argparse.Namespace) -> Iterator[Frozen]:
-    """Make what is compared.
-
-    Args:
-        arguments: See the module.
-
-    Yields:
-        Band statistics, then every encoder at every depth, each kind of encoder with
-        random weights before the first of its kind.
-    """
+def contenders(
+    arguments: argparse.Namespace,
+) -> Iterator[FrozenEncoder | BandStatistics]:
+    """Band statistics, then encoders block by block, random weights before trained."""
     yield BandStatistics()
-    known: set[str] = set()
+    shown: set[str] = set()
     for source in arguments.encoders:
         encoder = FrozenEncoder.load(source)
         torch.manual_seed(0)
         random = None if timm.is_model(source) else encoder.untrained()
-        shown = [encoder]
-        if random and random.name not in known:
-            known.add(random.name)
-            shown.insert(0, random)
-        for one in shown:
+        for one in (random, encoder):
+            if one is None or one.name in shown:
+                continue
             name = one.name
+            shown.add(name)
             for depth in arguments.depths:
                 one.depth, one.name = depth, f'{name}, block {depth}'
                 yield one
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Measure, and write the table.
-
-    Args:
-        arguments: See the module.
-    """
+    """Measure, and write the table."""
     lines = ['| features | land cover | damage |', '|---|---|---|']
     for encoder in contenders(arguments):
-        cover, found = measure(encoder, arguments.data)
-        lines.append(f'| {encoder.name} | {cover} | {found} |')
+        cells = map(percent, measure(encoder, arguments.data))
+        lines.append(f'| {encoder.name} | {" | ".join(cells)} |')
         print(lines[-1], flush=True)
     lines += ['', f'Percent; {where()}.']
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

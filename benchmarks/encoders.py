@@ -52,13 +52,6 @@ class Use:
     def __init__(
         self, arguments: argparse.Namespace, name: str, images: Tensor
     ) -> None:
-        """Initialize a new Use instance.
-
-        Args:
-            arguments: See the module.
-            name: timm's name of the model.
-            images: The batch, normalised ``(B, C, H, W)``.
-        """
         options = {'img_size': images.shape[-1]} if 'vit' in name else {}
         torch.manual_seed(0)
         self.model = timm.create_model(
@@ -73,11 +66,7 @@ class Use:
         )
 
     def infer(self) -> float:
-        """Encode the batch.
-
-        Returns:
-            Seconds it took.
-        """
+        """Encode the batch."""
         self.model.eval()
         start = now(self.device)
         with torch.inference_mode(), self.half:
@@ -85,11 +74,7 @@ class Use:
         return now(self.device) - start
 
     def tune(self) -> float:
-        """Take a step.
-
-        Returns:
-            Seconds it took.
-        """
+        """Take a step."""
         self.model.train()
         start = now(self.device)
         with self.half:
@@ -101,26 +86,13 @@ class Use:
 
 
 def build(arguments: argparse.Namespace, name: str, small: bool) -> Use:
-    """Make the step of a model, for :func:`.measure_memory`.
-
-    Args:
-        arguments: See the module.
-        name: timm's name of the model.
-        small: Whether two images do.
-
-    Returns:
-        The step.
-    """
+    """Make the step of a model, for :func:`.measure_memory`."""
     images, _ = read_batch(arguments)
     return Use(arguments, name, images[:2] if small else images).tune
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Measure, and write the table.
-
-    Args:
-        arguments: See the module.
-    """
+    """Measure, and write the table."""
     torch.set_num_threads(arguments.threads)
     images, title = read_batch(arguments)
     print(

@@ -11,7 +11,7 @@ Pretrained and from scratch differ in nothing but the weights: same network, rec
 order of the data and augmentation. The last epoch is tested. ``--frozen`` adds both
 with an encoder that is not trained. Other arguments go to the command line, those of
 ``--for-pretrained`` only where the weights are: ``data.init_args.weights=ENCODER``
-normalises the bark-beetle data as in pretraining, while a network from scratch learns
+normalizes the bark-beetle data as in pretraining, while a network from scratch learns
 best from their own mean and standard deviation.
 
 With ``--labels N``, N training images of every class (N in all, where pixels have the
@@ -35,7 +35,7 @@ from torchgeo.datamodules import NonGeoDataModule
 
 from torchgeo_sigmae import resumable
 from torchgeo_sigmae.cli import run_cli
-from torchgeo_sigmae.evaluation import few_labels, fixed_split
+from torchgeo_sigmae.evaluation import few_labels
 
 from .measure import where
 from .rows import finished_row, row_path
@@ -50,24 +50,18 @@ CONTENDERS = (
 
 
 def draw_labels(datamodule: NonGeoDataModule, count: int, seed: int) -> None:
-    """Let a datamodule have a few training images only.
-
-    Args:
-        datamodule: The datamodule.
-        count: Images of every class; in all, where pixels have the classes.
-        seed: Which ones.
-    """
+    """Let a datamodule have a few training images only."""
     setup = datamodule.setup
 
     def fewer(stage: str) -> None:
         setup(stage)
         if stage == 'fit':
             whole = datamodule.train_dataset
-            # Where pixels have the classes, images are drawn as if of one class.
-            labels = [int(sample.get('label', 0)) for sample in whole]
-            known = fixed_split(len(labels), 0)
-            draws = few_labels(np.array(labels), known, count, draws=seed + 1)
-            datamodule.train_dataset = Subset(whole, draws[seed].train.tolist())
+            # Segmentation has no label for an image: all are of one class.
+            labels = np.array([int(sample.get('label', 0)) for sample in whole])
+            everything = [(np.arange(len(labels)), np.arange(0))]
+            draws = few_labels(labels, everything, count, draws=seed + 1)
+            datamodule.train_dataset = Subset(whole, draws[seed][0].tolist())
 
     datamodule.setup = fewer
 
@@ -79,18 +73,7 @@ def run(
     extra: list[str],
     labels: int | None = None,
 ) -> dict[str, float]:
-    """Fine-tune and test once.
-
-    Args:
-        config: The configuration.
-        weights: An encoder file, or 'null'.
-        seed: Seed of decoder, order and augmentation.
-        extra: Further arguments of the command line.
-        labels: Training images of every class; None for all.
-
-    Returns:
-        What the test logs, and the seconds it took.
-    """
+    """Fine-tune and test once."""
     cli = run_cli(
         [
             f'--config={config}',
@@ -109,17 +92,12 @@ def run(
         draw_labels(cli.datamodule, labels, seed)
     start = time.perf_counter()
     cli.trainer.fit(cli.model, resumable(cli.datamodule, seed))
-    found = cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0]
-    return {**found, 'seconds': time.perf_counter() - start}
+    metrics = cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0]
+    return {**metrics, 'seconds': time.perf_counter() - start}
 
 
 def main(arguments: argparse.Namespace, extra: list[str]) -> None:
-    """Run what is not finished, and write the table.
-
-    Args:
-        arguments: See the module.
-        extra: Further arguments of the command line.
-    """
+    """Run what is not finished, and write the table."""
     name = arguments.config.stem
     if arguments.labels:
         name += f'-{arguments.labels}-labels'
@@ -140,14 +118,14 @@ def main(arguments: argparse.Namespace, extra: list[str]) -> None:
             slug = title.replace(',', '').replace(' ', '-')
             if frozen:
                 given = ['--model.init_args.freeze_backbone=true', *given]
-            found, before = finished_row(
+            row, before = finished_row(
                 row_path(arguments, f'{name}-{slug}', seed),
                 asked,
                 partial(run, arguments.config, weights, seed, given, arguments.labels),
             )
-            results[title].append(found)
-            values = ', '.join(f'{m} {found[m]:.4f}' for m in arguments.metrics)
-            took = 'finished before' if before else f'{found["seconds"]:.0f} s'
+            results[title].append(row)
+            values = ', '.join(f'{m} {row[m]:.4f}' for m in arguments.metrics)
+            took = 'finished before' if before else f'{row["seconds"]:.0f} s'
             print(f'seed {seed}, {title}: {values} ({took})', flush=True)
     lines = [f'| {name} | {" | ".join(results)} |', '|---' * (len(shown) + 1) + '|']
     for metric in arguments.metrics:
@@ -160,14 +138,7 @@ def main(arguments: argparse.Namespace, extra: list[str]) -> None:
 
 
 def summary(values: list[float]) -> str:
-    """Mean and standard deviation over seeds.
-
-    Args:
-        values: One value a seed.
-
-    Returns:
-        For example ``0.512 ± 0.013``.
-    """
+    """Mean and standard deviation over seeds."""
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
     return f'{statistics.mean(values):.3f} ± {spread:.3f}'
 
@@ -182,7 +153,7 @@ if __name__ == '__main__':
     parser.add_argument('--frozen', action='store_true')
     parser.add_argument('--for-pretrained', nargs='+', default=[])
     parser.add_argument('--output', type=Path, default=Path('outputs/finetune'))
-    known, extra = parser.parse_known_args()
+    arguments, extra = parser.parse_known_args()
     # LightningCLI warns about arguments given twice.
     sys.argv = sys.argv[:1]
-    main(known, extra)
+    main(arguments, extra)

@@ -14,8 +14,8 @@ SIGMAETask at its defaults in ``Trainer.fit``, on
 
 The few samples there are repeated, so that no epoch ends while time is taken. Shares
 are those of the wall-clock time of the steps, the first ones left out: *waiting* for
-data, *transfer* (missing pixels are marked, the datamodule normalises), *augmentation*,
-*saliency*, *mask*, *model*, *backward*, *optimiser*, and the *rest* (tokens, loss,
+data, *transfer* (missing pixels are marked, the datamodule normalizes), *augmentation*,
+*saliency*, *mask*, *model*, *backward*, *optimizer*, and the *rest* (tokens, loss,
 log).
 
 Writes a table and OUTPUT/loop.json. About ten minutes on 2 CPU cores.
@@ -32,7 +32,7 @@ from unittest import mock
 
 import torch
 from kornia import augmentation as K
-from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.profilers import SimpleProfiler
 from torch.utils.data import ConcatDataset
 from torchgeo.datamodules import (
@@ -47,7 +47,7 @@ from torchgeo_sigmae.models import MaskedAutoencoder
 from torchgeo_sigmae.tasks import sigmae
 from torchgeo_sigmae.tasks.batch import default_transform
 
-from .measure import DATA, quiet, where, write_record
+from .measure import DATA, Clock, quiet, where, write_record
 
 #: Samples an epoch has, so that none ends while time is taken.
 LENGTH = 100_000
@@ -57,11 +57,7 @@ class Repeated(NonGeoDataModule):
     """A datamodule whose few samples come many times over."""
 
     def setup(self, stage: str) -> None:
-        """Set up datasets.
-
-        Args:
-            stage: Either 'fit', 'validate', 'test', or 'predict'.
-        """
+        """Set up datasets."""
         super().setup(stage)
         dataset: Any = self.train_dataset
         self.train_dataset = ConcatDataset([dataset] * (LENGTH // len(dataset)))
@@ -76,14 +72,7 @@ class Bigearthnet(Repeated, BigEarthNetDataModule):
 
 
 def sources(arguments: argparse.Namespace) -> dict[str, Callable[[int], Any]]:
-    """List the sources of data.
-
-    Args:
-        arguments: See the module.
-
-    Returns:
-        A maker of a datamodule for each, from a number of workers.
-    """
+    """List the sources of data."""
     data, batch = arguments.data, arguments.batch_size
 
     def scenes(cache: bool) -> Callable[[int], LightningDataModule]:
@@ -105,31 +94,8 @@ def sources(arguments: argparse.Namespace) -> dict[str, Callable[[int], Any]]:
     }  # fmt: skip
 
 
-class Ends(Callback):
-    """Notes when batches end."""
-
-    def __init__(self) -> None:
-        """Initialize a new Ends instance."""
-        self.times: list[float] = []
-
-    def on_train_batch_end(self, *args: Any) -> None:
-        """Note the time.
-
-        Args:
-            *args: Not used.
-        """
-        self.times.append(time.perf_counter())
-
-
 def one_by_one(size: int) -> K.AugmentationSequential:
-    """Make our default augmentation as kornia would run it.
-
-    Args:
-        size: Side of the images in pixels.
-
-    Returns:
-        The augmentation, whose crops are taken one sample after the other.
-    """
+    """Make our default augmentation as kornia would run it."""
     transform = default_transform(size)
     crop = next(iter(transform.children()))
     crop.flags['cropping_mode'] = 'slice'
@@ -139,22 +105,13 @@ def one_by_one(size: int) -> K.AugmentationSequential:
 def run(
     arguments: argparse.Namespace, make: Callable[[int], Any], workers: int
 ) -> dict[str, float]:
-    """Train for some steps.
-
-    Args:
-        arguments: See the module.
-        make: Makes the datamodule.
-        workers: Number of processes that load.
-
-    Returns:
-        Images per second, and the share of every part.
-    """
+    """Train for some steps."""
     torch.manual_seed(0)
     task = SIGMAETask(
         arguments.model, size=arguments.size, lr=1e-4,
         transform=one_by_one(arguments.size) if arguments.one_by_one else None,
     )  # fmt: skip
-    profiler, ends = SimpleProfiler(), Ends()
+    profiler, clock = SimpleProfiler(), Clock(time.perf_counter)
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -174,12 +131,12 @@ def run(
             stack.enter_context(mock.patch.object(owner, name, function))
         Trainer(
             accelerator='cpu', precision=arguments.precision, logger=False,
-            max_steps=arguments.skip + arguments.steps, callbacks=[ends],
+            max_steps=arguments.skip + arguments.steps, callbacks=[clock],
             limit_val_batches=0, num_sanity_val_steps=0, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False, profiler=profiler,
             default_root_dir=folder,
         ).fit(task, make(workers))  # fmt: skip
-    total = ends.times[-1] - ends.times[arguments.skip - 1]
+    total = clock.times[-1] - clock.times[arguments.skip - 1]
 
     def share(*names: str) -> float:
         return sum(
@@ -196,7 +153,7 @@ def run(
         'mask': share('mask'),
         'model': share('forward'),
         'backward': share('backward'),
-        'optimiser': share('optimizer_step') - share('training_step', 'backward'),
+        'optimizer': share('optimizer_step') - share('training_step', 'backward'),
     }
     return {
         'images_per_second': arguments.batch_size * arguments.steps / total,
@@ -206,11 +163,7 @@ def run(
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Measure, and write the table.
-
-    Args:
-        arguments: See the module.
-    """
+    """Measure, and write the table."""
     quiet()
     torch.set_num_threads(arguments.threads)
     print(
@@ -219,15 +172,15 @@ def main(arguments: argparse.Namespace) -> None:
         flush=True,
     )
     records = []
-    known = sources(arguments)
+    makers = sources(arguments)
     for name in arguments.only:
         for workers in arguments.workers:
-            found = run(arguments, known[name], workers)
-            records.append({'source': name, 'workers': workers, **found})
+            parts = run(arguments, makers[name], workers)
+            records.append({'source': name, 'workers': workers, **parts})
             if len(records) == 1:
-                print(f'\n| source | workers | images/s | {" | ".join([*found][1:])} |')
-                print('|---' * (len(found) + 2) + '|')
-            speed, *shares = found.values()
+                print(f'\n| source | workers | images/s | {" | ".join([*parts][1:])} |')
+                print('|---' * (len(parts) + 2) + '|')
+            speed, *shares = parts.values()
             cells = ' | '.join(f'{value:.1%}' for value in shares)
             print(f'| {name} | {workers} | {speed:.0f} | {cells} |', flush=True)
     write_record(arguments, 'loop', loops=records)

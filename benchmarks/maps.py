@@ -36,13 +36,7 @@ COMMANDS = {
 
 
 def enlarge(scene: Path, side: int, path: Path) -> None:
-    """Repeat a scene, mirrored, in its ten bands.
-
-    Args:
-        scene: The scene.
-        side: Rows and columns.
-        path: The file to be.
-    """
+    """Repeat a scene, mirrored, in its ten bands."""
     with rasterio.open(scene) as file:
         bands = BandSet.from_data(file.descriptions)
         chosen = [i + 1 for i in bands.channels(SENTINEL2_TEN_BANDS)]
@@ -59,11 +53,7 @@ def enlarge(scene: Path, side: int, path: Path) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Run the commands and write the table.
-
-    Args:
-        arguments: See the module.
-    """
+    """Run the commands and write the table."""
     side = arguments.side
     lines = [
         f'| {side} x {side} x 10 | seconds | peak GB | map, MB |',

@@ -1,15 +1,14 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""How benchmarks measure: in turn, with what it takes, and on what.
+"""How benchmarks measure time, memory and floating-point operations.
 
-- Time: all contenders in turn, in one process; median and quartiles.
+- Time: all contenders take turns in one process; median and quartiles.
 - Memory: a process for each contender, which takes two steps (the first makes the
-  optimiser's state). What its peak is above the time before, when weights and batch
-  were there: resident memory on the CPU (Linux only), allocated memory on a GPU.
-- FLOP: those of the matrix products in forward and backward, as torch counts them with
-  attention as plain matrix products. Fused attention recomputes some, which is not
-  counted.
+  optimizer's state). Peak minus the memory of weights and batch: resident memory on the
+  CPU (Linux only), allocated memory on a GPU.
+- FLOP: matrix products in forward and backward, as torch counts them with attention as
+  plain matrix products. What fused attention recomputes is not counted.
 """
 
 import argparse
@@ -32,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
@@ -46,6 +46,7 @@ from .pack import read_packed
 
 __all__ = (
     'DATA',
+    'Clock',
     'count_flop',
     'environment',
     'inside',
@@ -58,14 +59,14 @@ __all__ = (
     'product',
     'quartiles',
     'quiet',
+    'quiet_trainer',
     'read_batch',
-    'read_chips',
     'shares',
     'where',
     'write_record',
 )
 
-#: Real data, unless told otherwise.
+#: Default folder of the real data.
 DATA = Path(os.environ.get('SIGMAE_DATA', '../shared/data'))
 
 #: Operators by what they are, regular expressions.
@@ -73,7 +74,7 @@ OPERATORS = {
     'products': '(add|b|badd)*mm|.*convolution.*',
     'attention': '_scaled_dot_product.*|.*softmax.*',
     'activations, norms': '(gelu|native_layer_norm)(_backward)?',
-    'optimiser': '_fused_adamw_|_foreach_.*|lerp_|addc(mul|div)_|sqrt|div',
+    'optimizer': '_fused_adamw_|_foreach_.*|lerp_|addc(mul|div)_|sqrt|div',
     'copies': 'copy_|cat|gather|index|where|scatter.*',
 }
 
@@ -83,29 +84,17 @@ SIDE = {'cpu': 2048, 'cuda': 8192}
 
 
 def now(device: str) -> float:
-    """Read the clock, once the device has done all its work.
-
-    Args:
-        device: ``'cpu'`` or ``'cuda'``.
-
-    Returns:
-        Seconds.
-    """
+    """Read the clock, once the device has done all its work."""
     if device == 'cuda':
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def read_chips(arguments: argparse.Namespace, size: int) -> tuple[Tensor, str]:
-    """Read the batch.
-
-    Args:
-        arguments: See the module.
-        size: Side of the chips in pixels.
-
-    Returns:
-        Raw images ``(B, 10, size, size)``, and what they are.
-    """
+def read_batch(
+    arguments: argparse.Namespace, size: int | None = None
+) -> tuple[Tensor, str]:
+    """Read normalized images ``(B, 10, H, W)``; say what they are."""
+    size = size or arguments.size
     count, root = arguments.batch_size, arguments.data / 'scenes'
     chips: Dataset[dict[str, Tensor]]
     if arguments.data.is_file():
@@ -118,7 +107,7 @@ def read_chips(arguments: argparse.Namespace, size: int) -> tuple[Tensor, str]:
         ]
         title = f'real Sentinel-2 chips of {arguments.data.name}'
     elif root.is_dir():
-        # Haze with stripes is left out.
+        # Without a scene of haze with stripes.
         scenes = find_scenes(root, exclude='*T33NZA*')
         scenes = [s for s in scenes if min(s.height, s.width) >= size]
         chips = SceneChips(scenes, size=size, random=False, length=count)
@@ -128,19 +117,7 @@ def read_chips(arguments: argparse.Namespace, size: int) -> tuple[Tensor, str]:
         title = f'synthetic chips (there is no {root})'
     images = torch.stack([chips[i % len(chips)]['image'] for i in range(count)])
     repeat = math.ceil(size / images.shape[-1])
-    return images.tile(repeat, repeat)[..., :size, :size].contiguous(), title
-
-
-def read_batch(arguments: argparse.Namespace) -> tuple[Tensor, str]:
-    """Read the batch.
-
-    Args:
-        arguments: See the module.
-
-    Returns:
-        Normalised images ``(B, 10, H, W)``, and what they are.
-    """
-    images, title = read_chips(arguments, arguments.size)
+    images = images.tile(repeat, repeat)[..., :size, :size].contiguous()
     return (images.nan_to_num() - 2000) / 1000, title
 
 
@@ -149,17 +126,7 @@ def measure_memory(
     build: Callable[..., Callable[[], Any]],
     jobs: Sequence[Sequence[Any]],
 ) -> list[int | None]:
-    """Measure the memory of several contenders, one after the other.
-
-    Args:
-        arguments: Threads and device.
-        build: Makes the step of a contender, from *arguments*, what is in its job, and
-            whether it is to be small. A function of a module.
-        jobs: What each contender is.
-
-    Returns:
-        Bytes of each; None where unknown.
-    """
+    """Measure the memory of several contenders, one after the other."""
     # Tensors come from the system and go back at once, so that resident memory follows
     # what is allocated.
     os.environ['MALLOC_MMAP_THRESHOLD_'] = '65536'
@@ -185,15 +152,7 @@ def _peak_memory(
 
 
 def peak_memory(call: Callable[[], Any], device: str = 'cpu') -> int | None:
-    """Measure the memory of a call.
-
-    Args:
-        call: What to call.
-        device: ``'cpu'`` or ``'cuda'``.
-
-    Returns:
-        Bytes at its peak above those before; None where unknown.
-    """
+    """Measure the memory of a call."""
     if device == 'cuda':
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -211,55 +170,31 @@ def peak_memory(call: Callable[[], Any], device: str = 'cpu') -> int | None:
 
 
 def _resident(key: str) -> int:
-    """Look up the resident memory of this process.
-
-    Args:
-        key: ``'VmRSS'`` for now, ``'VmHWM'`` for its peak.
-
-    Returns:
-        Bytes.
-    """
+    """Look up the resident memory of this process."""
     status = Path('/proc/self/status').read_text()
-    found = re.search(rf'{key}:\s+(\d+) kB', status)
-    assert found is not None
-    return 1024 * int(found[1])
+    match = re.search(rf'{key}:\s+(\d+) kB', status)
+    assert match is not None
+    return 1024 * int(match[1])
 
 
 def interleave(
     arguments: argparse.Namespace, calls: Sequence[Callable[[], Any]], title: str
 ) -> list[list[Any]]:
-    """Call all in turn, again and again.
-
-    Args:
-        arguments: See the module.
-        calls: What to call.
-        title: Title of the progress bar.
-
-    Returns:
-        What each returned, without the warm-up.
-    """
-    found: list[list[Any]] = [[] for _ in calls]
+    """Call all in turn, again and again."""
+    results: list[list[Any]] = [[] for _ in calls]
     rounds = range(arguments.warm_up + arguments.repetitions)
     for turn in tqdm(rounds, title, disable=None):
-        for values, call in zip(found, calls, strict=True):
+        for values, call in zip(results, calls, strict=True):
             value = call()
             if turn >= arguments.warm_up:
                 values.append(value)
-    return found
+    return results
 
 
 def product(
     arguments: argparse.Namespace, precision: str | None = None
 ) -> Callable[[], float]:
-    """Make a matrix product to measure beside the contenders.
-
-    Args:
-        arguments: Device and precision.
-        precision: Another one.
-
-    Returns:
-        A function that takes it, and returns the seconds it took.
-    """
+    """Make a matrix product to measure beside the contenders."""
     half = (precision or arguments.precision) == 'bf16'
     dtype = torch.bfloat16 if half else torch.float32
     side, device = SIDE[arguments.device], arguments.device
@@ -274,28 +209,12 @@ def product(
 
 
 def matmul_rate(seconds: Sequence[float], device: str = 'cpu') -> float:
-    """Turn the times of :func:`product` into a rate.
-
-    Args:
-        seconds: What it took.
-        device: ``'cpu'`` or ``'cuda'``.
-
-    Returns:
-        Floating-point operations per second, of the median.
-    """
+    """Turn the times of :func:`product` into a rate."""
     return 2 * SIDE[device] ** 3 / float(np.median(seconds))
 
 
 def inside(call: Callable[[], Any], *modes: AbstractContextManager[Any]) -> Any:
-    """Call inside contexts.
-
-    Args:
-        call: What to call.
-        *modes: The contexts.
-
-    Returns:
-        What it returns.
-    """
+    """Call inside contexts."""
     with ExitStack() as stack:
         for mode in modes:
             stack.enter_context(mode)
@@ -303,14 +222,7 @@ def inside(call: Callable[[], Any], *modes: AbstractContextManager[Any]) -> Any:
 
 
 def count_flop(step: Callable[..., Any]) -> int:
-    """Count the floating-point operations of the matrix products of a step.
-
-    Args:
-        step: The step, which takes the contexts to be taken in.
-
-    Returns:
-        Their number, a multiplication and an addition being two.
-    """
+    """Count the floating-point operations of the matrix products of a step."""
     counter = FlopCounterMode(display=False)
     step(sdpa_kernel(SDPBackend.MATH), counter)
     total: int = counter.get_total_flops()
@@ -318,63 +230,36 @@ def count_flop(step: Callable[..., Any]) -> int:
 
 
 def shares(step: Callable[..., float]) -> dict[str, float]:
-    """Find out where the time of a step on a CPU goes.
-
-    Args:
-        step: The step, which takes the contexts to be taken in and returns the seconds
-            it took.
-
-    Returns:
-        Shares of its time: of every group of :data:`OPERATORS`, other operators, and
-        what is left, Python.
-    """
+    """Shares of the time of a step on a CPU, by kinds of operators, and Python's."""
     profiler = profile(activities=[ProfilerActivity.CPU])
     seconds = step(profiler)
-    found = dict.fromkeys([*OPERATORS, 'other operators'], 0.0)
+    parts = dict.fromkeys([*OPERATORS, 'other operators'], 0.0)
     for event in profiler.key_averages():
         if event.key.startswith('aten::'):
             name = event.key.removeprefix('aten::')
-            groups = [g for g, known in OPERATORS.items() if re.fullmatch(known, name)]
+            groups = [g for g, names in OPERATORS.items() if re.fullmatch(names, name)]
             group = groups[0] if groups else 'other operators'
-            found[group] += event.self_cpu_time_total / 1e6 / seconds
-    return {**found, 'Python': 1 - sum(found.values())}
+            parts[group] += event.self_cpu_time_total / 1e6 / seconds
+    return {**parts, 'Python': 1 - sum(parts.values())}
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Find the quartiles.
-
-    Args:
-        values: Measured values.
-
-    Returns:
-        The first quartile, the median and the third.
-    """
+    """Find the quartiles."""
     low, middle, high = np.percentile(values, (25, 50, 75)).tolist()
     return low, middle, high
 
 
 def megabytes(count: int | None) -> str:
-    """Write a number of bytes.
-
-    Args:
-        count: Bytes, or None.
-
-    Returns:
-        For example ``512 MiB``.
-    """
+    """Write a number of bytes."""
     return 'unknown' if count is None else f'{count / 2**20:.0f} MiB'
 
 
 def environment() -> dict[str, Any]:
-    """Say on what is measured.
-
-    Returns:
-        Versions, threads, processor and date.
-    """
+    """Versions, threads, processor and date."""
     cpu = platform.processor()
     if Path('/proc/cpuinfo').exists():
-        found = re.search('model name\t: (.*)', Path('/proc/cpuinfo').read_text())
-        cpu = found[1] if found else cpu
+        match = re.search('model name\t: (.*)', Path('/proc/cpuinfo').read_text())
+        cpu = match[1] if match else cpu
     return {
         'date': datetime.now().astimezone().isoformat(timespec='seconds'),
         'cpu': cpu,
@@ -388,27 +273,16 @@ def environment() -> dict[str, Any]:
 
 
 def where() -> str:
-    """Say what was measured on, for the foot of a table.
-
-    Returns:
-        Threads, processor, versions and the date.
-    """
-    known = environment()
-    versions = ', '.join(f'{name} {v}' for name, v in known['versions'].items())
-    gpu = f'{known["gpu"]}, ' if known['gpu'] else ''
-    return (
-        f'{known["threads"]} threads, {known["cpu"]}, {gpu}{versions}, {known["date"]}'
-    )
+    """The machine and the versions, for the line below a table."""
+    machine = environment()
+    names = [f'{name} {number}' for name, number in machine['versions'].items()]
+    gpu = [machine['gpu']] if machine['gpu'] else []
+    threads = f'{machine["threads"]} threads'
+    return ', '.join([threads, machine['cpu'], *gpu, *names, machine['date']])
 
 
 def write_record(arguments: argparse.Namespace, name: str, **measured: Any) -> None:
-    """Write what was measured, on what and with which options.
-
-    Args:
-        arguments: The options; the file goes to ``output``.
-        name: Name of the file.
-        **measured: What was measured.
-    """
+    """Write measurements with machine and options to OUTPUT/NAME.json."""
     content = {
         **environment(),
         'arguments': {key: str(value) for key, value in vars(arguments).items()},
@@ -420,8 +294,34 @@ def write_record(arguments: argparse.Namespace, name: str, **measured: Any) -> N
     print(f'\nWrote {path}.')
 
 
+class Clock(Callback):
+    """Notes the time at the end of every training step."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.times: list[float] = []
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Note the time."""
+        self.times.append(self.clock())
+
+
+def quiet_trainer(arguments: argparse.Namespace, **kwargs: Any) -> Trainer:
+    """Make a trainer that prints nothing and writes nothing but statistics."""
+    return Trainer(
+        devices=1,
+        precision=arguments.precision,
+        default_root_dir=arguments.output / 'statistics',
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **kwargs,
+    )
+
+
 def quiet() -> None:
-    """Keep Lightning from talking, once per run."""
+    """Silence Lightning's messages."""
     logging.getLogger('lightning.pytorch').setLevel(logging.ERROR)
     warnings.filterwarnings('ignore', module='lightning')
     warnings.filterwarnings('ignore', message='.*LeafSpec.*')

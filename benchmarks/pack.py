@@ -102,11 +102,11 @@ def main(arguments: argparse.Namespace) -> None:
     for i in chosen:
         valid = np.isfinite(tiles[i]).all(0)
         truth = tiles[i][:, valid].astype(np.float64)
-        found = decode(parts[i], tiles[i].shape)[:, valid]
+        decoded = decode(parts[i], tiles[i].shape)[:, valid]
         count += truth.shape[1]
         total, squares = total + truth.sum(1), squares + (truth**2).sum(1)
-        error += ((found - truth) ** 2).sum() / len(truth)
-        worst = max(worst, np.abs(found - truth).max(initial=0))
+        error += ((decoded - truth) ** 2).sum() / len(truth)
+        worst = max(worst, np.abs(decoded - truth).max(initial=0))
     mean, scale = total / count, 1e-4
     about = {
         'bands': data['bands'], 'scale': scale, 'mean': mean.tolist(),

@@ -3,24 +3,18 @@
 
 """Is one encoder better than another? Both on the same samples, with an interval."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from torchgeo_sigmae.evaluation.probes import Split, fitted
+from torchgeo_sigmae.evaluation.probes import Splits, make_probe
 
-__all__ = ('Difference', 'bootstrap', 'correct', 'decisions')
+__all__ = ('Difference', 'bootstrap', 'correct')
 
 
 class Difference(NamedTuple):
-    """A difference, and the 95 % confidence interval of it.
-
-    Attributes:
-        value: On the samples at hand.
-        low: Lower end of the interval.
-        high: Upper end.
-    """
+    """A difference in [-1, 1], with the ends of its 95 % confidence interval."""
 
     value: float
     low: float
@@ -34,56 +28,20 @@ class Difference(NamedTuple):
 
 
 def correct(
-    features: np.ndarray,
-    labels: np.ndarray,
-    splits: Sequence[Split],
-    probe: str = 'linear',
+    features: np.ndarray, labels: np.ndarray, splits: Splits, probe: str = 'linear'
 ) -> np.ndarray:
-    """Say how often every sample is classified correctly when it is tested.
+    """How often every sample is classified correctly when it is tested.
 
-    Args:
-        features: ``(N, D)``; for ``'attentive'`` tokens ``(N, T, D)``.
-        labels: Class of every sample, ``(N,)``.
-        splits: What to learn from and to be tested on.
-        probe: One of :data:`.PROBES`.
-
-    Returns:
-        ``(N,)`` shares in [0, 1], NaN of samples that are never tested. Over folds that
-        test every sample once, their mean is the accuracy.
-
-    Raises:
-        ValueError: If the probe is unknown.
+    Returns ``(N,)`` shares in [0, 1], NaN for samples that are never tested. Over folds
+    that test every sample equally often, their mean is the accuracy.
     """
     right, tested = np.zeros(len(labels)), np.zeros(len(labels))
-    for split, classifier in fitted(features, labels, splits, probe):
-        found = classifier.predict(features[split.test])
-        right[split.test] += found == labels[split.test]
-        tested[split.test] += 1
-    share: np.ndarray = np.where(tested > 0, right / np.maximum(tested, 1), np.nan)
-    return share
-
-
-def decisions(
-    features: np.ndarray, labels: np.ndarray, split: Split, probe: str = 'ridge'
-) -> np.ndarray:
-    """Say how sure a classifier of two classes is of the second one.
-
-    Args:
-        features: ``(N, D)``.
-        labels: Class of every sample, ``(N,)``.
-        split: What to learn from and to be tested on.
-        probe: One of :data:`.PROBES` whose classifier ranks: linear or ridge.
-
-    Returns:
-        One value a tested sample, in the order of ``split.test``; what scikit-learn's
-        ranking metrics take.
-
-    Raises:
-        ValueError: If the probe is unknown.
-    """
-    ((_, classifier),) = fitted(features, labels, [split], probe)
-    found: np.ndarray = classifier.decision_function(features[split.test])
-    return found
+    for train, test in splits:
+        least = int(np.unique(labels[train], return_counts=True)[1].min())
+        model = make_probe(probe, least).fit(features[train], labels[train])
+        right[test] += model.predict(features[test]) == labels[test]
+        tested[test] += 1
+    return np.where(tested > 0, right / np.maximum(tested, 1), np.nan)
 
 
 def bootstrap(
@@ -94,17 +52,16 @@ def bootstrap(
 ) -> Difference:
     """Draw whole groups of samples with replacement, and measure each time.
 
-    Neighbours in space are alike, so samples are not independent; their groups (blocks,
-    sites) are nearly so. The interval tells what other groups of the kind would have
-    said of these two encoders, not what other seeds of pretraining would have given.
+    Neighbors in space are alike, so samples are not independent; their groups (blocks,
+    sites) nearly are. The interval covers other groups of the same kind for these two
+    encoders. It does not cover other seeds of pretraining.
 
     Args:
-        measure: Takes the positions of samples, some more than once, to a difference
-            between two encoders.
-        groups: Group of every sample, ``(N,)``; ``np.arange(N)`` where each stands for
-            itself.
+        measure: Takes the indices of samples, some more than once, and returns the
+            difference between two encoders.
+        groups: Group of every sample, ``(N,)``; ``np.arange(N)`` for independent ones.
         draws: Number of draws.
-        seed: Of the draws: the same groups are drawn for every pair of encoders.
+        seed: Seed of the draws: the same groups are drawn for every pair of encoders.
 
     Returns:
         The difference on all samples, and the 2.5th and 97.5th percentile over draws.

@@ -10,24 +10,25 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor
 from tqdm import tqdm
 
-from torchgeo_sigmae.evaluation.features import Frozen
+from torchgeo_sigmae.evaluation import BandStatistics, FrozenEncoder
 from torchgeo_sigmae.patches import cut_patches, valid_patches
 
-__all__ = ('PatchFeatures', 'extract_patches', 'patch_labels')
+__all__ = ('PatchFeatures', 'extract_patches', 'grouped_folds', 'patch_labels')
 
 
 @dataclass(frozen=True)
 class PatchFeatures:
-    """Features of labelled patches.
+    """Features of labeled patches.
 
     Attributes:
         values: ``(N, D)``, float32.
         labels: Class of every patch, ``(N,)``.
-        groups: The block of neighbours every patch lies in, ``(N,)``: what must not be
-            parted between learning and testing.
+        groups: Block of neighbors of every patch, ``(N,)``. A block must not be divided
+            between training and test samples.
     """
 
     values: np.ndarray
@@ -43,16 +44,11 @@ def patch_labels(
     Args:
         mask: Classes of pixels, integers ``(H, W)``.
         patch_size: Side of a patch in pixels; must divide H and W.
-        ignore: Class of pixels without label. A patch that holds one is not used.
-        purity: Share of its pixels that must be of the class for a patch to be used, in
-            (0, 1].
+        ignore: Class of pixels without label; patches that hold one are not used.
+        purity: Share of the pixels of a patch that must be of its class, in (0, 1].
 
     Returns:
-        Classes ``(H / patch_size, W / patch_size)``, and which of them are to be used.
-
-    Raises:
-        ValueError: If *patch_size* does not divide H and W, or *purity* is out of
-            range.
+        Classes ``(H / patch_size, W / patch_size)``, and which of them can be used.
     """
     if not 0 < purity <= 1:
         raise ValueError(f'purity: {purity} is not in (0, 1]. 0.75 is the default.')
@@ -66,7 +62,7 @@ def patch_labels(
 
 
 def extract_patches(
-    encoder: Frozen,
+    encoder: FrozenEncoder | BandStatistics,
     samples: Iterable[Mapping[str, Any]],
     patch_size: int = 8,
     ignore: int | None = None,
@@ -75,33 +71,24 @@ def extract_patches(
     chip: int | None = 64,
     progress: bool = True,
 ) -> PatchFeatures:
-    """Compute the features of all labelled patches of some images.
+    """Compute the features of all labeled patches of images.
 
-    Images are encoded chip by chip, so that labelled patches come from all positions
-    in a chip: features that say where in the chip a patch lies, rather than what it
-    shows, do badly.
+    Images are encoded chip by chip, so labeled patches come from all positions in a
+    chip: features that tell the position of a patch instead of its content do badly.
 
     Args:
-        encoder: The encoder. Coarser or finer features are resampled bilinearly. One
-            that does not say how its input is normalised is given the statistics of
-            the first image.
-        samples: Images ``(C, H, W)`` of raw values, in the encoder's bands, under
-            ``'image'``, and classes ``(H, W)`` under ``'mask'``; sizes may differ. What
-            is over a multiple of *patch_size* is left out, and so are patches with
-            missing (NaN) pixels, whose neighbours see the mean of their band there.
+        encoder: The encoder. Coarser or finer features are resampled bilinearly.
+            Without a normalization, the statistics of the first image are used.
+        samples: ``'image'``, raw values ``(C, H, W)`` in the encoder's bands, and
+            ``'mask'``, classes ``(H, W)``; sizes may differ. Pixels beyond a multiple
+            of *patch_size* and patches with missing (NaN) pixels are left out.
         patch_size: Side of a patch in pixels.
         ignore: See :func:`patch_labels`.
         purity: See :func:`patch_labels`.
-        block: Side of a block of neighbours in patches; None for the whole image.
+        block: Side of a block of neighbors in patches; None for the whole image.
         chip: Side of a chip in pixels, a multiple of *patch_size*; None to encode whole
             images.
         progress: Whether to show a progress bar.
-
-    Returns:
-        The features.
-
-    Raises:
-        ValueError: If an image is smaller than a patch, or *purity* is out of range.
     """
     values, labels, groups = [], [], []
     first = 0
@@ -116,18 +103,34 @@ def extract_patches(
         mean = torch.nan_to_num(image.nanmean(dim=(1, 2), keepdim=True))
         image = torch.where(missing, mean, image).unsqueeze(0)
         usable &= ~valid_patches(missing, patch_size)
-        encoder.standardize(image)
+        if isinstance(encoder, FrozenEncoder) and encoder.transform is None:
+            encoder.fit_normalization(image)
         maps = _chip_maps(encoder, image, patch_size, chip or max(image.shape))
         group, count = _blocks(label, block)
         values.append(maps[:, usable].T)
         labels.append(label[usable])
         groups.append(first + group[usable])
         first += count
-    found = (torch.cat(parts).numpy() for parts in (values, labels, groups))
-    return PatchFeatures(*found)
+    arrays = (torch.cat(parts).numpy() for parts in (values, labels, groups))
+    return PatchFeatures(*arrays)
 
 
-def _chip_maps(encoder: Frozen, image: Tensor, patch_size: int, chip: int) -> Tensor:
+def grouped_folds(
+    labels: np.ndarray, groups: np.ndarray, folds: int = 5, repeats: int = 5
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Divide samples into stratified folds, several times, but never a group."""
+    return [
+        split
+        for seed in range(repeats)
+        for split in StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(
+            labels, labels, groups
+        )
+    ]
+
+
+def _chip_maps(
+    encoder: FrozenEncoder | BandStatistics, image: Tensor, patch_size: int, chip: int
+) -> Tensor:
     """Describe the patches of an image ``(1, C, H, W)``, chip by chip.
 
     Chips lie edge to edge; the last of a row or column is moved inside the image.
@@ -139,7 +142,7 @@ def _chip_maps(encoder: Frozen, image: Tensor, patch_size: int, chip: int) -> Te
         for column in range(0, image.shape[-1], width)
     ]
     chips = [image[0, :, r : r + height, c : c + width] for r, c in corners]
-    described = encoder.maps(torch.stack(chips)).float()
+    described = encoder.patch_features(torch.stack(chips)).float()
     h, w = height // patch_size, width // patch_size
     if described.shape[-2:] != (h, w):
         described = F.interpolate(described, (h, w), mode='bilinear')

@@ -6,18 +6,20 @@
     python -m benchmarks.pretrain_step [--data PATH] [--output PATH] [--only NAME ...]
 
 Whole steps, as Lightning runs them in ``Trainer.fit``: what happens to a batch that is
-in memory and normalised, augmentation, mask, forward, loss, backward, AdamW, logging.
+in memory and normalized, augmentation, mask, forward, loss, backward, AdamW, logging.
 Every contender has a trainer of its own; they hand on the turn after every batch.
 
 - ``equal``: the same timm ViT, decoder (MAE's, 512 x 1), mask (random), loss
   (``norm_pix_loss``), batch and augmentation as ``torchgeo.tasks.MAE``;
 - ``model``: the same without Lightning and augmentation, against lightly's modules;
-- ``defaults``: SIGMAETask's, in fp32 and bf16; the decoder of the papers, 512 x 8; and
-  ``torchgeo.tasks.MAE`` at its own (512 x 1, 75 % masked).
+- ``defaults``: SIGMAETask's, in fp32 and bf16; without the check for NaN; the decoder
+  of the papers, 512 x 8; and ``torchgeo.tasks.MAE`` at its own (512 x 1, 75 % masked);
+- ``families``: SIGMAE, S2MAE and SatMAE, 90 % masked, all hidden tokens decoded;
+- ``sizes``: S2MAE with more and more tokens.
 
-On a CPU, a profiled step tells where the time goes, by kinds of operators. Memory and
+On a CPU, a profiled step shows where the time goes, by kinds of operators. Memory and
 FLOP: see ``benchmarks/measure.py``. Writes tables and
-OUTPUT/pretrain_step.json. About fifteen minutes on 2 CPU cores.
+OUTPUT/pretrain_step.json. About half an hour on 2 CPU cores.
 
 On a GPU: ``--device cuda --precision bf16``, also ``--compile``; another encoder with
 ``--model sigmae_vit_base_patch16 --size 224``. ``--data`` may be a file of
@@ -70,6 +72,40 @@ LARGE: dict[str, Any] = {
 #: Precisions, by name.
 PRECISIONS = ('fp32', 'bf16')
 
+#: What the families have in common.
+WHOLE: dict[str, Any] = {'mask_ratio': 0.9, 'predict_ratio': 1.0}
+
+#: On every device.
+FAMILIES = (
+    *(
+        Contender(
+            f'{name}, {masking}',
+            'families',
+            'ours',
+            {**WHOLE, 'masking': masking},
+            family=name.lower(),
+        )
+        for name, masking in (
+            ('SIGMAE', 'saliency'),
+            ('SIGMAE', 'random'),
+            ('SatMAE', 'spatial'),
+            ('SatMAE', 'group'),
+            ('S2MAE', 'random'),
+        )
+    ),
+    *(
+        Contender(
+            f'S2MAE, {size} px',
+            'sizes',
+            'ours',
+            {**WHOLE, 'masking': 'random'},
+            family='s2mae',
+            size=size,
+        )
+        for size in (64, 96, 128, 160)
+    ),
+)
+
 #: What is compared. The first of a table is what the others are measured against.
 CONTENDERS = {
     'cpu': (
@@ -82,13 +118,19 @@ CONTENDERS = {
         Contender('torchgeo.tasks.MAE', 'defaults', 'torchgeo', None, 'fp32'),
         Contender('SIGMAETask, bf16', 'defaults', 'ours', None, 'bf16'),
         Contender('with fused attention, bf16', 'defaults', 'fused', None, 'bf16'),
+        Contender(
+            'without the check for NaN, bf16', 'defaults', 'unguarded', None, 'bf16'
+        ),
+        *FAMILIES,
     ),
     'cuda': (
         Contender('SIGMAETask', 'equal', 'ours', EQUAL),
         Contender('torchgeo.tasks.MAE', 'equal', 'torchgeo', {'mask_ratio': 0.9}),
         Contender('SIGMAETask', 'defaults', 'ours'),
+        Contender('without NaN check', 'defaults', 'unguarded'),
         Contender('with decoder 512 x 8', 'defaults', 'ours', LARGE),
         Contender('torchgeo.tasks.MAE', 'defaults', 'torchgeo'),
+        *FAMILIES,
     ),
 }
 
@@ -96,18 +138,9 @@ CONTENDERS = {
 def build(
     arguments: argparse.Namespace, contender: Contender, small: bool
 ) -> Callable[[], float]:
-    """Make the step of a contender.
-
-    Args:
-        arguments: See the module.
-        contender: The contender.
-        small: Whether two images do.
-
-    Returns:
-        The step.
-    """
+    """Make the step of a contender."""
     quiet()
-    images, _ = read_batch(arguments)
+    images, _ = read_batch(arguments, contender.size)
     kind = KINDS.get(contender.make, Fit)
     step: Callable[[], float] = kind(
         arguments, contender, images[:2] if small else images
@@ -118,15 +151,7 @@ def build(
 def measure(
     arguments: argparse.Namespace, contenders: Sequence[Contender]
 ) -> list[dict[str, Any]]:
-    """Measure contenders.
-
-    Args:
-        arguments: See the module.
-        contenders: The contenders.
-
-    Returns:
-        What was measured, a record each.
-    """
+    """Measure contenders."""
     cuda = arguments.device == 'cuda'
     memory = (
         [] if cuda else measure_memory(arguments, build, [(c,) for c in contenders])
@@ -159,6 +184,7 @@ def measure(
                 'median': middle,
                 'quartiles': [low, high],
                 'images_per_second': arguments.batch_size / middle,
+                'tokens': step.tokens,
                 'bytes': bytes_,
                 'flop': flop,
                 'shares': parts,
@@ -173,20 +199,16 @@ def measure(
 
 
 def print_table(title: str, records: Sequence[dict[str, Any]]) -> None:
-    """Print a table.
-
-    Args:
-        title: What is compared.
-        records: What was measured.
-    """
+    """Print a table."""
     print(
-        f'\n| {title} | step, ms (quartiles) | images/s | to the first | memory | '
-        f'GFLOP | of matmul |\n{"|---" * 7}|'
+        f'\n| {title} | tokens | step, ms (quartiles) | images/s | to the first | '
+        f'memory | GFLOP | of matmul |\n{"|---" * 8}|'
     )
     for row in records:
         low, high = (f'{1e3 * value:.0f}' for value in row['quartiles'])
         cells = (
             row['name'],
+            str(row['tokens'] or ''),
             f'{1e3 * row["median"]:.0f} ({low} to {high})',
             f'{row["images_per_second"]:.1f}',
             f'{records[0]["median"] / row["median"]:.2f}',
@@ -198,12 +220,7 @@ def print_table(title: str, records: Sequence[dict[str, Any]]) -> None:
 
 
 def print_shares(title: str, records: Sequence[dict[str, Any]]) -> None:
-    """Print where the time of a step goes.
-
-    Args:
-        title: What is compared.
-        records: What was measured.
-    """
+    """Print where the time of a step goes."""
     groups = list(records[0]['shares'])
     if groups:
         print(f'\n| {title} | {" | ".join(groups)} |\n{"|---" * (len(groups) + 1)}|')
@@ -213,11 +230,7 @@ def print_shares(title: str, records: Sequence[dict[str, Any]]) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Measure, and write the tables.
-
-    Args:
-        arguments: See the module.
-    """
+    """Measure, and write the tables."""
     quiet()
     share_memory()
     torch.set_num_threads(arguments.threads)
@@ -237,10 +250,11 @@ def main(arguments: argparse.Namespace) -> None:
             and (contender.make != 'torchgeo' or MAE is not None)
         ]
         if contenders:
-            records += (found := measure(arguments, contenders))
-            print_table(table, found)
-            print_shares(table, found)
-            # Now, since the next table may not come to its end.
+            rows = measure(arguments, contenders)
+            records += rows
+            print_table(table, rows)
+            print_shares(table, rows)
+            # After every table: the next one may fail.
             write_record(arguments, 'pretrain_step', data=title, steps=records)
     rates = {row['matmul_flop_per_second'] / 1e9 for row in records}
     print(f'\nMatrix products: {", ".join(f"{r:.0f}" for r in sorted(rates))} GFLOP/s.')
@@ -248,7 +262,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
-    tables = ('equal', 'model', 'defaults')
+    tables = ('equal', 'model', 'defaults', 'families', 'sizes')
     parser.add_argument('--data', type=Path, default=DATA)
     parser.add_argument('--output', type=Path, default=Path('outputs/benchmarks'))
     parser.add_argument('--only', nargs='+', choices=tables, default=tables)

@@ -41,9 +41,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch import seed_everything
 from rasterio.errors import NotGeoreferencedWarning
 from scipy.stats import t as student
+from sklearn.model_selection import RepeatedStratifiedKFold
 from torchgeo.datasets import EuroSAT
 
 from torchgeo_sigmae import SceneDataModule, SIGMAETask
@@ -52,17 +53,15 @@ from torchgeo_sigmae.evaluation import (
     FrozenEncoder,
     extract_features,
     few_labels,
-    repeated_folds,
-    score,
+    probe_scores,
 )
-from torchgeo_sigmae.masking import MaskSchedule, sample_noise
+from torchgeo_sigmae.masking import MASKINGS, MaskSchedule, sample_noise
 from torchgeo_sigmae.metrics import VisibilityRatio
 from torchgeo_sigmae.tasks.batch import default_transform
 
 from .dense_probe import measure
-from .measure import DATA, quiet, where
+from .measure import DATA, Clock, quiet, quiet_trainer, where
 from .rows import finished_row, row_path
-from .s2mae_ablation import quiet_trainer
 
 TOKENS = 64
 
@@ -84,21 +83,16 @@ DEFAULT: dict[str, Any] = {
     'lr': 1e-3,
 }
 
+#: The other families.
+S2MAE = {'model': 's2mae_vit_tiny_patch8'}
+SATMAE = {'model': 'satmae_vit_tiny_patch8'}
+
 #: How many times more likely the least salient tenth is visible than the most salient.
 GUIDED = {'masking': 'saliency', 'favor': 4}
 
 
 def window(size: int, mask_ratio: float, batch_size: int) -> dict[str, Any]:
-    """Say what a row of another window changes.
-
-    Args:
-        size: Side of a chip in pixels.
-        mask_ratio: Share of masked tokens.
-        batch_size: Chips in a batch.
-
-    Returns:
-        The changes.
-    """
+    """Say what a row of another window changes."""
     return {'size': size, 'mask_ratio': mask_ratio, 'batch_size': batch_size}
 
 
@@ -135,8 +129,21 @@ AXES: dict[str, dict[str, dict[str, Any]]] = {
     },
     'family': {
         'SIGMAE': {},
-        'S2MAE': {'model': 's2mae_vit_tiny_patch8'},
-        'SatMAE': {'model': 'satmae_vit_tiny_patch8'},
+        'S2MAE': S2MAE,
+        'SatMAE': SATMAE,
+    },
+    's2mae-masks': {masking: {**S2MAE, 'masking': masking} for masking in MASKINGS},
+    'satmae-masks': {masking: {**SATMAE, 'masking': masking} for masking in MASKINGS},
+    'cubes': {
+        '2 bands': S2MAE,
+        '1 band': {**S2MAE, 'cube_bands': 1},
+        '5 bands': {**S2MAE, 'cube_bands': 5},
+        '10 bands': {**S2MAE, 'cube_bands': 10},
+    },
+    'positions': {
+        'learnable': {**S2MAE, 'positions': 'learnable'},
+        'sincos': {**S2MAE, 'positions': 'sincos'},
+        'vanilla': {**S2MAE, 'positions': 'vanilla'},
     },
 }
 
@@ -157,16 +164,7 @@ METRICS = {
 
 @cache
 def beta_for(favor: float | None, mask_ratio: float) -> float:
-    """Find the strength of the guidance.
-
-    Args:
-        favor: How many times more likely the least salient tenth is visible than the
-            most salient; None for a strength that leaves nothing to chance.
-        mask_ratio: Share of masked tokens.
-
-    Returns:
-        The strength of the guidance, by bisection on simulated masks.
-    """
+    """Find the strength of the guidance."""
     if favor is None:
         return 1e6
     generator = torch.Generator().manual_seed(0)
@@ -184,14 +182,7 @@ def beta_for(favor: float | None, mask_ratio: float) -> float:
 
 
 def arguments_of(change: dict[str, Any]) -> dict[str, Any]:
-    """Say what a row passes to SIGMAETask.
-
-    Args:
-        change: What is changed.
-
-    Returns:
-        All arguments that are not those of every row.
-    """
+    """Arguments of SIGMAETask, ``batch_size`` and ``crop`` of a row."""
     setting = {**DEFAULT, **change}
     if 'favor' in setting:
         beta = beta_for(setting.pop('favor'), setting['mask_ratio'])
@@ -202,16 +193,7 @@ def arguments_of(change: dict[str, Any]) -> dict[str, Any]:
 def datamodule(
     arguments: argparse.Namespace, setting: dict[str, Any], seed: int
 ) -> SceneDataModule:
-    """Make the datamodule.
-
-    Args:
-        arguments: See the module.
-        setting: What :data:`DEFAULT` holds, changed.
-        seed: Seed of order and windows.
-
-    Returns:
-        The datamodule.
-    """
+    """Make the datamodule."""
     return SceneDataModule(
         arguments.data, size=setting['size'], batch_size=setting['batch_size'],
         seed=seed, paths=PATHS, val_paths=VAL_PATHS, exclude=EXCLUDE,
@@ -219,78 +201,47 @@ def datamodule(
 
 
 def make_task(setting: dict[str, Any], seed: int) -> SIGMAETask:
-    """Make the task.
-
-    Args:
-        setting: What :data:`DEFAULT` holds, changed.
-        seed: Seed of weights and masks.
-
-    Returns:
-        The task.
-    """
+    """Make the task."""
     seed_everything(seed, verbose=False)
-    given = dict(setting)
-    transform = default_transform(given['size'], given.pop('crop'))
-    del given['batch_size']
-    return SIGMAETask(transform=transform, seed=seed, **given)
+    options = dict(setting)
+    transform = default_transform(options['size'], options.pop('crop'))
+    del options['batch_size']
+    encoder = {
+        name: options.pop(name)
+        for name in ('cube_bands', 'positions')
+        if name in options
+    }
+    return SIGMAETask(
+        transform=transform, seed=seed, encoder_kwargs=encoder or None, **options
+    )
 
 
 def steps_in(
     arguments: argparse.Namespace, setting: dict[str, Any], seconds: float
 ) -> int:
-    """Count the steps that fit into a time, by measuring a few.
-
-    Args:
-        arguments: See the module.
-        setting: Arguments of the task.
-        seconds: Processor time of this process.
-
-    Returns:
-        Number of steps.
-    """
-    clock = Clock()
-    quiet_trainer(
-        arguments, 'pool', max_steps=24, limit_val_batches=0, callbacks=[clock]
-    ).fit(make_task(setting, 0), datamodule(arguments, setting, 0))
+    """Count the steps that fit into a time, by measuring a few."""
+    clock = Clock(time.process_time)
+    quiet_trainer(arguments, max_steps=24, limit_val_batches=0, callbacks=[clock]).fit(
+        make_task(setting, 0), datamodule(arguments, setting, 0)
+    )
     return max(round(seconds / float(np.median(np.diff(clock.times)[4:]))), 1)
-
-
-class Clock(Callback):
-    """Note the processor time at the end of every step."""
-
-    def __init__(self) -> None:
-        """Initialize a new Clock instance."""
-        self.times: list[float] = []
-
-    def on_train_batch_end(self, *args: Any) -> None:
-        """Note the time."""
-        self.times.append(time.process_time())
 
 
 def run(
     arguments: argparse.Namespace, setting: dict[str, Any], seed: int
 ) -> dict[str, Any]:
-    """Pretrain and measure once.
-
-    Args:
-        arguments: See the module.
-        setting: Arguments of the task.
-        seed: Seed of weights, order and masks.
-
-    Returns:
-        What was measured; for every block a record.
-    """
+    """Pretrain and measure once."""
     start = time.perf_counter()
     steps = arguments.steps
     if arguments.seconds:
         steps = steps_in(arguments, setting, arguments.seconds)
     task, data = make_task(setting, seed), datamodule(arguments, setting, seed)
-    trainer = quiet_trainer(arguments, 'pool', max_steps=steps, limit_val_batches=0)
+    trainer = quiet_trainer(arguments, max_steps=steps, limit_val_batches=0)
     begin = time.process_time()
     trainer.fit(task, data)
     trained = time.process_time() - begin
     task.mask_schedule = replace(task.mask_schedule, ratio=0.75)
-    losses = quiet_trainer(arguments, 'pool').validate(task, data, verbose=False)[0]
+    losses = quiet_trainer(arguments).validate(task, data, verbose=False)[0]
     with tempfile.TemporaryDirectory() as folder:
         task.export(f'{folder}/encoder.pth')
         blocks = probe(arguments, f'{folder}/encoder.pth')
@@ -304,15 +255,7 @@ def run(
 
 
 def probe(arguments: argparse.Namespace, path: str) -> dict[str, dict[str, float]]:
-    """Measure the features of the asked blocks.
-
-    Args:
-        arguments: See the module.
-        path: The encoder.
-
-    Returns:
-        For each block one value for each of :data:`METRICS`.
-    """
+    """Measure the features of every block of ``--depths``."""
     encoder = FrozenEncoder.load(path, pooling='mean+std')
     root = arguments.data / 'eurosat'
     order = BandSet(EuroSAT.all_band_names).channels(encoder.bands)
@@ -327,28 +270,24 @@ def probe(arguments: argparse.Namespace, path: str) -> dict[str, dict[str, float
         features = extract_features(
             encoder, 'EuroSAT', root, ('train', 'val', 'test'), progress=False
         )
-        folds = repeated_folds(features.labels, 5, arguments.repeats)
+        samples = features.values, features.labels
+        splitter = RepeatedStratifiedKFold(
+            n_splits=5, n_repeats=arguments.repeats, random_state=0
+        )
+        folds = list(splitter.split(*samples))
         few = few_labels(features.labels, folds, 5, 10)
         linear, five = (
-            score(features.values, features.labels, splits, 'linear').mean
-            for splits in (folds, few)
+            float(probe_scores(*samples, splits).mean()) for splits in (folds, few)
         )
         blocks[str(depth)] = {
-            'landcover': cover.mean, 'damage': damage.mean, 'linear': linear,
-            'five': five, 'position': shares[depth - 1],
+            'landcover': float(cover.mean()), 'damage': float(damage.mean()),
+            'linear': linear, 'five': five, 'position': shares[depth - 1],
         }  # fmt: skip
     return blocks
 
 
 def interval(differences: Sequence[float]) -> str:
-    """Write the mean of differences in points, with its confidence interval.
-
-    Args:
-        differences: One a seed.
-
-    Returns:
-        For example ``+1.2 [-0.3, +2.7]``.
-    """
+    """Write the mean of differences in points, with its confidence interval."""
     values = 100 * np.asarray(differences)
     mean = f'{values.mean():+.1f}'
     if len(values) < 2:
@@ -358,50 +297,27 @@ def interval(differences: Sequence[float]) -> str:
 
 
 def asked(arguments: argparse.Namespace, setting: dict[str, Any]) -> dict[str, Any]:
-    """Say what a row depends on.
-
-    Args:
-        arguments: See the module.
-        setting: Arguments of the task.
-
-    Returns:
-        Plain values, as they come back from JSON.
-    """
+    """Everything a row depends on, as plain values."""
     options = ('steps', 'seconds', 'precision', 'depths', 'repeats')
     chosen = {name: vars(arguments)[name] for name in options}
-    known: dict[str, Any] = json.loads(json.dumps({**chosen, **setting}))
-    return known
+    plain: dict[str, Any] = json.loads(json.dumps({**chosen, **setting}))
+    return plain
 
 
 def finished(
     arguments: argparse.Namespace, change: dict[str, Any]
 ) -> dict[int, dict[str, Any]]:
-    """Read the finished rows of a setting.
-
-    Args:
-        arguments: See the module.
-        change: What is changed.
-
-    Returns:
-        What was measured, by seed.
-    """
-    known, found = asked(arguments, arguments_of(change)), {}
+    """Read the finished rows of a setting."""
+    wanted, rows = asked(arguments, arguments_of(change)), {}
     for seed in range(arguments.seeds):
         path = row_path(arguments, key_of(change), seed)
-        if path.exists() and (row := json.loads(path.read_text()))['asked'] == known:
-            found[seed] = row['found']
-    return found
+        if path.exists() and (row := json.loads(path.read_text()))['asked'] == wanted:
+            rows[seed] = row['found']
+    return rows
 
 
 def tables(arguments: argparse.Namespace) -> str:
-    """Write the tables of all axes, as far as rows are finished.
-
-    Args:
-        arguments: See the module.
-
-    Returns:
-        A table for every axis and block.
-    """
+    """Write the tables of all axes, as far as rows are finished."""
     lines = []
     for axis in AXES:
         kept = {
@@ -420,8 +336,8 @@ def tables(arguments: argparse.Namespace) -> str:
                 cells = [name]
                 for metric in METRICS:
                     values, base = (
-                        {s: row['blocks'][depth][metric] for s, row in found.items()}
-                        for found in (rows, first)
+                        {s: row['blocks'][depth][metric] for s, row in part.items()}
+                        for part in (rows, first)
                     )
                     cell = f'{100 * np.mean(list(values.values())):.1f}'
                     both = sorted(values.keys() & base.keys())
@@ -447,24 +363,13 @@ def tables(arguments: argparse.Namespace) -> str:
 
 
 def key_of(change: dict[str, Any]) -> str:
-    """Name a setting by what it changes.
-
-    Args:
-        change: What is changed.
-
-    Returns:
-        For example ``masking=saliency,favor=4``, or ``default``.
-    """
+    """Name a setting by what it changes."""
     named = [f'{name}={change[name]}' for name in sorted(change)]
     return ','.join(named).replace(' ', '') or 'default'
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Run what is not finished, and write the tables.
-
-    Args:
-        arguments: See the module.
-    """
+    """Run what is not finished, and write the tables."""
     torch.set_num_threads(arguments.threads)
     settings = {
         key_of(change): change
@@ -477,14 +382,13 @@ def main(arguments: argparse.Namespace) -> None:
         if number % parts != part:
             continue
         setting = arguments_of(settings[key])
-        found, before = finished_row(
+        row, before = finished_row(
             row_path(arguments, key, seed),
             asked(arguments, setting),
             partial(run, arguments, setting, seed),
         )
-        took = 'finished before' if before else f'{found["seconds"]:.0f} s'
-        blocks: Any = found['blocks']
-        last = blocks[str(arguments.depths[-1])]
+        took = 'finished before' if before else f'{row["seconds"]:.0f} s'
+        last = row['blocks'][str(arguments.depths[-1])]
         figures = ', '.join(f'{METRICS[m]} {100 * last[m]:.1f}' for m in METRICS)
         print(f'[{number + 1}/{len(todo)}] {key}, seed {seed}: {figures} ({took})',
               flush=True)  # fmt: skip

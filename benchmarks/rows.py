@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Long benchmarks made of rows: finished ones are kept, and not measured again."""
+"""Rows of long benchmarks, in files: a finished row is not measured again."""
 
 import argparse
 import json
@@ -16,40 +16,30 @@ __all__ = ('finished_row', 'row_path')
 
 
 def row_path(arguments: argparse.Namespace, name: str, seed: int) -> Path:
-    """Say where a row is kept.
-
-    Args:
-        arguments: With the folder, ``output``.
-        name: Name of the row.
-        seed: Its seed.
-
-    Returns:
-        The file.
-    """
+    """The file of a row."""
     path: Path = arguments.output / 'rows' / f'{name}-seed{seed}.json'
     return path
 
 
 def finished_row(
-    path: Path, asked: dict[str, Any], measure: Callable[[], dict[str, float]]
-) -> tuple[dict[str, float], bool]:
-    """Read a row that was measured before, else measure and keep it.
+    path: Path, asked: dict[str, Any], measure: Callable[[], dict[str, Any]]
+) -> tuple[dict[str, Any], bool]:
+    """Read a finished row, or measure and write it.
 
     Args:
-        path: Where the row is kept.
-        asked: What the row depends on; a row of anything else is measured again.
+        path: File of the row.
+        asked: Everything the row depends on; a file with other values is overwritten.
         measure: Measures the row.
 
     Returns:
-        The row, and whether it was there before.
+        The row, and whether it was read.
     """
     if path.exists():
-        # One that is damaged is measured again, too.
+        # A damaged file is overwritten, too.
         with suppress(KeyError, TypeError, ValueError):
-            kept = json.loads(path.read_text())
-            if kept['asked'] == asked:
-                found: dict[str, float] = kept['found']
-                return found, True
-    found = measure()
-    write_text(path, json.dumps({'asked': asked, 'found': found}, indent=2) + '\n')
-    return found, False
+            content = json.loads(path.read_text())
+            if content['asked'] == asked:
+                return dict(content['found']), True
+    row = measure()
+    write_text(path, json.dumps({'asked': asked, 'found': row}, indent=2) + '\n')
+    return row, False

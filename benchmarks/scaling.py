@@ -40,14 +40,7 @@ GPUS = (1, 2, 4, 8, 16, 32, 64)
 
 
 def count(arguments: argparse.Namespace) -> tuple[float, int]:
-    """Count what a step takes.
-
-    Args:
-        arguments: See the module.
-
-    Returns:
-        Floating-point operations an image, and bytes of all gradients in float32.
-    """
+    """Count what a step takes."""
     task = SIGMAETask(
         arguments.model, size=arguments.size, batch=BatchSpec(mean=0.0, std=1.0)
     )
@@ -65,15 +58,7 @@ def count(arguments: argparse.Namespace) -> tuple[float, int]:
 
 
 def read_seconds(data: Path, count: int) -> float | None:
-    """Measure how long reading a BigEarthNet patch takes.
-
-    Args:
-        data: Folder of the real data.
-        count: Patches to read.
-
-    Returns:
-        Seconds a patch, the median; None without the data.
-    """
+    """Measure how long reading a BigEarthNet patch takes."""
     root = data / 'bigearthnet'
     if not root.is_dir():
         return None
@@ -94,19 +79,7 @@ def predict(
     gradients: int,
     read: float,
 ) -> tuple[float, str]:
-    """Predict how long a run takes.
-
-    Args:
-        arguments: See the module.
-        images: Images of all epochs together.
-        gpus: Number of GPUs.
-        flop: Floating-point operations an image.
-        gradients: Bytes of the gradients.
-        read: Seconds to read an image, on one core.
-
-    Returns:
-        Hours, and what takes longest.
-    """
+    """Predict how long a run takes."""
     batch = arguments.batch_size
     compute = batch * flop / (arguments.peak * arguments.utilisation)
     reduce = 2 * (gpus - 1) / gpus * gradients / arguments.link
@@ -120,11 +93,7 @@ def predict(
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Count, measure, predict, and write the table.
-
-    Args:
-        arguments: See the module.
-    """
+    """Count, measure, predict, and write the table."""
     flop, gradients = count(arguments)
     measured = read_seconds(arguments.data, arguments.reads)
     read = arguments.read_seconds if measured is None else measured

@@ -21,7 +21,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from torchgeo_sigmae import BatchSpec, SIGMAETask
+from torchgeo_sigmae import BatchSpec, FiniteGuard, SIGMAETask
 from torchgeo_sigmae.masking import random_mask, sample_noise
 from torchgeo_sigmae.models import gather_tokens, normalize_patches
 from torchgeo_sigmae.optim import build_optimizer
@@ -47,10 +47,12 @@ class Contender(NamedTuple):
         name: What it is.
         table: The table it is in.
         make: Whose step it is: ``'ours'``, ``'fused'`` (ours with the attention PyTorch
-            would choose), ``'torchgeo'``, or ``'modules'`` and ``'lightly'``, which are
-            no tasks.
+            would choose), ``'unguarded'`` (ours without the check for NaN),
+            ``'torchgeo'``, or ``'modules'`` and ``'lightly'``, which are no tasks.
         options: Arguments of the task, beside model, size and bands.
         precision: ``'fp32'``, ``'bf16'``; None for that of the command line.
+        family: Family of the encoder.
+        size: Side of the images; None for that of the command line.
     """
 
     name: str
@@ -58,17 +60,12 @@ class Contender(NamedTuple):
     make: str
     options: Mapping[str, Any] | None = None
     precision: str | None = None
+    family: str = 'sigmae'
+    size: int | None = None
 
 
 def crop(size: int) -> K.AugmentationSequential:
-    """Make an augmentation for both, that of torchgeo.tasks.MAE.
-
-    Args:
-        size: Side of the images.
-
-    Returns:
-        Random resized crops and flips.
-    """
+    """Make an augmentation for both, that of torchgeo.tasks.MAE."""
     return K.AugmentationSequential(
         K.RandomResizedCrop(
             (size, size), scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), resample='bicubic'
@@ -82,18 +79,9 @@ def crop(size: int) -> K.AugmentationSequential:
 def make_task(
     contender: Contender, model: str, size: int, channels: int
 ) -> LightningModule:
-    """Make the task of a contender.
-
-    Args:
-        contender: The contender.
-        model: Name of the encoder.
-        size: Side of the images in pixels.
-        channels: Number of bands.
-
-    Returns:
-        The task.
-    """
+    """Make the task of a contender."""
     torch.manual_seed(0)
+    model = model.replace('sigmae', contender.family, 1)
     if contender.make == 'torchgeo':
         task: LightningModule = MAE(
             model=model, in_channels=channels, size=size, **(contender.options or {})
@@ -130,11 +118,6 @@ class Turns(Callback):
     """Takes the turn before every step of a trainer, and the time."""
 
     def __init__(self, device: str) -> None:
-        """Initialize a new Turns instance.
-
-        Args:
-            device: ``'cpu'`` or ``'cuda'``.
-        """
         self.device = device
         self.mine, self.done = threading.Semaphore(0), threading.Semaphore(0)
         self.seconds: list[float] = []
@@ -152,17 +135,21 @@ class Turns(Callback):
         self.start = now(self.device)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Give the turn back, and wait for the next.
-
-        Args:
-            trainer: The trainer.
-            *args: Not used.
-        """
+        """Give the turn back, and wait for the next."""
         self.seconds.append(now(self.device) - self.start)
         self.stack.close()
         self.done.release()
         self.begin()
         trainer.should_stop = self.last
+
+
+class NoGuard(FiniteGuard):
+    """Takes the place of the guard, and checks nothing."""
+
+    on_train_batch_start = Callback.on_train_batch_start
+    on_before_backward = Callback.on_before_backward
+    on_before_optimizer_step = Callback.on_before_optimizer_step
+    on_train_batch_end = Callback.on_train_batch_end
 
 
 class Fit:
@@ -171,15 +158,12 @@ class Fit:
     def __init__(
         self, arguments: argparse.Namespace, contender: Contender, images: Tensor
     ) -> None:
-        """Initialize a new Fit instance.
-
-        Args:
-            arguments: See the module.
-            contender: Whose steps.
-            images: The batch, normalised ``(B, C, H, W)``.
-        """
         size = images.shape[-1]
         task = make_task(contender, arguments.model, size, images.shape[1])
+        self.tokens: int | None = None
+        if isinstance(task, SIGMAETask):
+            side = size // task.model.patch_size
+            self.tokens = task.model.layout.num_groups * side**2
         self.task = torch.compile(task) if arguments.compile else task
         precision = contender.precision or arguments.precision
         self.turns = Turns(arguments.device)
@@ -193,7 +177,10 @@ class Fit:
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[self.turns],
+            callbacks=[
+                self.turns,
+                *([NoGuard()] if contender.make == 'unguarded' else []),
+            ],
             default_root_dir=self.folder.name,
         )
         # As it comes from a loader: the same batch, many times.
@@ -215,17 +202,7 @@ class Fit:
             self.turns.done.release()
 
     def __call__(self, *modes: AbstractContextManager[Any]) -> float:
-        """Take a step.
-
-        Args:
-            *modes: Contexts to take it in.
-
-        Returns:
-            Seconds it took.
-
-        Raises:
-            RuntimeError: If training fails.
-        """
+        """Take a step."""
         self.turns.modes = modes
         self.turns.mine.release()
         self.turns.done.acquire()
@@ -244,16 +221,11 @@ class Fit:
 class Modules:
     """A step with our modules, without Lightning."""
 
+    tokens = None
+
     def __init__(
         self, arguments: argparse.Namespace, contender: Contender, images: Tensor
     ) -> None:
-        """Initialize a new Modules instance.
-
-        Args:
-            arguments: See the module.
-            contender: Whose steps.
-            images: The batch, normalised ``(B, C, H, W)``.
-        """
         task = make_task(contender, arguments.model, images.shape[-1], images.shape[1])
         self.model: Any = task.model.to(arguments.device)
         self.images = images.to(arguments.device)
@@ -262,22 +234,11 @@ class Modules:
         )
 
     def __call__(self, *modes: AbstractContextManager[Any]) -> float:
-        """Take a step.
-
-        Args:
-            *modes: Contexts to take it in.
-
-        Returns:
-            Seconds it took.
-        """
+        """Take a step."""
         return inside(self.step, *modes)
 
     def step(self) -> float:
-        """Take a step.
-
-        Returns:
-            Seconds it took.
-        """
+        """Take a step."""
         start = now(self.images.device.type)
         self.loss().backward()
         self.optimizer.step()
@@ -285,11 +246,7 @@ class Modules:
         return now(self.images.device.type) - start
 
     def loss(self) -> Tensor:
-        """Compute the loss.
-
-        Returns:
-            The scalar loss.
-        """
+        """Compute the loss."""
         patches = self.model.layout.patchify(self.images)
         index = torch.arange(len(patches), device=patches.device)
         mask = random_mask(sample_noise(0, index, patches.shape[1]), 0.9)
@@ -307,13 +264,6 @@ class Lightly(Modules):
     def __init__(
         self, arguments: argparse.Namespace, contender: Contender, images: Tensor
     ) -> None:
-        """Initialize a new Lightly instance.
-
-        Args:
-            arguments: See the module.
-            contender: Whose steps.
-            images: The batch, normalised ``(B, C, H, W)``.
-        """
         torch.manual_seed(0)
         size, channels = images.shape[-1], images.shape[1]
         vit: Any = timm.create_model(
@@ -332,11 +282,7 @@ class Lightly(Modules):
         self.optimizer = build_optimizer(modules, 1e-4, 0.05)
 
     def loss(self) -> Tensor:
-        """Compute the loss.
-
-        Returns:
-            The scalar loss.
-        """
+        """Compute the loss."""
         shape = len(self.images), self.backbone.sequence_length
         keep, masked = utils.random_token_mask(shape, 0.9, device=self.images.device)
         seen = self.decoder.embed(self.backbone.encode(self.images, idx_keep=keep))

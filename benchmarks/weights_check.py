@@ -11,7 +11,7 @@ the bark-beetle test sites. Probes the frozen encoder beside the mean and standa
 deviation of the bands and beside the same encoder with random weights:
 
 - EuroSAT, all 200 chips, five stratified folds five times: logistic regression on mean
-  and standard deviation of the patch tokens, 5 nearest neighbours, and logistic
+  and standard deviation of the patch tokens, 5 nearest neighbors, and logistic
   regression that learns from 1, 5, 10 and 14 chips of every class (five draws);
 - land cover and damage of single patches, see ``benchmarks.dense_probe``.
 
@@ -35,21 +35,21 @@ import numpy as np
 import torch
 from rasterio.errors import NotGeoreferencedWarning
 from sklearn.metrics import average_precision_score
+from sklearn.model_selection import RepeatedStratifiedKFold
 
 from torchgeo_sigmae.evaluation import (
     BandStatistics,
     FrozenEncoder,
     extract_features,
     few_labels,
-    grouped_folds,
-    repeated_folds,
-    score,
+    probe_scores,
 )
-from torchgeo_sigmae.evaluation.frozen import Frozen
+from torchgeo_sigmae.evaluation.probes import make_probe, percent
 
 from .dense_probe import cover_patches, damage_patches
 from .measure import DATA, where
-from .paired import bootstrap, correct, decisions
+from .paired import bootstrap, correct
+from .patch_features import grouped_folds
 
 WEIGHTS = 'SIGMAE_Weights.SENTINEL2'
 
@@ -60,77 +60,64 @@ NUMBER = re.compile(r'[-+]?\d+(?:\.\d+)?')
 
 
 @dataclass
-class Found:
-    """What was measured of an encoder.
+class Measured:
+    """The measurements of an encoder.
 
     Attributes:
         scores: Percent, by the title of their column.
         right: How often every chip and every land-cover patch was classified correctly.
-        sure: Decisions on the patches of the test sites.
-        groups: What is drawn by the bootstrap: chips, blocks, sites.
+        decisions: Decision values of the patches of the test sites.
+        groups: Units of the bootstrap: chips, blocks, sites.
         damage: Whether the patches of the test sites are damaged.
     """
 
     scores: dict[str, str]
     right: tuple[np.ndarray, np.ndarray]
-    sure: np.ndarray
+    decisions: np.ndarray
     groups: tuple[np.ndarray, np.ndarray, np.ndarray]
     damage: np.ndarray
 
 
-def measure(encoder: Frozen, arguments: argparse.Namespace) -> Found:
-    """Probe an encoder.
-
-    Args:
-        encoder: The encoder.
-        arguments: See the module.
-
-    Returns:
-        What was measured.
-    """
+def measure(
+    encoder: FrozenEncoder | BandStatistics, arguments: argparse.Namespace
+) -> Measured:
+    """Probe an encoder."""
     chips = extract_features(
         encoder, 'EuroSAT', arguments.data / 'eurosat', ('train', 'val', 'test'),
         progress=False,
     )  # fmt: skip
-    folds = repeated_folds(chips.labels, 5, arguments.repeats)
-    known = chips.values, chips.labels
-    right = correct(*known, folds)
+    samples = chips.values, chips.labels
+    splitter = RepeatedStratifiedKFold(
+        n_splits=5, n_repeats=arguments.repeats, random_state=0
+    )
+    folds = list(splitter.split(*samples))
+    right = correct(*samples, folds)
     scores = {
         'EuroSAT': f'{100 * right.mean():.1f}',
-        '5-NN': str(score(*known, folds, 'knn')),
+        '5-NN': percent(probe_scores(*samples, folds, 'knn')),
     }
     for count in arguments.labels:
         # A draw of every fold, once.
         drawn = few_labels(chips.labels, folds[:5], count)
-        scores[f'{count} a class'] = str(score(*known, drawn))
+        scores[f'{count} a class'] = percent(probe_scores(*samples, drawn))
     patches = cover_patches(encoder, arguments.data)
     blocks = grouped_folds(patches.labels, patches.groups, repeats=arguments.repeats)
     cover = patches.values, patches.labels
     covered = correct(*cover, blocks, 'ridge')
     scores['land cover'] = f'{100 * covered.mean():.1f}'
-    sites, split = damage_patches(encoder, arguments.data)
-    sure = decisions(sites.values, sites.labels, split)
-    damage = sites.labels[split.test]
-    scores['damage'] = f'{100 * average_precision_score(damage, sure):.1f}'
-    return Found(
-        scores,
-        (right, covered),
-        sure,
-        (np.arange(len(right)), patches.groups, sites.groups[split.test]),
-        damage,
+    sites, ((train, test),) = damage_patches(encoder, arguments.data)
+    ridge = make_probe('ridge', len(train)).fit(
+        sites.values[train], sites.labels[train]
     )
+    decisions = ridge.decision_function(sites.values[test])
+    damage = sites.labels[test]
+    scores['damage'] = f'{100 * average_precision_score(damage, decisions):.1f}'
+    groups = np.arange(len(right)), patches.groups, sites.groups[test]
+    return Measured(scores, (right, covered), decisions, groups, damage)
 
 
-def differences(ours: Found, other: Found) -> dict[str, str]:
-    """Compare two encoders on the same samples.
-
-    Args:
-        ours: What the difference speaks for, if it is positive.
-        other: The other one.
-
-    Returns:
-        Differences with their intervals, by the title of their column.
-    """
+def differences(ours: Measured, other: Measured) -> dict[str, str]:
+    """Compare two encoders on the same samples."""
     chips, cover = (a - b for a, b in zip(ours.right, other.right, strict=True))
 
     def precision(drawn: np.ndarray) -> float:
@@ -138,8 +125,8 @@ def differences(ours: Found, other: Found) -> dict[str, str]:
         if not damage.any():
             return 0.0
         first, second = (
-            average_precision_score(damage, found.sure[drawn])
-            for found in (ours, other)
+            average_precision_score(damage, one.decisions[drawn])
+            for one in (ours, other)
         )
         return float(first - second)
 
@@ -154,15 +141,10 @@ def differences(ours: Found, other: Found) -> dict[str, str]:
     }
 
 
-def contenders(arguments: argparse.Namespace) -> Iterator[Frozen]:
-    """Make what is compared, the weights in the block that is spoken for first.
-
-    Args:
-        arguments: See the module.
-
-    Yields:
-        Encoders.
-    """
+def contenders(
+    arguments: argparse.Namespace,
+) -> Iterator[FrozenEncoder | BandStatistics]:
+    """The weights by block, other encoders, random weights, band statistics."""
     sources = [arguments.weights, *arguments.beside]
     for source in sources:
         for block in arguments.blocks:
@@ -185,67 +167,35 @@ def contenders(arguments: argparse.Namespace) -> Iterator[Frozen]:
 
 
 def figures(arguments: argparse.Namespace) -> str:
-    """Measure everything.
-
-    Args:
-        arguments: See the module.
-
-    Returns:
-        Two tables, and how they were measured.
-    """
-    start, found = time.perf_counter(), {}
+    """Measure everything."""
+    start, measured = time.perf_counter(), {}
     for encoder in contenders(arguments):
-        found[encoder.name] = measure(encoder, arguments)
+        measured[encoder.name] = measure(encoder, arguments)
         took = time.perf_counter() - start
         print(f'{encoder.name}: measured after {took:.0f} s', file=sys.stderr)
-    ours, *others = found
-    titles = found[ours].scores
+    ours, *others = measured
+    titles = measured[ours].scores
     lines = head('features', titles)
-    lines += [row(name, one.scores.values()) for name, one in found.items()]
-    compared = {name: differences(found[ours], found[name]) for name in others}
+    lines += [row(name, one.scores.values()) for name, one in measured.items()]
+    compared = {name: differences(measured[ours], measured[name]) for name in others}
     lines += ['', *head(f'{ours}, minus', compared[others[0]])]
     lines += [row(name, one.values()) for name, one in compared.items()]
     return '\n'.join([*lines, '', f'Percent and points; {where()}.'])
 
 
 def head(name: str, titles: Iterable[str]) -> list[str]:
-    """Begin a table.
-
-    Args:
-        name: Title of the first column.
-        titles: Those of the others.
-
-    Returns:
-        Two lines.
-    """
+    """Begin a table."""
     first = row(name, titles)
     return [first, '|---' * (first.count('|') - 1) + '|']
 
 
 def row(name: str, cells: Iterable[str]) -> str:
-    """Write a row of a table.
-
-    Args:
-        name: Its name.
-        cells: Its cells.
-
-    Returns:
-        A line.
-    """
+    """Write a row of a table."""
     return f'| {" | ".join([name, *cells])} |'
 
 
 def compare(card: str, measured: str, tolerance: float) -> list[str]:
-    """Find what differs between the card and what was measured.
-
-    Args:
-        card: The figures in the card.
-        measured: The figures measured now.
-        tolerance: Points by which a figure may differ.
-
-    Returns:
-        A line for every difference.
-    """
+    """Find what differs between the card and what was measured."""
     # All but the last line, which tells machine and versions.
     before, after = (
         [line for line in text.strip().splitlines() if line.startswith('|')]
@@ -265,14 +215,7 @@ def compare(card: str, measured: str, tolerance: float) -> list[str]:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Measure, and compare or write.
-
-    Args:
-        arguments: See the module.
-
-    Raises:
-        SystemExit: If a figure of the card is not what was measured.
-    """
+    """Measure, and compare or write."""
     card = arguments.card.read_text()
     if not all(card.count(mark) == 1 for mark in MARKS):
         raise SystemExit(f'{arguments.card}: needs {MARKS[0]} and {MARKS[1]}, once.')
@@ -294,8 +237,8 @@ def main(arguments: argparse.Namespace) -> None:
         print(f'\nWrote {arguments.card}.')
         return
     if wrong := compare(old, measured, arguments.tolerance):
-        raise SystemExit('\n'.join(['', f'{arguments.card} says otherwise:', *wrong]))
-    print(f'\nEvery figure of {arguments.card} is as measured.')
+        raise SystemExit('\n'.join(['', f'{arguments.card} differs:', *wrong]))
+    print(f'\nAll figures of {arguments.card} were confirmed.')
 
 
 if __name__ == '__main__':
@@ -306,7 +249,7 @@ if __name__ == '__main__':
     parser.add_argument('--data', type=Path, default=DATA)
     parser.add_argument(
         '--blocks', nargs='+', type=int, default=[12, 3],
-        help='the first is spoken for in the differences',
+        help='differences are those of the first',
     )  # fmt: skip
     parser.add_argument('--labels', nargs='+', type=int, default=[1, 5, 10, 14])
     parser.add_argument('--magnification', type=float, default=1.0)

@@ -6,7 +6,7 @@
     python -m benchmarks.weights_release CHECKPOINT sentinel2
 
 Writes ``torchgeo_sigmae/weights/<model>_<name>-<first 8 of its SHA-256>.pth`` in half
-precision, encoder and decoder, without optimiser and without the paths of the machine
+precision, encoder and decoder, without optimizer and without the paths of the machine
 it was trained on. Prints the entry for ``torchgeo_sigmae/weights/packaged.py``.
 """
 
@@ -21,30 +21,26 @@ FOLDER = Path(__file__).parents[1] / 'torchgeo_sigmae' / 'weights'
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Write the file.
-
-    Args:
-        arguments: See the module.
-    """
+    """Write the file."""
     task = SIGMAETask.load_from_checkpoint(
         arguments.checkpoint, map_location='cpu', weights_only=True
     )
-    known = task.encoder_record
-    for stage in known['trained_on']:
+    record = task.encoder_record
+    for stage in record['trained_on']:
         if stage.get('root'):
             stage['root'] = Path(stage['root']).name
     part = arguments.folder / f'{arguments.name}.part'
     model = task.model
-    weights = Weights(model.encoder.state_dict(), model.decoder.state_dict(), known)
+    weights = Weights(model.encoder.state_dict(), model.decoder.state_dict(), record)
     write_weights(weights, part, half=True)
     digest = hashlib.sha256(part.read_bytes()).hexdigest()
-    file = part.with_name(f'{known["model"]}_{arguments.name}-{digest[:8]}.pth')
+    file = part.with_name(f'{record["model"]}_{arguments.name}-{digest[:8]}.pth')
     part.rename(file)
     print(f'Wrote {file}, {file.stat().st_size / 1e6:.1f} MB.')
     print(f'url={file.name!r}\nsha256={digest!r}')
     for name in ('mean', 'std'):
-        print(f'{name}: {[float(f"{value:.6g}") for value in known[name]]}')
-    print(f'trained_on: {known["trained_on"]}')
+        print(f'{name}: {[float(f"{value:.6g}") for value in record[name]]}')
+    print(f'trained_on: {record["trained_on"]}')
 
 
 if __name__ == '__main__':

@@ -147,38 +147,6 @@ def test_finetune(
     assert second.count('finished before') == 2
 
 
-def compare_models(data: Path, output: Path) -> str:
-    table = run(
-        'benchmarks.models', '--data', data, '--output', output, '--model-size', 'tiny',
-        '--size', 32, '--sizes', 16, 32, '--batch-size', 2, '--repetitions', 2,
-        '--warm-up', 0, '--threads', 1,
-    )  # fmt: skip
-    assert table.count('| s2mae | random | 80 | 8 |') == 1
-    found = json.loads((output / 'models.json').read_text())
-    assert [row['masking'] for row in found['models']] == [
-        'saliency', 'random', 'random', 'spatial', 'group',
-    ]  # fmt: skip
-    for row in found['models']:
-        assert len(row['seconds']) == 2
-        # Gradients and two moments of every parameter, in four bytes each.
-        assert row['bytes'] is None or 12 < row['bytes'] / row['parameters'] < 100
-        # Six for every visible token and weight that it meets, most of them.
-        assert row['flop'] > 2 * 6 * row['visible'] * 5e6
-    small, large = found['tokens']
-    assert large['tokens'] == 4 * small['tokens']
-    assert large['flop'] > 3 * small['flop']
-    return table
-
-
-def test_models(tmp_path: Path) -> None:
-    assert '2 synthetic chips' in compare_models(tmp_path, tmp_path / 'out')
-
-
-def test_models_on_real_chips(real_data: Callable[[str], Path], tmp_path: Path) -> None:
-    table = compare_models(real_data('scenes').parent, tmp_path)
-    assert '2 real Sentinel-2 chips' in table
-
-
 def test_pretrain_step(tmp_path: Path) -> None:
     table = run(
         'benchmarks.pretrain_step', '--data', tmp_path, '--output', tmp_path,
@@ -188,7 +156,7 @@ def test_pretrain_step(tmp_path: Path) -> None:
     assert '2 synthetic chips' in table
     found = json.loads((tmp_path / 'pretrain_step.json').read_text())['steps']
     peers = 'torchgeo.tasks.MAE' in table
-    assert len(found) == 7 + 2 * peers
+    assert len(found) == 17 + 2 * peers
     by_name = {(row['table'], row['name']): row for row in found}
     for row in found:
         assert len(row['seconds']) == 2
@@ -202,6 +170,28 @@ def test_pretrain_step(tmp_path: Path) -> None:
     # Equal work is equal work: all matrices but the class token's in the decoder.
     one, other = (row['flop'] for row in found if row['table'] == 'model')
     assert one == pytest.approx(other, rel=0.1)
+    # SatMAE has three tokens at a position and S2MAE five: so much more work.
+    families = {row['name']: row for row in found if row['table'] == 'families'}
+    assert [row['tokens'] for row in families.values()] == [144, 144, 432, 432, 720]
+    for row in families.values():
+        tokens = row['tokens'] / 144
+        assert row['flop'] == pytest.approx(
+            tokens * families['SIGMAE, random']['flop'], rel=0.15
+        )
+    small, *_, large = (row for row in found if row['table'] == 'sizes')
+    assert large['tokens'] == small['tokens'] * 6.25
+    assert large['flop'] == pytest.approx(6.25 * small['flop'], rel=0.2)
+
+
+def test_pretrain_step_on_real_chips(
+    real_data: Callable[[str], Path], tmp_path: Path
+) -> None:
+    table = run(
+        'benchmarks.pretrain_step', '--data', real_data('scenes').parent, '--output',
+        tmp_path, '--model', 'sigmae_vit_tiny_patch8', '--batch-size', 2, '--size', 32,
+        '--repetitions', 1, '--warm-up', 0, '--threads', 1, '--only', 'families',
+    )  # fmt: skip
+    assert '2 real Sentinel-2 chips' in table
 
 
 def test_encoders(tmp_path: Path) -> None:
@@ -215,15 +205,6 @@ def test_encoders(tmp_path: Path) -> None:
         assert table.count(f'| {name} |') == 1
     for row in json.loads((tmp_path / 'encoders.json').read_text())['encoders']:
         assert len(row['inference']) == len(row['tuning']) == 2
-
-
-def test_tile(tmp_path: Path) -> None:
-    table = run(
-        'benchmarks.tile', '--data', tmp_path, '--output', tmp_path, '--side', 600,
-        '--size', 32, '--model', 'sigmae_vit_tiny_patch16', '--threads', 1,
-    )  # fmt: skip
-    assert '600 x 600 pixels: 324 chips of 32 px' in table
-    assert 'extrapolated by area' in table
 
 
 def test_loop(real_data: Callable[[str], Path], tmp_path: Path) -> None:
@@ -259,31 +240,6 @@ def test_scaling(tmp_path: Path) -> None:
     assert found[-1]['hours'] == pytest.approx(hours[0] / 64, rel=1e-3)
 
 
-def test_s2mae_ablation(real_data: Callable[[str], Path], tmp_path: Path) -> None:
-    command = (
-        'benchmarks.s2mae_ablation', '--data', real_data('eurosat').parent, '--output',
-        tmp_path, '--steps', 2, '--seeds', 1, '--batch-size', 2, '--every', 10,
-    )  # fmt: skip
-    first = run(*command, '--only', 'data')
-    assert first.count('seed 0: probe') == 3
-    kept = tmp_path / 'rows' / 'data-both-seed0.json'
-    written = kept.stat().st_mtime_ns
-    # A row of other options is not taken for one of these.
-    other = tmp_path / 'rows' / 'data-barkbeetle-seed0.json'
-    content = json.loads(other.read_text())
-    content['asked']['steps'] = 3
-    other.write_text(json.dumps(content))
-    # The default stands on both axes; what is new is run.
-    second = run(*command, '--only', 'data', 'pretrained')
-    assert second.count('finished before') == 2
-    assert '[2/4] data-barkbeetle, seed 0: probe' in second
-    assert '[4/4] pretrained-False, seed 0: probe' in second
-    assert kept.stat().st_mtime_ns == written
-    table = (tmp_path / 'table.md').read_text()
-    assert table.count('(default)') == 2
-    assert table.strip() in second
-
-
 def test_recipe(real_data: Callable[[str], Path], tmp_path: Path) -> None:
     command = (
         'benchmarks.recipe', '--data', real_data('eurosat').parent, '--output',
@@ -300,20 +256,6 @@ def test_recipe(real_data: Callable[[str], Path], tmp_path: Path) -> None:
     again = run(*command, '--part', 1, 3)
     assert again.count('finished before') == 1
     assert again.count('| lr, block 12 |') == 1
-
-
-def test_pairs(real_data: Callable[[str], Path], tmp_path: Path) -> None:
-    command = (
-        'benchmarks.pairs', '--data', real_data('eurosat').parent, '--output', tmp_path,
-        '--datasets', 'eurosat', '--models', 'sigmae', '--steps', 1, '--batch-size', 2,
-    )  # fmt: skip
-    table = run(*command)
-    assert table.count('| eurosat | sigmae | saliency |') == 2
-    # Finished rows are not run again.
-    row = tmp_path / 'rows' / 'eurosat-sigmae-random.json'
-    before = row.stat().st_mtime_ns
-    run(*command)
-    assert row.stat().st_mtime_ns == before
 
 
 def test_dense_probe(real_data: Callable[[str], Path], tmp_path: Path) -> None:

@@ -31,5 +31,5 @@ def test_a_frozen_pretrained_encoder_beats_a_frozen_random_one(
     )
     # Half of what the model card says: another CPU, other folds.
     for (other_cover, other_damage), least in zip(others, (0.01, 0.05), strict=True):
-        assert cover.mean - other_cover.mean > least
-        assert damage.mean - other_damage.mean > 0.06
+        assert cover.mean() - other_cover.mean() > least
+        assert damage.mean() - other_damage.mean() > 0.06

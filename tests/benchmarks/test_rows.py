@@ -16,8 +16,15 @@ def test_damaged_rows_are_measured_again(text: str, tmp_path: Path) -> None:
     path = tmp_path / 'row.json'
     path.write_text(text)
     for before in (False, True):
-        found = finished_row(path, {'seed': 0}, lambda: {'loss': 0.5})
-        assert found == ({'loss': 0.5}, before)
+        row = finished_row(path, {'seed': 0}, lambda: {'loss': 0.5})
+        assert row == ({'loss': 0.5}, before)
+
+
+def test_rows_of_other_options_are_measured_again(tmp_path: Path) -> None:
+    path = tmp_path / 'row.json'
+    for steps, before in ((1, False), (2, False), (2, True), (1, False)):
+        row = finished_row(path, {'steps': steps}, lambda: {'loss': 0.5})
+        assert row == ({'loss': 0.5}, before)
 
 
 def test_a_full_disk_leaves_the_old_row(tmp_path: Path) -> None:

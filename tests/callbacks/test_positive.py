@@ -18,8 +18,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Callback, LightningModule, Trainer
+from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchmetrics import MetricCollection
 
 from torchgeo_sigmae import PositiveClassMetrics
 from torchgeo_sigmae._compat import (
@@ -144,51 +146,31 @@ def test_against_a_plain_count(
     assert {
         name: run.callback_metrics[f'test_{name}_positive'].item() for name in NAMES
     } == pytest.approx(reference(task, test, positive))
-    # Nothing is left behind.
-    assert not task._forward_hooks
 
 
-class Given(LightningModule):
-    """Predicts its input."""
+class Predicts(LightningModule):
+    """Has metrics like those of TorchGeo's tasks; its prediction is its input."""
 
-    def __init__(self, calls: int = 1, **hparams: Any) -> None:
+    def __init__(self, **hparams: Any) -> None:
         super().__init__()
         self.save_hyperparameters(hparams)
-        self.calls = calls
-        self.logged: dict[str, float] = {}
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        for _ in range(self.calls):
-            self(batch['image'])
-        batch.pop('mask', None)
-
-    def log(self, name: str, value: Any, **kwargs: Any) -> None:
-        self.logged[name] = float(value)
+        self.val_metrics = MetricCollection({}, prefix='val_')
+        self.test_metrics = MetricCollection({}, prefix='test_')
 
 
 def evaluate(
-    task: Given,
-    metrics: PositiveClassMetrics,
-    batches: list[dict[str, Tensor]],
-    sanity: bool = False,
+    task: Predicts, metrics: PositiveClassMetrics, batches: list[dict[str, Tensor]]
 ) -> dict[str, float]:
     """What Lightning calls, without its weight."""
-    run: Any = SimpleNamespace(sanity_checking=sanity, testing=False)
-    task.logged = {}
+    run: Any = SimpleNamespace(sanity_checking=False, testing=False)
     metrics.setup(run, task, 'validate')
-    metrics.on_validation_start(run, task)
-    for i, batch in enumerate(batches):
-        metrics.on_validation_batch_start(run, task, batch, i)
-        task.validation_step(batch, i)
-        metrics.on_validation_batch_end(run, task, None, batch, i)
-    metrics.on_validation_epoch_end(run, task)
+    for batch in batches:
+        task.val_metrics(batch['image'], batch['mask'])
+    run.callback_metrics = task.val_metrics.compute()
     metrics.on_validation_end(run, task)
     return {
-        name.removeprefix('val_').removesuffix('_positive'): value
-        for name, value in task.logged.items()
+        name.removeprefix('val_').removesuffix('_positive'): value.item()
+        for name, value in run.callback_metrics.items()
     }
 
 
@@ -222,7 +204,7 @@ def test_any_data_in_any_batches(data: st.DataObject) -> None:
             np.split(logits, cuts), np.split(truth, cuts), strict=True
         )
     ]
-    task = Given(task='binary' if binary else 'multiclass', num_classes=classes)
+    task = Predicts(task='binary' if binary else 'multiclass', num_classes=classes)
     # As an argument, or the task's own.
     metrics = PositiveClassMetrics(positive)
     if data.draw(st.booleans()):
@@ -232,8 +214,20 @@ def test_any_data_in_any_batches(data: st.DataObject) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         logged = evaluate(task, metrics, batches)
-    assert logged == pytest.approx(expected, nan_ok=True)
-    said = [w for w in caught if 'masks hold no pixel of class' in str(w.message)]
+    scores = torch.from_numpy(logits)
+    if binary:
+        scores = scores[:, 0] if positive else -scores[:, 0]
+    else:
+        scores = scores.softmax(1)[:, positive].logit()
+    # Scores between two of its steps are equal to the metric.
+    scores = (scores * 5).floor().numpy()[counts].clip(-51, 50)
+    expected['average_precision'] = (
+        average_precision_score(truth[counts] == positive, scores)
+        if (truth[counts] == positive).any()
+        else math.nan
+    )
+    assert logged == pytest.approx(expected, nan_ok=True, abs=1e-6)
+    said = [w for w in caught if 'contain no sample of class' in str(w.message)]
     assert bool(said) == math.isnan(expected['recall'])
 
 
@@ -245,7 +239,7 @@ def batch(logits: list[float], mask: list[int]) -> dict[str, Tensor]:
 
 
 def test_defined_values() -> None:
-    task, metrics = Given(task='binary'), PositiveClassMetrics()
+    task, metrics = Predicts(task='binary'), PositiveClassMetrics()
     # A half logit of 0 is positive, as TorchGeo draws it.
     logged = evaluate(task, metrics, [batch([0.0, -1.0], [1, 1])])
     assert logged == {
@@ -253,41 +247,41 @@ def test_defined_values() -> None:
         'f1': pytest.approx(2 / 3),
         'precision': 1,
         'recall': 0.5,
+        'average_precision': 1,
     }
-    # Nothing found: 0.
-    logged = evaluate(task, metrics, [batch([-1.0, -1.0], [1, 0])])
-    assert logged == dict.fromkeys(NAMES, 0)
+    # Nothing found: 0. The ranking may be right all the same.
+    logged = evaluate(task, metrics, [batch([-1.0, -2.0], [1, 0])])
+    assert logged == {**dict.fromkeys(NAMES, 0), 'average_precision': 1}
     # Nothing to find: not a number.
-    with pytest.warns(UserWarning, match='val masks hold no pixel of class 1'):
+    with pytest.warns(UserWarning, match='val data contain no sample of class 1'):
         logged = evaluate(task, metrics, [batch([1.0, -1.0], [0, 0])])
-    assert set(logged) == set(NAMES)
+    assert set(logged) == {*NAMES, 'average_precision'}
     assert all(math.isnan(value) for value in logged.values())
 
 
-def test_sanity_checking_does_not_count() -> None:
-    task, metrics = Given(task='binary'), PositiveClassMetrics()
-    assert evaluate(task, metrics, [batch([1.0], [1])], sanity=True) == {}
-    assert not task._forward_hooks
+def test_average_precision_ranks_rare_pixels() -> None:
+    """Probabilities close to 0, as those of a rare class are at first."""
+    generator = np.random.default_rng(0)
+    truth = (generator.random(5000) < 0.02).astype(int)
+    logits = generator.normal(-5, 1, 5000) + truth
+    metrics, task = PositiveClassMetrics(), Predicts(task='binary')
+    logged = evaluate(task, metrics, [batch(logits.tolist(), truth.tolist())])
+    expected = average_precision_score(truth, logits)
+    assert logged['average_precision'] == pytest.approx(expected, abs=0.02)
+    assert logged['recall'] == 0
 
 
-class Stop(Callback):
-    """Fail in the middle."""
-
-    def on_validation_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        raise RuntimeError('stopped')
-
-
-def test_nothing_is_left_behind_after_a_failure() -> None:
-    task = SemanticSegmentation(model='unet', **RESNET, **BINARY)
-    data = DataLoader(Pixels(2, 0, 2, False), batch_size=2)
-    metrics = PositiveClassMetrics()
-    with pytest.raises(RuntimeError, match='stopped'):
-        trainer(metrics, Stop()).validate(task, data)
-    assert not task._forward_hooks
-    # A strategy that sends the whole step through forward adds what it returns.
-    metrics._listen(task, (), None)
-    metrics._listen(task, (), torch.tensor(0.5))
-    assert metrics._outputs == []
+def test_classes_of_images() -> None:
+    task = Classification(model='resnet18', in_channels=3, num_classes=3)
+    samples = [{'image': torch.randn(3, 32, 32), 'label': torch.tensor(i % 3)}
+               for i in range(6)]  # fmt: skip
+    run = trainer(PositiveClassMetrics(2))
+    (logged,) = run.validate(task, DataLoader(samples, batch_size=4), verbose=False)
+    task.eval()
+    with torch.no_grad():
+        predicted = task(torch.stack([s['image'] for s in samples])).argmax(1).numpy()
+    expected = count(predicted == 2, np.arange(6) % 3 == 2)
+    assert {n: logged[f'val_{n}_positive'] for n in NAMES} == pytest.approx(expected)
 
 
 def test_refusals() -> None:
@@ -295,35 +289,25 @@ def test_refusals() -> None:
         PositiveClassMetrics(-1)
     with pytest.raises(ValueError, match='ignore_index: 1 is the positive class'):
         PositiveClassMetrics(1, 1)
-    ignoring = Given(task='multiclass', num_classes=3, ignore_index=1)
+    ignoring = Predicts(task='multiclass', num_classes=3, ignore_index=1)
     with pytest.raises(ValueError, match='ignore_index: 1 is the positive class'):
         evaluate(ignoring, PositiveClassMetrics(), [])
+    without = Predicts(task='binary')
+    del without.val_metrics
     for task in (
-        Given(),
+        Predicts(),
+        without,
         SemanticSegmentation(
             model='unet', task='multilabel', num_labels=2, loss='bce', **RESNET
         ),
     ):
-        with pytest.raises(ValueError, match=r"task: '.*', but Positive"):
-            trainer(PositiveClassMetrics()).validate(task, [])
-    with pytest.raises(ValueError, match=r'positive: 2 is not among the 2 .*0 to 1\.'):
-        evaluate(Given(task='binary'), PositiveClassMetrics(2), [])
-    with pytest.raises(ValueError, match='positive: 3 is not among the 3'):
-        evaluate(Given(task='multiclass', num_classes=3), PositiveClassMetrics(3), [])
-    labels = Classification(model='resnet18', in_channels=3, num_classes=2)
-    sample = {'image': torch.randn(3, 32, 32), 'label': torch.tensor(0)}
-    with pytest.raises(RuntimeError, match='the batch holds no mask'):
-        trainer(PositiveClassMetrics()).validate(labels, DataLoader([sample]))
-    for calls in (0, 2):
-        with pytest.raises(RuntimeError, match=f'ran {calls} times on it'):
-            evaluate(
-                Given(calls, task='binary'),
-                PositiveClassMetrics(),
-                [batch([1.0], [1])],
-            )
-    odd = {'image': torch.zeros(1, 1, 2, 2), 'mask': torch.zeros(1, 1, 1)}
-    with pytest.raises(RuntimeError, match=r'its shape \(1, 1, 1\) does not go with'):
-        evaluate(Given(task='binary'), PositiveClassMetrics(), [odd])
+        with pytest.raises(ValueError, match=r'task: .* but PositiveClassMetrics'):
+            evaluate(task, PositiveClassMetrics(), [])
+    with pytest.raises(ValueError, match=r'positive: 2 is not one of the 2 .*0 to 1\.'):
+        evaluate(Predicts(task='binary'), PositiveClassMetrics(2), [])
+    three = Predicts(task='multiclass', num_classes=3)
+    with pytest.raises(ValueError, match='positive: 3 is not one of the 3'):
+        evaluate(three, PositiveClassMetrics(3), [])
 
 
 SCRIPT = """

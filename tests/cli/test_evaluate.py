@@ -156,4 +156,6 @@ def test_figure_of_more_images_than_fit() -> None:
         'Image (B04, B03, B02)', '50% masked', '75% masked',
     ]  # fmt: skip
     assert len(figure.axes) == 18
-    assert 'no data' in figure.get_supxlabel()
+    assert figure.get_supxlabel() == (
+        'magenta: no data; hidden patches keep their true mean and standard deviation'
+    )

@@ -17,7 +17,7 @@ import torch
 
 import torchgeo_sigmae
 from torchgeo_sigmae.cli import COMMANDS, TRAINER_COMMANDS, main
-from torchgeo_sigmae.evaluation.frozen import POOLS
+from torchgeo_sigmae.evaluation.baseline import POOLS
 from torchgeo_sigmae.evaluation.probes import PROBES
 from torchgeo_sigmae.transforms import DEFAULT_INDICES
 from torchgeo_sigmae.weights import read_weights

@@ -101,7 +101,7 @@ def test_one_chip_is_the_output_of_the_encoder(
         image = file.read()[:, :32, :40]
     path = write(tmp_path / 'chip.tif', image, SENTINEL2_TEN_BANDS)
     embedding_map(open_raster(path, encoder.bands), tmp_path / 'm.tif', encoder)
-    (wanted,) = encoder.maps(torch.from_numpy(image.astype('float32'))[None])
+    (wanted,) = encoder.patch_features(torch.from_numpy(image.astype('float32'))[None])
     np.testing.assert_allclose(read(tmp_path / 'm.tif'), wanted, atol=1e-4)
 
 

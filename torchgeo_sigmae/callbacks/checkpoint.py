@@ -46,7 +46,7 @@ class ResumableCheckpoint(Callback):
         Args:
             dirpath: Folder of the checkpoints; default ``resume/`` in the trainer's
                 ``default_root_dir``.
-            every_n_train_steps: Write after so many optimiser steps.
+            every_n_train_steps: Write after so many optimizer steps.
             every_n_minutes: Write after so many minutes, unless *every_n_train_steps*
                 is given. The end of the training is written in any case.
             keep: Number of files to keep: a damaged newest leaves the one before.
@@ -67,41 +67,23 @@ class ResumableCheckpoint(Callback):
         self.keep = keep
         self._written_at = 0.0
         self._written_step = 0
-        self._place: str | None = None
+        self._position: str | None = None
         self._order: dict[str, Any] | None = None
         self._logs: dict[int, int | None] = {}
 
     def folder(self, trainer: Trainer) -> Path:
-        """Tell where the checkpoints are.
-
-        Args:
-            trainer: The trainer.
-
-        Returns:
-            The folder.
-        """
+        """The folder of the checkpoints."""
         return Path(self.dirpath or Path(trainer.default_root_dir) / 'resume')
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Remove what a crash left half written.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-            stage: Either 'fit', 'validate', 'test', or 'predict'.
-        """
+        """Remove what a crash left half written."""
         self._logs = {}
         if stage == 'fit' and trainer.is_global_zero:
             for half in self.folder(trainer).glob('*.part'):
                 _remove(half)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count from here.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-        """
+        """Count from here."""
         self._written_at = time.monotonic()
         self._written_step = trainer.global_step
         now = _data_order(trainer)
@@ -117,13 +99,7 @@ class ResumableCheckpoint(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Remember how the interrupted run drew its data.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-            checkpoint: The checkpoint that was loaded.
-        """
+        """Remember how the interrupted run drew its data."""
         loop = checkpoint.get('loops', {}).get('fit_loop', {})
         orders = loop.get('state_dict', {}).get('combined_loader')
         self._order = orders[0] if orders else None
@@ -131,12 +107,7 @@ class ResumableCheckpoint(Callback):
     def on_train_epoch_start(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> None:
-        """Write between two epochs, if it is time.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-        """
+        """Write between two epochs, if it is time."""
         if trainer.global_step and self._due(trainer):
             self._save(trainer, 'epoch')
 
@@ -147,47 +118,31 @@ class ResumableCheckpoint(Callback):
 
         Here and not at the end of a batch, because Lightning logs and validates after
         that.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-            batch: The batch.
-            batch_idx: Its place in the epoch.
         """
         accumulates = batch_idx % trainer.accumulate_grad_batches != 0
         if batch_idx and not accumulates and self._due(trainer):
             self._save(trainer, 'batch')
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the finished state.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-        """
+        """Write the finished state."""
         if trainer.global_step > self._written_step:
             self._save(trainer)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Describe the place as Lightning knows to continue from it.
+        """Describe the position in the way that Lightning continues from.
 
         Lightning writes at the end of a batch or an epoch, before it has logged and
         validated. We write later, when its loop has begun the next one already: that is
         taken back here.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-            checkpoint: The checkpoint about to be saved.
         """
-        if self._place is None:
+        if self._position is None:
             return
         loop = checkpoint['loops']['fit_loop']
         batches = loop['epoch_loop.batch_progress']
         batches['is_last_batch'] = False
-        if self._place == 'epoch':
+        if self._position == 'epoch':
             for progress in ('current', 'total'):
                 loop['epoch_progress'][progress]['ready'] -= 1
             batches['current'] = dict.fromkeys(batches['current'], 0)
@@ -197,7 +152,7 @@ class ResumableCheckpoint(Callback):
                 batches[progress]['completed'] -= 1
         # Lightning counts this step again when it continues from the end of a batch,
         # and, with max_steps, also from the end of an epoch.
-        if self._place == 'batch' or trainer.max_steps != -1:
+        if self._position == 'batch' or trainer.max_steps != -1:
             loop['epoch_loop.state_dict']['_batches_that_stepped'] -= 1
 
     def _due(self, trainer: Trainer) -> bool:
@@ -208,21 +163,20 @@ class ResumableCheckpoint(Callback):
         late = time.monotonic() - self._written_at > 60 * self.every_n_minutes
         return bool(trainer.strategy.broadcast(late))
 
-    def _save(self, trainer: Trainer, place: str | None = None) -> None:
+    def _save(self, trainer: Trainer, position: str | None = None) -> None:
         """Write what was logged, then the checkpoint; remove the oldest."""
         for which, logger in enumerate(trainer.loggers):
             logger.save()
             if trainer.is_global_zero:
-                known = self._logs.get(which)
-                self._logs[which] = keep_log(logger, known)
+                self._logs[which] = keep_log(logger, self._logs.get(which))
         folder = self.folder(trainer)
         path = folder / f'step={trainer.global_step:09}.ckpt'
         part = path.with_suffix('.part')
-        self._place = place
+        self._position = position
         try:
             trainer.save_checkpoint(part)
         finally:
-            self._place = None
+            self._position = None
         if trainer.is_global_zero:
             if part.is_file():
                 with open(part, 'rb+') as file:
@@ -243,12 +197,12 @@ def checkpoints(folder: str | Path) -> list[Path]:
     Returns:
         The files, newest first.
     """
-    found = (path for path in Path(folder).glob('*.ckpt') if _NAME.match(path.name))
-    return sorted(found, key=lambda path: path.name, reverse=True)
+    paths = (path for path in Path(folder).glob('*.ckpt') if _NAME.match(path.name))
+    return sorted(paths, key=lambda path: path.name, reverse=True)
 
 
 def newest_checkpoint(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
-    """Find the newest sound checkpoint of a run.
+    """Find the newest readable checkpoint of a run.
 
     Args:
         folder: ``dirpath`` of :class:`.ResumableCheckpoint`.
@@ -257,7 +211,7 @@ def newest_checkpoint(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
         The file and its content, or None if there is none.
 
     Warns:
-        UserWarning: If a newer one is damaged, so that an older one is taken.
+        UserWarning: If a newer one is damaged; the one before is returned.
 
     Raises:
         RuntimeError: If all of them are damaged.
@@ -282,7 +236,7 @@ def newest_checkpoint(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
         names = ', '.join(f'{path} ({_first_line(why)})' for path, why in damaged)
         raise RuntimeError(
             f'No checkpoint in {folder} can be read: {names}. Remove the folder, or '
-            'choose another default_root_dir, to start anew.'
+            'choose another default_root_dir, to start from the beginning.'
         )
     return None
 

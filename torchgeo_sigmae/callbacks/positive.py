@@ -3,29 +3,28 @@
 
 """Metrics of one class that mean the same in every task and version of TorchGeo."""
 
-import warnings
-from typing import Any
-
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
-from torchmetrics.classification import BinaryConfusionMatrix
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import BinaryAveragePrecision, BinaryConfusionMatrix
 
 __all__ = ('PositiveClassMetrics',)
 
 #: Marks the pixels that do not count, in a target that is 0 or 1 otherwise.
 _IGNORED = -1
 
+#: Shares of the confusion matrix.
+_SHARES = ('iou', 'f1', 'precision', 'recall')
+
 
 class PositiveClassMetrics(Callback):
-    r"""IoU, F1, precision and recall of the positive class.
+    r"""IoU, F1, precision, recall and average precision of the positive class.
 
-    From a single confusion matrix over all pixels of the validation or test data (of
-    all loaders and processes), for segmentation and change detection with
-    ``task='binary'`` or ``'multiclass'``. Everything but the positive class counts as
-    negative:
+    Adds metrics to the ``val_metrics`` and ``test_metrics`` of TorchGeo's tasks for
+    classification, segmentation and change detection, with ``task='binary'`` or
+    ``'multiclass'``. All other classes count as negative:
 
     .. math::
 
@@ -34,16 +33,18 @@ class PositiveClassMetrics(Callback):
         \mathrm{precision} = \frac{TP}{TP + FP}, \quad
         \mathrm{recall} = \frac{TP}{TP + FN}
 
-    Logged as ``val_iou_positive``, ``val_f1_positive``, ``val_precision_positive`` and
-    ``val_recall_positive``, or ``test_...``, all in [0, 1], higher is better. They can
-    be monitored, for example by ``ModelCheckpoint(monitor='val_iou_positive',
-    mode='max')``. TorchGeo's own metrics are named and averaged in other ways in every
-    version, and in most the negative class, which is nearly everything, counts as well.
+    They come from one confusion matrix over all pixels, batches and processes. Average
+    precision, the area under the curve of precision over recall, needs no threshold: it
+    ranks the pixels by the probability of the positive class, in 101 steps.
 
-    A model that finds nothing has a precision of 0, by convention, like the other
-    three: the worst value, and finite, because this is how most trainings begin. If the
-    data hold no positive pixel, though, there is nothing to measure: all four are NaN,
-    with a warning, so that they spoil any average instead of passing for a result.
+    Logged as ``val_iou_positive``, ``val_f1_positive``, ``val_precision_positive``,
+    ``val_recall_positive`` and ``val_average_precision_positive``, or ``test_...``; all
+    in [0, 1], higher is better. They can be monitored, for example by
+    ``ModelCheckpoint(monitor='val_iou_positive', mode='max')``. TorchGeo's own metrics
+    differ in name and average between versions, and most count the negative class, too.
+
+    A model that predicts no positive pixel has a precision of 0. If the data hold no
+    positive pixel, all five are NaN, and a warning says so.
 
     .. versionadded:: 0.1
     """
@@ -52,7 +53,7 @@ class PositiveClassMetrics(Callback):
         """Initialize a new PositiveClassMetrics instance.
 
         Args:
-            positive: The positive class: 0 or 1 for ``task='binary'``, an index under
+            positive: The positive class: 0 or 1 for ``task='binary'``, an index below
                 ``num_classes`` for ``task='multiclass'``.
             ignore_index: Value of the pixels in the mask that do not count; None for
                 the task's own ``ignore_index``.
@@ -65,231 +66,124 @@ class PositiveClassMetrics(Callback):
         _check_ignored(positive, ignore_index)
         self.positive = positive
         self.ignore_index = ignore_index
-        self._ignore_index = ignore_index
-        self._task = ''
-        self._confusion: BinaryConfusionMatrix | None = None
-        self._handle: RemovableHandle | None = None
-        self._outputs: list[Tensor] = []
-        self._mask: Tensor | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find out what the task predicts.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-            stage: Either 'fit', 'validate', 'test', or 'predict'.
+        """Add the metrics to those of the task.
 
         Raises:
-            ValueError: If the task predicts no classes that exclude each other, the
-                positive one is none of them, or it is ignored.
+            ValueError: If the task predicts no classes that exclude each other, or the
+                positive class does not exist or is ignored.
         """
-        hparams = pl_module.hparams
-        self._task = str(hparams.get('task'))
-        if self._task not in {'binary', 'multiclass'}:
-            raise ValueError(
-                f'task: {self._task!r}, but PositiveClassMetrics takes segmentation '
-                "and change detection with task='binary' or 'multiclass'. Leave it "
-                f'out of the callbacks of {type(pl_module).__name__}.'
+        name, hparams = type(pl_module).__name__, pl_module.hparams
+        task = hparams.get('task')
+        collections = [
+            metrics
+            for metrics in (
+                getattr(pl_module, f'{part}_metrics', None) for part in ('val', 'test')
             )
-        count = 2 if self._task == 'binary' else hparams.get('num_classes')
+            if isinstance(metrics, MetricCollection)
+        ]
+        if task not in {'binary', 'multiclass'} or len(collections) < 2:
+            raise ValueError(
+                f'task: {name} has task={task!r}, but PositiveClassMetrics needs a '
+                'TorchGeo task for classification, segmentation or change detection '
+                "with task='binary' or 'multiclass'. Remove it from the callbacks."
+            )
+        count = 2 if task == 'binary' else hparams.get('num_classes')
         if count is not None and self.positive >= count:
             raise ValueError(
-                f'positive: {self.positive} is not among the {count} classes of '
-                f'{type(pl_module).__name__} with task={self._task!r}. Pass '
-                f'positive=0 to {count - 1}.'
+                f'positive: {self.positive} is not one of the {count} classes of '
+                f'{name} with task={task!r}. Pass positive=0 to {count - 1}.'
             )
-        self._ignore_index = self.ignore_index
-        if self._ignore_index is None:
-            self._ignore_index = hparams.get('ignore_index')
-        _check_ignored(self.positive, self._ignore_index)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-        """
-        if not trainer.sanity_checking:
-            self._begin(pl_module)
-
-    def on_validation_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Remember the truth.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-            batch: The batch.
-            batch_idx: Its place.
-            dataloader_idx: Index of its loader.
-        """
-        self._expect(batch)
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Count what the task found.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-            outputs: What its step returned.
-            batch: The batch.
-            batch_idx: Its place.
-            dataloader_idx: Index of its loader.
-        """
-        self._count(pl_module)
-
-    def on_validation_epoch_end(
-        self, trainer: Trainer, pl_module: LightningModule
-    ) -> None:
-        """Log.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-        """
-        self._log(pl_module, 'test' if trainer.testing else 'val')
+        ignore_index = self.ignore_index
+        if ignore_index is None:
+            ignore_index = hparams.get('ignore_index')
+        _check_ignored(self.positive, ignore_index)
+        options = (self.positive, task == 'binary', ignore_index)
+        for metrics in collections:
+            added: dict[str, Metric | MetricCollection] = {
+                f'{share}_positive': _Share(share, *options) for share in _SHARES
+            }
+            added['average_precision_positive'] = _AveragePrecision(*options)
+            metrics.add_metrics(added)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop listening.
+        """Warn if there was nothing to measure."""
+        stage = 'test' if trainer.testing else 'val'
+        recall = trainer.callback_metrics.get(f'{stage}_recall_positive')
+        if recall is not None and recall.isnan() and not trainer.sanity_checking:
+            rank_zero_warn(
+                f'positive: the {stage} data contain no sample of class '
+                f'{self.positive}, so its metrics are NaN. Pass another positive=, or '
+                'other data.'
+            )
 
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-        """
-        self._end()
-
-    # Tests go the same way.
-    on_test_start = on_validation_start
-    on_test_batch_start = on_validation_batch_start
-    on_test_batch_end = on_validation_batch_end
-    on_test_epoch_end = on_validation_epoch_end
     on_test_end = on_validation_end
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+
+class _Share(BinaryConfusionMatrix):
+    """A share of the confusion matrix."""
+
+    def __init__(
+        self, share: str, positive: int, binary: bool, ignore_index: int | None
     ) -> None:
-        """Stop listening.
+        super().__init__(ignore_index=_IGNORED, validate_args=False)
+        self.share, self.positive, self.binary = share, positive, binary
+        self.ignored = ignore_index
 
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-            exception: What stopped the run.
-        """
-        self._end()
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Count a batch of logits."""
+        # TorchGeo's threshold: sigmoid(logit) >= 0.5.
+        labels = (preds >= 0).long() if self.binary else preds.argmax(dim=1)
+        predicted = (labels == self.positive).long()
+        target = _binary_target(target, self.positive, self.ignored)
+        super().update(predicted, target.reshape(predicted.shape))
 
-    def _begin(self, pl_module: LightningModule) -> None:
-        """Listen to the task's own forward pass, instead of doing it a second time."""
-        self._end()
-        self._handle = pl_module.register_forward_hook(self._listen)
-        # A new one each time: a state born in inference mode could not be reset and
-        # updated outside of it.
-        self._confusion = BinaryConfusionMatrix(
-            ignore_index=_IGNORED, validate_args=False
-        ).to(pl_module.device)
+    def compute(self) -> Tensor:
+        """The share; NaN without a positive sample."""
+        _, false_positive, false_negative, positive = self.confmat.flatten()
+        wrong = false_positive + false_negative
+        part, whole = {
+            'iou': (positive, positive + wrong),
+            'f1': (2 * positive, 2 * positive + wrong),
+            'precision': (positive, positive + false_positive),
+            'recall': (positive, positive + false_negative),
+        }[self.share]
+        value: Tensor = part / whole.clamp(min=1)
+        return value.masked_fill(positive + false_negative == 0, torch.nan)
 
-    def _listen(self, module: Any, inputs: Any, output: Any) -> None:
-        """Keep the logits.
 
-        Some strategies also send the whole validation step through forward; what that
-        returns is no image.
-        """
-        if isinstance(output, Tensor) and output.ndim > 2:
-            self._outputs.append(output)
+class _AveragePrecision(BinaryAveragePrecision):
+    """Average precision from counts at fixed probabilities."""
 
-    def _expect(self, batch: Any) -> None:
-        """Keep the mask before the task's figures change the batch."""
-        self._outputs.clear()
-        self._mask = batch.get('mask') if isinstance(batch, dict) else None
+    def __init__(self, positive: int, binary: bool, ignore_index: int | None) -> None:
+        # Even steps of the logit: a rare class has probabilities close to 0.
+        steps = torch.linspace(-10, 10, 101).sigmoid()
+        super().__init__(thresholds=steps, ignore_index=_IGNORED, validate_args=False)
+        self.positive, self.binary, self.ignored = positive, binary, ignore_index
 
-    def _count(self, pl_module: LightningModule) -> None:
-        """Add a batch to the confusion matrix."""
-        if self._confusion is None:
-            return
-        name = type(pl_module).__name__
-        if self._mask is None or len(self._outputs) != 1:
-            held = 'no mask' if self._mask is None else 'a mask'
-            raise RuntimeError(
-                f"batch['mask']: the batch holds {held}, and the forward pass of "
-                f'{name} ran {len(self._outputs)} times on it; PositiveClassMetrics '
-                'takes a task that predicts a mask with one forward pass, like '
-                "TorchGeo's segmentation and change detection. Leave it out of the "
-                'callbacks.'
-            )
-        logits, mask = self._outputs.pop().detach(), self._mask
-        if self._task == 'binary':
-            # As TorchGeo draws it: sigmoid(logit) >= 0.5.
-            found = (logits.squeeze(1) >= 0).long()
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Count a batch of logits."""
+        preds = preds.float()
+        if self.binary:
+            scores = (preds if self.positive else -preds).sigmoid()
         else:
-            found = logits.argmax(dim=1)
-        if mask.ndim == found.ndim + 1:
-            mask = mask.squeeze(1)
-        if mask.shape != found.shape:
-            raise RuntimeError(
-                f"batch['mask']: its shape {tuple(self._mask.shape)} does not go with "
-                f'what {name} predicts, {tuple(logits.shape)}. PositiveClassMetrics '
-                'takes (B, H, W) or (B, 1, H, W) with (B, classes, H, W).'
-            )
-        target = (mask == self.positive).long()
-        if self._ignore_index is not None:
-            target = target.masked_fill(mask == self._ignore_index, _IGNORED)
-        self._confusion.update((found == self.positive).long(), target)
-        self._mask = None
+            scores = preds.softmax(dim=1)[:, self.positive]
+        target = _binary_target(target, self.positive, self.ignored)
+        super().update(scores, target.reshape(scores.shape))
 
-    def _log(self, pl_module: LightningModule, stage: str) -> None:
-        """Compute over all processes, and log."""
-        if self._confusion is None:
-            return
-        with warnings.catch_warnings():
-            # Every process computes, also one whose share held no data.
-            warnings.filterwarnings('ignore', message='The ``compute`` method')
-            matrix: Tensor = self._confusion.compute()
-        _, false_positive, false_negative, positive = matrix.flatten().tolist()
-        truth, predicted = positive + false_negative, positive + false_positive
-        if not truth:
-            rank_zero_warn(
-                f'positive: the {stage} masks hold no pixel of class {self.positive}, '
-                'so there is nothing to measure and its metrics are NaN. Pass another '
-                'positive=, or other data.'
-            )
-        values = {
-            'iou': (positive, truth + false_positive),
-            'f1': (2 * positive, truth + predicted),
-            'precision': (positive, predicted),
-            'recall': (positive, truth),
-        }
-        for name, (part, whole) in values.items():
-            value = part / max(whole, 1) if truth else float('nan')
-            # The same on every process: sync_dist leaves it, and Lightning content.
-            pl_module.log(
-                f'{stage}_{name}_positive',
-                torch.tensor(value, device=pl_module.device),
-                sync_dist=True,
-            )
+    def compute(self) -> Tensor:  # type: ignore[override]
+        """Average precision; NaN without a positive sample."""
+        value: Tensor = super().compute()
+        return value.masked_fill(self.confmat[0, 1].sum() == 0, torch.nan)
 
-    def _end(self) -> None:
-        """Forget what was counted, and stop listening."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
-        self._confusion = None
-        self._outputs.clear()
-        self._mask = None
+
+def _binary_target(target: Tensor, positive: int, ignore_index: int | None) -> Tensor:
+    """1 where positive, 0 where not, :data:`_IGNORED` where it does not count."""
+    binary = (target == positive).long()
+    if ignore_index is None:
+        return binary
+    return binary.masked_fill(target == ignore_index, _IGNORED)
 
 
 def _check_ignored(positive: int, ignore_index: int | None) -> None:

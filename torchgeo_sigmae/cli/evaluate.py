@@ -11,13 +11,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from .._files import require_writable, write_figure, write_text
 from .device import default_device
 
 if TYPE_CHECKING:
-    from ..evaluation.probes import Score, Split
+    import numpy as np
+
+    from ..evaluation.features import Features
+    from ..evaluation.probes import Splits
 
 __all__ = ('evaluate_features', 'evaluate_reconstruction')
 
@@ -95,29 +98,31 @@ def evaluate_features(
     arguments = dict(locals())
     import timm
     import torch
+    from sklearn.model_selection import PredefinedSplit, RepeatedStratifiedKFold
 
+    from ..evaluation.baseline import BandStatistics
+    from ..evaluation.encoders import FrozenEncoder
     from ..evaluation.features import extract_features, first_images, open_split
-    from ..evaluation.frozen import BandStatistics, Frozen, FrozenEncoder
     from ..evaluation.probes import (
         TOKEN_PROBES,
         few_labels,
-        fixed_split,
-        repeated_folds,
-        score,
+        percent,
+        probe_scores,
     )
 
-    def plan(
-        labels: Any, sizes: Sequence[int]
-    ) -> Iterator[tuple[str, str, list['Split']]]:
+    def plan(features: 'Features') -> Iterator[tuple[str, str, 'Splits']]:
         """List what is measured: title, probe and splits."""
         if folds:
-            divided = repeated_folds(labels, folds, repeats, seed)
+            splitter = RepeatedStratifiedKFold(
+                n_splits=folds, n_repeats=repeats, random_state=seed
+            )
         else:
-            divided = fixed_split(*sizes)
+            splitter = PredefinedSplit(features.split - 1)
+        divided = list(splitter.split(features.values, features.labels))
         for probe in probes:
             yield probe, probe, divided
         for count in samples_per_class:
-            few = few_labels(labels, divided, count)
+            few = few_labels(features.labels, divided, count)
             for probe in probes:
                 yield f'{probe}, {count} a class', probe, few
 
@@ -137,9 +142,9 @@ def evaluate_features(
         ]
         named = timm.is_model(encoders[0])
         random = None if named else loaded[0].untrained()
-    rows: dict[str, dict[str, Score]] = {}
+    rows: dict[str, dict[str, np.ndarray]] = {}
     shares: dict[str, list[float]] = {}
-    contenders: list[Frozen] = [
+    contenders: list[FrozenEncoder | BandStatistics] = [
         BandStatistics(loaded[0].bands), *([random] if random else []), *loaded,
     ]  # fmt: skip
     for encoder in contenders:
@@ -155,10 +160,10 @@ def evaluate_features(
             remove_position_bias=remove_position_bias,
         )
         scores = {}
-        for title, probe, divided in plan(features.labels, features.sizes):
+        for title, probe, divided in plan(features):
             tokens = features.tokens if probe in TOKEN_PROBES else None
             values = features.values if tokens is None else tokens
-            scores[title] = score(values, features.labels, divided, probe)
+            scores[title] = probe_scores(values, features.labels, divided, probe)
         name = (
             encoder.name
             if encoder.name not in rows
@@ -175,7 +180,7 @@ def evaluate_features(
             for name in ('torchgeo-sigmae', 'torchgeo', 'torch', 'timm', 'scikit-learn')
         },
         'accuracy': {
-            name: {title: value.values for title, value in scores.items()}
+            name: {title: values.tolist() for title, values in scores.items()}
             for name, scores in rows.items()
         },
         'position_shares': shares,
@@ -187,7 +192,7 @@ def evaluate_features(
     print(
         _table(
             [dataset, *titles],
-            ([name, *(str(s[t]) for t in titles)] for name, s in rows.items()),
+            ([name, *(percent(s[t]) for t in titles)] for name, s in rows.items()),
         )
     )
     print('\nShare of position in the variance of tokens in percent, by block.\n')

@@ -3,26 +3,16 @@
 
 """Evaluation of pretrained encoders."""
 
+from .baseline import BandStatistics
+from .encoders import FrozenEncoder
 from .features import Features, extract_features
-from .frozen import BandStatistics, FrozenEncoder
-from .probes import (
-    Score,
-    few_labels,
-    fixed_split,
-    grouped_folds,
-    repeated_folds,
-    score,
-)
+from .probes import few_labels, probe_scores
 
 __all__ = (
     'BandStatistics',
     'Features',
     'FrozenEncoder',
-    'Score',
     'extract_features',
     'few_labels',
-    'fixed_split',
-    'grouped_folds',
-    'repeated_folds',
-    'score',
+    'probe_scores',
 )

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Attentive probing: the places of an image are weighed before they are classified."""
+"""Attentive probing: a learned query weighs patches, a linear layer classifies."""
 
 from typing import Any, Self
 
@@ -18,9 +18,10 @@ __all__ = ('AttentiveClassifier',)
 class AttentiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """One learned query attends to the tokens of an image; a linear layer classifies.
 
-    As for `CAE <https://arxiv.org/abs/2202.03026>`__ and since, masked autoencoders are
-    probed so because nothing in their training makes the mean of their tokens a good
-    summary. Tokens are standardised first; AdamW with a half cosine to 0.
+    Masked autoencoders are often probed in this way, first by `CAE
+    <https://arxiv.org/abs/2202.03026>`__, because their training does not make the mean
+    of their tokens a good summary. Tokens are standardized first. The optimizer is
+    AdamW, with a half cosine to 0.
     """
 
     def __init__(

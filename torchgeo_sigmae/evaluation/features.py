@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Features of TorchGeo's classification datasets, computed once."""
+"""Features of classification datasets, computed once."""
 
 import inspect
 from collections.abc import Sequence
@@ -17,11 +17,12 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from tqdm import tqdm
 
 from ..bands import BandSet
-from .frozen import Frozen, FrozenEncoder
+from .baseline import BandStatistics
+from .encoders import FrozenEncoder
 
 __all__ = ('Features', 'extract_features', 'first_images', 'open_split')
 
-#: Training images whose statistics stand in for those an encoder does not tell.
+#: Training images whose statistics normalize the input of an encoder without any.
 SAMPLE = 512
 
 
@@ -32,18 +33,18 @@ class Features:
     Attributes:
         values: ``(N, D)``, float32.
         labels: Class of every sample, ``(N,)``.
-        sizes: Samples of every split, in order.
-        tokens: Features of all places, ``(N, h * w, D)``, where asked for.
+        split: Number of every sample's split, ``(N,)``, counted from 0.
+        tokens: Features of all patches, ``(N, h * w, D)``, if asked for.
     """
 
     values: np.ndarray
     labels: np.ndarray
-    sizes: tuple[int, ...]
+    split: np.ndarray
     tokens: np.ndarray | None = None
 
 
 def extract_features(
-    encoder: Frozen,
+    encoder: FrozenEncoder | BandStatistics,
     dataset: str,
     root: str | Path,
     splits: Sequence[str] = ('train', 'test'),
@@ -54,22 +55,22 @@ def extract_features(
     tokens: bool = False,
     remove_position_bias: bool = False,
 ) -> Features:
-    """Compute the features of a classification dataset of TorchGeo, once.
+    """Compute the features of a classification dataset of TorchGeo.
 
     Args:
-        encoder: The encoder. One that does not say how its input is normalised is given
-            the statistics of the first 512 samples.
+        encoder: The encoder. If its weights come without a normalization of its input,
+            the statistics of the first 512 samples are used.
         dataset: Name of the class in :mod:`torchgeo.datasets`, for example 'EuroSAT'.
-        root: Where the dataset is.
+        root: Folder of the dataset.
         splits: Its splits, in order.
         batch_size: Images at a time.
         num_workers: Processes that read.
         device: Where to compute.
         progress: Whether to show a progress bar.
-        tokens: Whether to keep the features of all places as well, which an attentive
-            probe takes.
-        remove_position_bias: Whether to subtract the part of features that depends on
-            the position in the image alone, learned from the first 512 samples, see
+        tokens: Whether to keep the features of all patches as well, for an attentive
+            probe.
+        remove_position_bias: Whether to subtract the part of the features that depends
+            on the position alone, estimated from the first 512 samples, see
             :meth:`.FrozenEncoder.remove_position_bias`.
 
     Returns:
@@ -82,32 +83,27 @@ def extract_features(
     parts = [open_split(dataset, root, split, encoder.bands) for split in splits]
     data: Dataset[dict[str, Any]] = ConcatDataset(parts)
     loader = DataLoader(data, batch_size, num_workers=num_workers, collate_fn=_collate)
-    sample = torch.empty(0)
-    if remove_position_bias or not encoder.ready:
-        sample = first_images(parts[0])
-    if not encoder.ready:
-        encoder.standardize(sample)
+    if isinstance(encoder, FrozenEncoder) and encoder.transform is None:
+        encoder.fit_normalization(first_images(parts[0]))
     encoder = encoder.to(device)
-    if remove_position_bias and isinstance(encoder, FrozenEncoder):
-        encoder.remove_position_bias(sample, SAMPLE, batch_size)
-    values, labels, places = [], [], []
+    if isinstance(encoder, FrozenEncoder) and remove_position_bias:
+        encoder.remove_position_bias(first_images(parts[0]), SAMPLE, batch_size)
+    values, labels, patches = [], [], []
     for images, classes in tqdm(
         loader, f'Features of {encoder.name}', disable=None if progress else True
     ):
         images = images.to(device)
-        if tokens:
-            maps = encoder.maps(images)
-            places.append(maps.flatten(2).movedim(1, -1).float().cpu())
-            features = encoder.pooled(images, maps)
-        else:
-            features = encoder(images)
-        values.append(features.float().cpu())
+        described = encoder.patch_features(images) if tokens else None
+        if described is not None:
+            patches.append(described.flatten(2).movedim(1, -1).float().cpu())
+        values.append(encoder(images, described).float().cpu())
         labels.append(classes)
+    sizes = [len(part) for part in parts]  # type: ignore[arg-type]
     return Features(
         torch.cat(values).numpy(),
         torch.cat(labels).numpy(),
-        tuple(len(part) for part in parts),  # type: ignore[arg-type]
-        torch.cat(places).numpy() if tokens else None,
+        np.repeat(np.arange(len(sizes)), sizes),
+        torch.cat(patches).numpy() if tokens else None,
     )
 
 
@@ -118,7 +114,7 @@ def open_split(
 
     Args:
         name: Name of the class in :mod:`torchgeo.datasets`.
-        root: Where the dataset is.
+        root: Folder of the dataset.
         split: Its split.
         bands: Bands to read.
 
@@ -136,25 +132,19 @@ def open_split(
     kind: Any = getattr(torchgeo.datasets, name)
     parameters = inspect.signature(kind).parameters
     options: dict[str, Any] = {}
-    known = parameters['bands'].default if 'bands' in parameters else ''
-    if not isinstance(known, str):
+    offered = parameters['bands'].default if 'bands' in parameters else ''
+    if not isinstance(offered, str):
         # As the dataset spells them.
-        options['bands'] = [known[i] for i in BandSet.from_data(known).channels(bands)]
+        channels = BandSet.from_data(offered).channels(bands)
+        options['bands'] = [offered[i] for i in channels]
     if 'split' in parameters:
         options['split'] = split
-    made: Dataset[dict[str, Any]] = kind(root, **options)
-    return made
+    opened: Dataset[dict[str, Any]] = kind(root, **options)
+    return opened
 
 
 def first_images(dataset: Dataset[dict[str, Any]]) -> Tensor:
-    """Stack the first :data:`SAMPLE` images of a dataset.
-
-    Args:
-        dataset: A dataset with images of one size.
-
-    Returns:
-        Raw values ``(B, C, H, W)``.
-    """
+    """Stack the first :data:`SAMPLE` images of a dataset, raw ``(B, C, H, W)``."""
     count = min(SAMPLE, len(dataset))  # type: ignore[arg-type]
     return torch.stack([dataset[i]['image'].float() for i in range(count)])
 
@@ -164,8 +154,8 @@ def _collate(samples: Sequence[dict[str, Any]]) -> tuple[Tensor, Tensor]:
     labels = [torch.as_tensor(sample.get('label', torch.nan)) for sample in samples]
     if labels[0].ndim or labels[0].is_floating_point():
         raise ValueError(
-            "dataset: its samples have no single 'label' of whole numbers, which is "
-            'what a probe classifies. Use a dataset with one class an image.'
+            "dataset: its samples have no single 'label' of whole numbers, which a "
+            'probe needs. Use a dataset with one class for each image.'
         )
     images = torch.stack([sample['image'].float() for sample in samples])
     return images, torch.stack(labels)

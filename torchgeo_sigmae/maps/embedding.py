@@ -90,7 +90,7 @@ def embedding_map(
     height, width = (min(side, n) * patch for n in (grid.rows, grid.columns))
     encoder.position_bias = None
     blank = torch.zeros(1, len(scene.bands), height, width, device=_device(encoder))
-    count = encoder.maps(blank).shape[1]
+    count = encoder.patch_features(blank).shape[1]
     if pca is not None and pca > count:
         raise ValueError(f'pca: {pca} is more than the {count} features.')
     sample = _sample(scene, height, width)
@@ -140,7 +140,7 @@ def _check(
             f'scene: its bands are {list(scene.bands)}, {encoder.name} '
             f'takes {list(encoder.bands)}. Open it with those.'
         )
-    if not encoder.ready:
+    if encoder.transform is None:
         raise ValueError(
             f'weights: {encoder.name} has no mean and std of its bands. Pass a file '
             'made by SIGMAETask.export, or a weight enum.'
@@ -205,7 +205,7 @@ def _embed(
         chips = torch.stack(
             [image[:, _pixels(r, patch), _pixels(c, patch)] for r, c in batch]
         )
-        features = encoder.maps(chips.to(_device(encoder))).float().cpu()
+        features = encoder.patch_features(chips.to(_device(encoder))).float().cpu()
         if not total.ndim:
             total = torch.zeros(features.shape[1], *shape)
         for (r, c), chip in zip(batch, features, strict=True):

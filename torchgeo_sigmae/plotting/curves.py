@@ -6,6 +6,7 @@
 import csv
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,9 @@ _PANELS: dict[str, dict[str, Style]] = {
 #: A curve of fewer points gets markers: a single point has no line.
 _FEW = 30
 
+#: A folder of CSVLogger.
+_VERSION = re.compile(r'version_(\d+)')
+
 #: A panel of more curves (learning rates of many groups) gets no legend.
 _LEGEND = 5
 
@@ -54,24 +58,28 @@ def read_log(path: str | os.PathLike[str]) -> Log:
     """Read the metrics that Lightning's ``CSVLogger`` wrote.
 
     Args:
-        path: A ``metrics.csv``, its folder, or a folder with the ``version_*`` folders
-            of one run, one per restart. They are merged in the order of their numbers;
-            if two have a value of the same name at the same step, the later one counts.
+        path: A folder with the ``version_*`` folders of one run, one per restart; or
+            one of them, or its ``metrics.csv``. Restarts are merged in the order of
+            their numbers; if two have a value of the same name at the same step, the
+            later one counts.
 
     Returns:
         For every name with at least one value the optimizer steps, int64 ``(N,)``,
         strictly increasing, and the values, float64 ``(N,)``, without NaN.
 
     Raises:
-        FileNotFoundError: If there is no such file, or none in the folder.
+        FileNotFoundError: If there is no log in the folder.
         ValueError: If a file is not such a log, or the folder holds several runs.
     """
-    values: dict[str, dict[int, float]] = {}
-    files = _find_files(Path(path))
-    for file in files:
-        _read_file(file, values, alone=len(files) == 1)
+    curves: dict[str, dict[int, float]] = {}
+    for folder in _log_folders(Path(path)):
+        # With the copies that ResumableCheckpoint keeps.
+        for file in log_files(folder):
+            for step, values in _read_rows(file):
+                for name, value in values.items():
+                    curves.setdefault(name, {})[step] = value
     log: Log = {}
-    for name, points in values.items():
+    for name, points in curves.items():
         steps = sorted(step for step, value in points.items() if value == value)
         if steps:
             log[name] = (np.array(steps), np.array([points[step] for step in steps]))
@@ -89,7 +97,7 @@ def plot_training(path: str | os.PathLike[str]) -> Figure:
         panel without data is left out.
 
     Raises:
-        FileNotFoundError: If there is no such file, or none in the folder.
+        FileNotFoundError: If there is no log in the folder.
         ValueError: If a file is not such a log, the folder holds several runs, or there
             is nothing to draw.
     """
@@ -167,18 +175,12 @@ def _rates(log: Log) -> dict[str, Style]:
     }
 
 
-def _find_files(path: Path) -> list[Path]:
-    """Find the metrics of one run, in the order of its restarts."""
-    if path.is_file():
-        # With the copies that ResumableCheckpoint keeps.
-        return log_files(path.parent) if path.name == 'metrics.csv' else [path]
-    if files := log_files(path):
-        return files
-    folders = {
-        file.parent: int(match[1])
-        for file in path.rglob('version_*/metrics*.csv')
-        if (match := re.fullmatch(r'version_(\d+)', file.parent.name))
-    }
+def _log_folders(path: Path) -> list[Path]:
+    """Find the folders ``version_*`` of one run, in the order of its restarts."""
+    root = path.parent if path.name == 'metrics.csv' else path
+    folders = {file.parent for file in root.rglob('metrics*.csv')}
+    if root not in folders:
+        folders = {folder for folder in folders if _VERSION.fullmatch(folder.name)}
     if not folders:
         raise FileNotFoundError(
             f'path: no metrics.csv at {path} or in a folder version_* under it. '
@@ -189,42 +191,28 @@ def _find_files(path: Path) -> list[Path]:
         raise ValueError(
             f'path: {path} holds the logs of several runs: {", ".join(runs)}. Pass one.'
         )
-    ordered = sorted(folders, key=folders.__getitem__)
-    return [file for folder in ordered for file in log_files(folder)]
+    return sorted(folders, key=_number)
 
 
-def _read_file(file: Path, values: dict[str, dict[int, float]], alone: bool) -> None:
-    """Add the rows of a file to values by name and step, the latest winning."""
-    # Spreadsheets put a byte order mark in front. Bytes that are not UTF-8 are not
-    # numbers either, and are reported below.
-    text = file.read_text(encoding='utf-8-sig', errors='replace')
-    lines = text.splitlines(keepends=True)
+def _number(folder: Path) -> int:
+    """The number of a restart; 0 of a folder of another name."""
+    match = _VERSION.fullmatch(folder.name)
+    return int(match[1]) if match else 0
+
+
+def _read_rows(file: Path) -> Iterator[tuple[int, dict[str, float]]]:
+    """Read the step and the values of every row."""
+    lines = file.read_text(encoding='utf-8', errors='replace').splitlines(keepends=True)
     # A kill may cut off the last line, even within a number.
-    if lines and not lines[-1].endswith('\n') and (lines[1:] or not alone):
+    if lines and not lines[-1].endswith('\n'):
         del lines[-1]
-    if not lines and not alone:
-        return
     rows = csv.DictReader(lines)
-    if 'step' not in (rows.fieldnames or ()):
-        raise ValueError(
-            f'path: {file} has no column named step, only '
-            f"{list(rows.fieldnames or ())}. Pass a metrics.csv of Lightning's "
-            'CSVLogger.'
-        )
     for row in rows:
-        if row['step'] is None:
-            continue  # cut off by a kill
         try:
-            step = float(row.pop('step'))
-            if not step.is_integer():
-                raise ValueError(f'step {step} is not a whole number')
-            if None in row:
-                raise ValueError('more values than columns')
-            for name, number in row.items():
-                if number:
-                    values.setdefault(name, {})[int(step)] = float(number)
-        except ValueError as error:
+            step = int(row.pop('step'))
+            yield step, {name: float(text) for name, text in row.items() if text}
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f'path: {file}, line {rows.line_num}: {error}. Remove that line, '
-                "or pass a metrics.csv of Lightning's CSVLogger."
+                f'path: {file}, line {rows.line_num}: {error!r}. Remove that line, or '
+                "pass the folder of Lightning's CSVLogger."
             ) from error

@@ -4,6 +4,7 @@
 """Figures of reconstructions: beside the saliency, and at several mask ratios."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -81,15 +82,15 @@ def plot_reconstruction(
         'Visible to the encoder',
         'Reconstruction' + (' (oracle statistics)' if oracle else ''),
     )
-    figure = empty_figure(2.6 * len(titles) + 0.5, 2.6 * rows + 0.4)
-    axes = figure.subplots(rows, len(titles), squeeze=False)
-    height, width = image.shape[-2:]
+    panels: list[list[np.ndarray | None]] = []
     for row in range(rows):
-        panels = reconstruction_panels(
+        natural, seen, rebuilt = reconstruction_panels(
             image[row], reconstruction[row], mask[row], channels
         )
-        for axis, panel in zip(axes[row, [0, 2, 3]], panels, strict=True):
-            axis.imshow(panel)
+        panels.append([natural, None, seen, rebuilt])
+    figure, axes = _grid(panels, titles, (2.6 * len(titles) + 0.5, 2.6 * rows + 0.4))
+    height, width = image.shape[-2:]
+    for row in range(rows):
         heat = axes[row, 1].imshow(
             saliency[row].float().numpy(),
             cmap='viridis',
@@ -99,10 +100,6 @@ def plot_reconstruction(
         )
         share = mask[row].bool().float().mean()
         axes[row, 2].set_xlabel(f'{share:.0%} masked', fontsize=8)
-        for axis, title in zip(axes[row], titles, strict=True):
-            clear_ticks(axis)
-            if row == 0:
-                axis.set_title(title, fontsize=10)
     figure.colorbar(heat, ax=axes[:, 1], fraction=0.05, pad=0.02)
     explain_nodata(figure, bool(torch.isnan(image[:rows]).any()))
     return figure
@@ -130,41 +127,45 @@ def plot_mask_ratios(
         A figure with two rows per image, the visible patches and the reconstruction.
     """
     images = next(iter(predictions.values()))['image']
-    rows, columns = min(len(images), max_images), 1 + len(predictions)
+    rows = min(len(images), max_images)
     channels = rgb_channels(bands)
-    figure = empty_figure(1.9 * columns, 3.8 * rows + 0.4)
-    axes = figure.subplots(2 * rows, columns, squeeze=False)
+    panels: list[list[np.ndarray | None]] = []
     for row in range(rows):
-        above, below = axes[2 * row], axes[2 * row + 1]
-        below[0].set_axis_off()
-        for column, (ratio, prediction) in enumerate(predictions.items(), start=1):
-            panels = reconstruction_panels(
-                images[row],
-                prediction['reconstruction'][row],
-                prediction['mask'][row],
-                channels,
+        drawn = [
+            reconstruction_panels(
+                images[row], one['reconstruction'][row], one['mask'][row], channels
             )
-            for axis, panel in zip(
-                (above[0], above[column], below[column]), panels, strict=True
-            ):
-                axis.imshow(panel)
-            if row == 0:
-                above[column].set_title(f'{ratio:.0%} masked', fontsize=10)
-        above[1].set_ylabel('visible', fontsize=8)
-        below[1].set_ylabel('reconstruction', fontsize=8)
-        for axis in (*above, *below):
-            clear_ticks(axis)
-    axes[0, 0].set_title(image_title(bands), fontsize=10)
+            for one in predictions.values()
+        ]
+        panels.append([drawn[0][0], *(seen for _, seen, _ in drawn)])
+        panels.append([None, *(rebuilt for *_, rebuilt in drawn)])
+    titles = [image_title(bands), *(f'{r:.0%} masked' for r in predictions)]
+    figure, axes = _grid(panels, titles, (1.9 * len(titles), 3.8 * rows + 0.4))
+    for row in range(rows):
+        axes[2 * row, 1].set_ylabel('visible', fontsize=8)
+        axes[2 * row + 1, 1].set_ylabel('reconstruction', fontsize=8)
+        axes[2 * row + 1, 0].set_axis_off()
+    notes = []
+    if torch.isnan(images[:rows]).any():
+        notes.append('magenta: no data')
     if oracle:
-        axes[1, 0].text(
-            0.5,
-            0.5,
-            'Hidden patches keep\ntheir true mean and\nstandard deviation\n'
-            '(norm_pix_loss).',
-            ha='center',
-            va='center',
-            fontsize=8,
-            transform=axes[1, 0].transAxes,
-        )
-    explain_nodata(figure, bool(torch.isnan(images[:rows]).any()))
+        notes.append('hidden patches keep their true mean and standard deviation')
+    figure.supxlabel('; '.join(notes), fontsize=8)
     return figure
+
+
+def _grid(
+    panels: Sequence[Sequence[np.ndarray | None]],
+    titles: Sequence[str],
+    inches: tuple[float, float],
+) -> tuple[Figure, np.ndarray]:
+    """Draw colors ``(H, W, 3)`` row by row, below titles; None leaves a panel empty."""
+    figure = empty_figure(*inches)
+    axes: np.ndarray = figure.subplots(len(panels), len(titles), squeeze=False)
+    for axis, panel in zip(axes.flat, chain(*panels), strict=True):
+        clear_ticks(axis)
+        if panel is not None:
+            axis.imshow(panel)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=10)
+    return figure, axes
