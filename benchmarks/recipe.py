@@ -47,7 +47,7 @@ from scipy.stats import t as student
 from sklearn.model_selection import RepeatedStratifiedKFold
 from torchgeo.datasets import EuroSAT
 
-from torchgeo_sigmae import SceneDataModule, SIGMAETask
+from torchgeo_sigmae import SceneDataModule, SIGMAETask, adapt_bands
 from torchgeo_sigmae.bands import BandSet
 from torchgeo_sigmae.evaluation import (
     FrozenEncoder,
@@ -79,7 +79,6 @@ DEFAULT: dict[str, Any] = {
     'decoder_depth': 2,
     'decoder_num_heads': 4,
     'norm_pix_loss': True,
-    'spectral_weight': 0.5,
     'lr': 1e-3,
 }
 
@@ -100,10 +99,11 @@ def window(size: int, mask_ratio: float, batch_size: int) -> dict[str, Any]:
 #: against. The same setting under two names is run once.
 AXES: dict[str, dict[str, dict[str, Any]]] = {
     'spectral': {
-        'weight 0.5': {},
-        'pixels alone': {'spectral_weight': 0.0},
+        'pixels alone': {},
+        'weight 0.5': {'spectral_weight': 0.5},
         'weight 2': {'spectral_weight': 2.0},
     },
+    'bands': {'all': {}, 'dropout 60 %': {'band_dropout': 0.6}},
     'window': {
         '64 px, 75 %': {},
         '64 px, 90 %': {'mask_ratio': 0.9},
@@ -159,7 +159,12 @@ METRICS = {
     'linear': 'EuroSAT',
     'five': 'EuroSAT, 5 a class',
     'position': 'position',
+    'landcover_few': 'land cover, five bands',
+    'linear_few': 'EuroSAT, five bands',
 }
+
+#: What many users have: the bands of 10 m, and one of short-wave infrared.
+FEW_BANDS = ('B02', 'B03', 'B04', 'B08', 'B11')
 
 
 @cache
@@ -255,6 +260,20 @@ def run(
 
 
 def probe(arguments: argparse.Namespace, path: str) -> dict[str, dict[str, float]]:
+    """Measure the features of every block of ``--depths``, and with few bands."""
+    blocks = probe_encoder(arguments, path)
+    with tempfile.TemporaryDirectory() as folder:
+        few = f'{folder}/few.pth'
+        adapt_bands(path, FEW_BANDS, few)
+        for depth, values in probe_encoder(arguments, few).items():
+            for metric in ('landcover', 'linear'):
+                blocks[depth][f'{metric}_few'] = values[metric]
+    return blocks
+
+
+def probe_encoder(
+    arguments: argparse.Namespace, path: str
+) -> dict[str, dict[str, float]]:
     """Measure the features of every block of ``--depths``."""
     encoder = FrozenEncoder.load(path, pooling='mean+std')
     root = arguments.data / 'eurosat'
