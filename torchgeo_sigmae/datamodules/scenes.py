@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import kornia.augmentation as K
-import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
@@ -21,9 +20,10 @@ from tqdm import tqdm
 from .._files import write_text
 from ..bands import SENTINEL2_TEN_BANDS, BandSet, Sensor
 from ..datasets.chips import SceneChips
-from ..datasets.find import check_on_error, find_scenes, label_sites, skip_on_error
+from ..datasets.find import check_on_error, find_scenes, skip_on_error
 from ..datasets.resumable import resumable
 from ..datasets.scenes import RasterScene
+from ..datasets.splits import split_scenes
 from ..datasets.statistics import SceneStatistics, compute_statistics, read_statistics
 
 __all__ = ('SceneDataModule',)
@@ -87,10 +87,12 @@ class SceneDataModule(NonGeoDataModule):
             test_paths: Patterns of the test scenes, which are neither trained on nor
                 validated on.
             exclude: Patterns of files to leave out.
-            val_fraction: Share of the area to set aside for validation, in [0, 1), in
-                whole scenes. Scenes that overlap on the ground stay together. This
-                needs a georeference: without one, pass *val_paths* if several files
-                show the same ground.
+            val_fraction: Share of the pixels to set aside for validation, in [0, 1).
+                It is met within a tenth, or a warning says why not. Scenes that overlap
+                on the ground are one place. Whole places are set aside where they add
+                up to the share, else a block of the largest place, with a gap of one
+                chip around it. Scenes without georeference count as different places:
+                pass *val_paths* if several show the same ground.
             length: Number of training chips in an epoch; default as many as the scenes
                 have room for, and at least one batch.
             val_length: Largest number of validation or test chips.
@@ -246,30 +248,10 @@ class SceneDataModule(NonGeoDataModule):
                 )
                 taken += [paths] if isinstance(paths, str) else list(paths)
         if self.val_paths is None and self.val_fraction:
-            scenes['train'], scenes['val'] = self._set_aside(scenes['train'])
-        return scenes
-
-    def _set_aside(
-        self, scenes: list[RasterScene]
-    ) -> tuple[list[RasterScene], list[RasterScene]]:
-        """Set whole scenes aside for validation, those of one site together."""
-        sites = label_sites(scenes)
-        count = sites.max() + 1
-        if count < 2:
-            raise ValueError(
-                f'val_fraction: {self.val_fraction}, but the {len(scenes)} scenes '
-                f'under {self.root} show the same ground and cannot be split. Pass '
-                'val_fraction=0, or val_paths= to choose.'
+            scenes['train'], scenes['val'] = split_scenes(
+                scenes['train'], self.val_fraction, self.size, self.seed
             )
-        areas = np.bincount(sites, [scene.num_pixels for scene in scenes])
-        order = np.random.default_rng(self.seed).permutation(count)[:-1]
-        enough = np.cumsum(areas[order]) >= self.val_fraction * areas.sum()
-        chosen = order[: enough.argmax() + 1] if enough.any() else order
-        aside = np.isin(sites, chosen)
-        return (
-            [scene for scene, val in zip(scenes, aside, strict=True) if not val],
-            [scene for scene, val in zip(scenes, aside, strict=True) if val],
-        )
+        return scenes
 
     def _statistics(
         self, scenes: list[RasterScene], skipped: set[str]
@@ -313,9 +295,20 @@ class SceneDataModule(NonGeoDataModule):
         """Print the number of scenes."""
         counts = ', '.join(f'{len(split[name])} {name}' for name in split)
         every = [scene for scenes in split.values() for scene in scenes]
+        paths = {scene.path for scene in every}
+        notes = [f'Scenes under {self.root}: {counts}.']
+        if len(paths) < len(every):
+            notes.append(f'They are parts of {len(paths)} files.')
         small = sum(min(scene.height, scene.width) < self.size for scene in every)
-        padded = f' {small} are smaller than {self.size} px and padded.'
-        rank_zero_info(f'Scenes under {self.root}: {counts}.' + padded * bool(small))
+        if small:
+            notes.append(f'{small} are smaller than {self.size} px and padded.')
+        unknown = len({scene.path for scene in every if scene.crs is None})
+        if self.val_paths is None and split['val'] and unknown > 1:
+            notes.append(
+                f'{unknown} files have no georeference and count as different places: '
+                'pass val_paths= if some show the same ground.'
+            )
+        rank_zero_info(' '.join(notes))
 
     def _chips(
         self, scenes: list[RasterScene], random: bool, length: int | None

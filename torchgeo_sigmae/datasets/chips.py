@@ -134,10 +134,11 @@ class SceneChips(NonGeoDataset):
                         f'None of the {len(failed)} scenes can be read. The last: '
                         f'{error}'
                     ) from error
+        scene = self.scenes[number]
         sample: dict[str, Any] = {
             'image': torch.from_numpy(array),
-            'path': self.scenes[number].path,
-            'window': torch.tensor(corner),
+            'path': scene.path,
+            'window': torch.tensor([scene.row + corner[0], scene.column + corner[1]]),
         }
         if self.transforms is not None:
             sample = self.transforms(sample)

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Scenes in a folder: searched by name, and labeled by the ground they show."""
+"""Scenes in a folder, searched by name."""
 
 import glob
 import os
@@ -10,18 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-import shapely
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from shapely import STRtree
-from shapely.geometry.base import BaseGeometry
 from tqdm import tqdm
 
 from ..bands import SENTINEL2_TEN_BANDS, BandSet
 from .scenes import RasterScene
 
-__all__ = ('check_on_error', 'find_scenes', 'label_sites', 'skip_on_error')
+__all__ = ('check_on_error', 'find_scenes', 'skip_on_error')
 
 
 def find_scenes(
@@ -104,30 +98,6 @@ def check_on_error(on_error: str) -> None:
             f"on_error: {on_error!r} is unknown. Use 'raise' to stop at a file that "
             "cannot be read, or 'skip' to leave it out with a warning."
         )
-
-
-def label_sites(scenes: Sequence[RasterScene]) -> np.ndarray:
-    """Label scenes by the ground they show, for splits that do not share ground.
-
-    Scenes that overlap, directly or through others, get the same number ``(N,)``. A
-    scene without georeference is a site of its own.
-    """
-    boxes = np.array([_ground(scene) for scene in scenes], dtype=object)
-    first, second = STRtree(boxes).query(boxes, predicate='intersects')
-    # Neighbors that share a border show different ground.
-    overlap = shapely.area(shapely.intersection(boxes[first], boxes[second])) > 0
-    edges = (np.ones(overlap.sum()), (first[overlap], second[overlap]))
-    graph = coo_array(edges, shape=(len(scenes), len(scenes)))
-    labels: np.ndarray = connected_components(graph, directed=False)[1]
-    return labels
-
-
-def _ground(scene: RasterScene) -> BaseGeometry | None:
-    """Box around a scene in degrees, or None."""
-    if scene.footprint is None:
-        return None
-    west, south, east, north = scene.footprint
-    return shapely.box(west, south, east + 360 * (east < west), north)
 
 
 def _match(root: str | Path, patterns: str | Sequence[str]) -> set[str]:

@@ -273,6 +273,28 @@ class RasterScene:
         shape = math.ceil(self.height / stride), math.ceil(self.width / stride)
         return self._read_inside(Window(0, 0, self.width, self.height), shape)
 
+    def part(self, row: int, column: int, height: int, width: int) -> 'RasterScene':
+        """Cut out a window, which lies in the scene.
+
+        Args:
+            row: Its first row.
+            column: Its first column.
+            height: Height in pixels.
+            width: Width in pixels.
+
+        Returns:
+            The window as a scene.
+        """
+        return replace(
+            self,
+            height=int(height),
+            width=int(width),
+            transform=self.transform @ Affine.translation(column, row),
+            row=self.row + int(row),
+            column=self.column + int(column),
+            pixels=None,
+        )
+
     def cached(self) -> 'RasterScene':
         """Read all pixels into memory.
 

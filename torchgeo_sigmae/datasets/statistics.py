@@ -130,12 +130,13 @@ def compute_statistics(
 
 def _source(scenes: Sequence[RasterScene], size: int) -> dict[str, Any]:
     """See :attr:`SceneStatistics.source`."""
-    files = {}
+    files: dict[str, list[Any]] = {}
     for scene in scenes:
         status = os.stat(scene.path)
         indexes = [list(file.indexes) for file in scene.files]
         state = [status.st_size, status.st_mtime_ns, indexes, str(scene.nodata)]
-        files[scene.path] = state
+        part = [scene.row, scene.column, scene.height, scene.width]
+        files.setdefault(scene.path, state).append(part)
     return {'bands': list(scenes[0].bands), 'size': size, 'files': files}
 
 

@@ -214,16 +214,9 @@ def crop(scene: RasterScene, aoi: BaseGeometry, patch_size: int = 1) -> RasterSc
             (window.row_off + window.height, scene.height),
         )
     )
-    return replace(
-        scene,
-        height=bottom - row,
-        width=right - column,
-        transform=scene.transform @ Affine.translation(column, row),
-        row=scene.row + row,
-        column=scene.column + column,
-        aoi=aoi if scene.aoi is None else scene.aoi.intersection(aoi),
-        pixels=None,
-    )
+    part = scene.part(row, column, bottom - row, right - column)
+    aoi = aoi if scene.aoi is None else scene.aoi.intersection(aoi)
+    return replace(part, aoi=aoi)
 
 
 def find_band_files(folder: Path, bands: BandSet) -> dict[str, Path]:
