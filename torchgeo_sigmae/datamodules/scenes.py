@@ -20,7 +20,7 @@ from tqdm import tqdm
 from .._files import write_text
 from ..bands import SENTINEL2_TEN_BANDS, BandSet, Sensor
 from ..datasets.chips import SceneChips
-from ..datasets.find import check_on_error, find_scenes, skip_on_error
+from ..datasets.find import GEOTIFFS, check_on_error, find_scenes, skip_on_error
 from ..datasets.resumable import resumable
 from ..datasets.scenes import RasterScene
 from ..datasets.splits import split_scenes
@@ -40,8 +40,12 @@ class SceneDataModule(NonGeoDataModule):
 
     Chips are cut by windowed reading and normalized per band, by mean and standard
     deviation of the training scenes. These are computed once and stored in
-    ``scene_statistics.json`` in the trainer's ``default_root_dir``. Missing pixels are
+    ``scene_statistics.json`` in the trainer's ``default_root_dir``. Missing values are
     NaN.
+
+    Where *scale*, *offset* or a file says how values become reflectance, the values of
+    chips before normalization are reflectance x 10000, the unit that ``SIGMAETask``
+    expects by default. Else they are those of the file.
 
     .. versionadded:: 0.1
     """
@@ -53,7 +57,7 @@ class SceneDataModule(NonGeoDataModule):
         size: int = 96,
         batch_size: int = 32,
         num_workers: int = 0,
-        paths: str | Sequence[str] = '**/*.tif',
+        paths: str | Sequence[str] = GEOTIFFS,
         val_paths: str | Sequence[str] | None = None,
         test_paths: str | Sequence[str] | None = None,
         exclude: str | Sequence[str] = (),
@@ -70,6 +74,10 @@ class SceneDataModule(NonGeoDataModule):
         cache: bool | None = None,
         seed: int = 0,
         on_error: str = 'raise',
+        scale: float | None = None,
+        offset: float | None = None,
+        allow_missing_bands: bool = False,
+        mask_band: str | None = None,
     ) -> None:
         """Initialize a new SceneDataModule instance.
 
@@ -80,8 +88,9 @@ class SceneDataModule(NonGeoDataModule):
                 pixels.
             batch_size: Size of each mini-batch.
             num_workers: Number of workers for parallel data loading.
-            paths: Patterns of the training scenes under *root*, as in :mod:`glob`;
-                ``**`` stands for any number of folders.
+            paths: Patterns of the training scenes under *root*, see
+                :func:`.find_scenes`. With ``'**/*.SAFE'``, products with a file per
+                band.
             val_paths: Patterns of the validation scenes, which are not trained on. None
                 to set *val_fraction* aside.
             test_paths: Patterns of the test scenes, which are neither trained on nor
@@ -116,6 +125,15 @@ class SceneDataModule(NonGeoDataModule):
                 fails in training. Another chip is drawn in its place from the seed of
                 the sample, so a run still resumes exactly. :attr:`skipped` lists the
                 files.
+            scale: Reflectance per unit of the files' values; None for what each file
+                tells: its scale and offset tags, or the metadata of a Sentinel-2
+                product.
+            offset: Reflectance at 0: reflectance = value x scale + offset. None for
+                what each file tells.
+            allow_missing_bands: Whether scenes may lack some of the bands, which become
+                missing values.
+            mask_band: ``'SCL'`` or ``'QA_PIXEL'``: a band of the files, or a file
+                beside each, whose clouds and cloud shadows become missing values.
 
         Raises:
             ValueError: If an argument is out of range, or a band is unknown.
@@ -151,6 +169,10 @@ class SceneDataModule(NonGeoDataModule):
         self.crop_scale = crop_scale
         self.cache = cache
         self.on_error = on_error
+        self.scale = scale
+        self.offset = offset
+        self.allow_missing_bands = allow_missing_bands
+        self.mask_band = mask_band
         self._mean_std = None if mean is None or std is None else (mean, std)
         self._skipped: set[str] = set()
         self._scenes: Split | None = None
@@ -245,6 +267,10 @@ class SceneDataModule(NonGeoDataModule):
                     taken,
                     self.on_error,
                     skipped,
+                    self.scale,
+                    self.offset,
+                    self.allow_missing_bands,
+                    self.mask_band,
                 )
                 taken += [paths] if isinstance(paths, str) else list(paths)
         if self.val_paths is None and self.val_fraction:

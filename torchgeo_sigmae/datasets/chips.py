@@ -183,7 +183,7 @@ class SceneChips(NonGeoDataset):
             )
             array = scene.read(Window(column, row, self.size, self.size))
             room = min(scene.height, self.size) * min(scene.width, self.size)
-            share = np.isfinite(array).all(0).sum() / room
+            share = np.isfinite(array).any(0).sum() / room
             if best is None or share > best[0]:
                 best = share, array, (row, column)
             if share >= _MIN_VALID or room == scene.num_pixels:

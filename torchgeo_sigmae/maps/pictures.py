@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from rasterio.windows import Window
 
 from ..bands import BandSet
-from ..datasets.scenes import RasterScene, opened
+from ..datasets.band_files import opened
+from ..datasets.scenes import RasterScene
 from ..plotting import plot_saliency
 from ..plotting.canvas import colors, draw_map, image_title, panel_grid, rgb_channels
 from ..plotting.reconstruction import reconstruction_panels

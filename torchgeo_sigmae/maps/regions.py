@@ -18,7 +18,7 @@ from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
 from .._files import atomic_path
-from ..datasets.scenes import opened
+from ..datasets.band_files import opened
 
 __all__ = ('check_suffix', 'read_aoi', 'salient_regions', 'write_regions')
 

@@ -11,7 +11,7 @@ import rasterio
 from pyproj import CRS, Transformer
 from rasterio.windows import Window
 
-from ..datasets.scenes import opened
+from ..datasets.band_files import opened
 from .windows import Grid, Part
 from .write import write_map
 

@@ -6,7 +6,6 @@
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,9 @@ from rasterio.windows import Window
 from torch import nn
 from tqdm import tqdm
 
-from ..datasets.scenes import RasterScene, opened
+from ..datasets.band_files import opened
+from ..datasets.paths import file_state
+from ..datasets.scenes import RasterScene
 
 __all__ = (
     'Grid',
@@ -104,10 +105,7 @@ def compute_windows(
 
 def map_key(scene: RasterScene, **settings: object) -> str:
     """Identify a map by its scene, the state of the scene's files, and its settings."""
-    files = []
-    for path in scene.paths:
-        status = os.stat(path)
-        files.append((path, status.st_size, status.st_mtime_ns))
+    files = [(path, file_state(path)) for path in scene.paths]
     aoi = None if scene.aoi is None else scene.aoi.wkt
     text = json.dumps([repr(scene), aoi, files, settings], default=repr)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -22,7 +22,7 @@ from rasterio.shutil import copy
 from rasterio.windows import Window
 
 from .._files import atomic_path, require_writable
-from ..datasets.scenes import opened
+from ..datasets.band_files import opened
 from .windows import Grid, Part
 
 __all__ = (
