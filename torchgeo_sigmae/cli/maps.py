@@ -366,9 +366,12 @@ def map_reconstruction(
 
 
 def _announced(scene: 'RasterScene') -> 'RasterScene':
-    """Say so if a scene has no georeference."""
+    """Say so if a scene has no georeference, or implausible values."""
     from lightning.pytorch.utilities import rank_zero_info
 
+    from ..datasets.units import check_reflectance, sample_values
+
+    check_reflectance(sample_values(scene), scene.bands, scene.path, scene.unit)
     if scene.crs is None:
         rank_zero_info(f'{scene.path} has no georeference: its map is in pixels.')
     return scene

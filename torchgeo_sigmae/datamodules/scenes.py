@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import kornia.augmentation as K
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
@@ -25,6 +26,7 @@ from ..datasets.resumable import resumable
 from ..datasets.scenes import RasterScene
 from ..datasets.splits import split_scenes
 from ..datasets.statistics import SceneStatistics, compute_statistics, read_statistics
+from ..datasets.units import check_reflectance
 
 __all__ = ('SceneDataModule',)
 
@@ -204,6 +206,11 @@ class SceneDataModule(NonGeoDataModule):
                     if scene.path not in statistics.skipped
                 ]
             self._set_augmentations(*self._mean_std)
+            check_reflectance(
+                np.array(self._mean_std[0])[:, None],
+                self.bands,
+                f'scenes under {self.root}',
+            )
             self._scenes = self._cached(scenes)
             self._report(self._scenes)
         scenes = self._scenes

@@ -4,6 +4,7 @@
 """One raster file: which bands it has, what its values mean, and which are missing."""
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,9 +20,9 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from ..bands import Sensor
-from .paths import find_band, product_scaling
+from .paths import find_band, product_baseline, product_scaling
 
-__all__ = ('MASK_BANDS', 'UNIT', 'BandFile', 'opened')
+__all__ = ('MASK_BANDS', 'UNIT', 'BandFile', 'change_unit', 'opened')
 
 #: Reflectance per unit of the values that scenes return, where it is known.
 UNIT = 1e-4
@@ -58,6 +59,7 @@ class BandFile:
         others: Positions of spectral bands that are not wanted.
         masked: Whether GDAL has a mask beside nodata: an internal one, ``.msk``.
         alpha: Position of an alpha band; 0 for none.
+        baseline: Processing baseline of Sentinel-2, 400 for 04.00, or None.
         gcps: Ground control points: row, column, x, y, z.
         gcps_crs: Their coordinate reference system, or None.
     """
@@ -76,6 +78,7 @@ class BandFile:
     others: tuple[int, ...] = ()
     masked: bool = False
     alpha: int = 0
+    baseline: int | None = None
     gcps: tuple[tuple[float, ...], ...] = ()
     gcps_crs: CRS | None = None
 
@@ -140,6 +143,7 @@ class BandFile:
                 tuple(i + 1 for i in sorted(spectral.difference(wanted, alpha))),
                 any(_is_masked(file.mask_flag_enums[i], bool(alpha)) for i in wanted),
                 alpha[0] + 1 if alpha else 0,
+                _baseline(path, file),
                 tuple((p.row, p.col, p.x, p.y, p.z or 0.0) for p in points),
                 points_crs if points else None,
             )
@@ -184,6 +188,15 @@ class BandFile:
                     with np.errstate(over='ignore'):  # of float64, as the pixels
                         missing[channel] |= values[channel] == np.float32(nodata)
         return values, missing, dark
+
+
+def change_unit(
+    values: np.ndarray, old: tuple[float, float], new: tuple[float, float]
+) -> None:
+    """Change values in place, so that value x scale + offset stays the same."""
+    if old != new:
+        values *= np.float32(old[0] / new[0])
+        values += np.float32((old[1] - new[1]) / new[0])
 
 
 @contextmanager
@@ -278,6 +291,12 @@ def _scaling(
         tuple(tag[0] if scale is None else scale for tag in tags),
         tuple(tag[1] if offset is None else offset for tag in tags),
     )
+
+
+def _baseline(path: str, file: rasterio.DatasetReader) -> int | None:
+    """Processing baseline of Sentinel-2 in the tags or the name of a file."""
+    tag = re.fullmatch(r'(\d\d)\.(\d\d)', file.tags().get('PROCESSING_BASELINE', ''))
+    return int(tag[1] + tag[2]) if tag else product_baseline(path)
 
 
 def _is_masked(flags: Sequence[MaskFlags], alpha: bool) -> bool:

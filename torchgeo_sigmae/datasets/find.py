@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ..bands import SENTINEL2_TEN_BANDS, BandSet
 from .paths import clean_path, is_remote
 from .scenes import RasterScene
+from .units import check_baselines
 
 __all__ = ('GEOTIFFS', 'check_on_error', 'find_scenes', 'skip_on_error')
 
@@ -66,7 +67,8 @@ def find_scenes(
         ValueError: If a file lacks a band or band names.
 
     Warns:
-        UserWarning: For every file that is left out.
+        UserWarning: For every file that is left out; and if the names of Sentinel-2
+            scenes tell of processing baselines before and after 04.00.
     """
     check_on_error(on_error)
     remote = {clean_path(path) for path in _patterns(paths) if is_remote(path)}
@@ -102,6 +104,7 @@ def find_scenes(
             f'root: none of the {len(names)} files under {os.fspath(root)!r} can be '
             'used, see the warnings above.'
         )
+    check_baselines(scenes)
     return scenes
 
 

@@ -26,7 +26,7 @@ from ..bands import (
     BandSet,
     Sensor,
 )
-from .band_files import MASK_BANDS, UNIT, BandFile
+from .band_files import MASK_BANDS, UNIT, BandFile, change_unit
 from .paths import clean_path, find_band_files, list_files, product_scaling
 
 __all__ = ('RasterScene',)
@@ -54,6 +54,8 @@ class RasterScene:
         mask_band: Name of that band: ``'SCL'`` or ``'QA_PIXEL'``.
         row: First row of the files that belongs to the scene.
         column: First column of the files that belongs to the scene.
+        unit: Scale and offset of the values that are returned, where those of a file
+            are known: reflectance = value x scale + offset.
         aoi: Area of interest in the scene's system: pixels outside are missing.
         pixels: Raw values of the whole scene ``(C, H, W)`` if it is cached, else None.
         missing: Which of them are missing, ``(C, H, W)``; None if none is.
@@ -70,6 +72,7 @@ class RasterScene:
     mask_band: str | None = None
     row: int = 0
     column: int = 0
+    unit: tuple[float, float] = (UNIT, 0.0)
     aoi: BaseGeometry | None = field(default=None, repr=False)
     pixels: np.ndarray | None = field(default=None, repr=False)
     missing: np.ndarray | None = field(default=None, repr=False)
@@ -189,6 +192,22 @@ class RasterScene:
         return self.height * self.width
 
     @property
+    def gcps(self) -> tuple[tuple[float, ...], ...]:
+        """Ground control points, row, column, x, y, z, of a scene without transform."""
+        if self.crs is not None or not self.files:
+            return ()
+        finest = max(self.files, key=lambda file: file.height * file.width)
+        return tuple(
+            (row - self.row, column - self.column, *place)
+            for row, column, *place in finest.gcps
+        )
+
+    @property
+    def gcps_crs(self) -> CRS | None:
+        """The system of the ground control points."""
+        return self.files[0].gcps_crs if self.files else None
+
+    @property
     def is_part(self) -> bool:
         """Whether the files reach beyond the scene."""
         height = max(file.height for file in self.files)
@@ -230,7 +249,8 @@ class RasterScene:
 
         Returns:
             Values in float32, ``(C, H, W)``. Where a file tells its scale and offset,
-            they are reflectance x 10000, else values as they are in the file. Missing
+            they are in :attr:`unit`, by default reflectance x 10000. Else they are
+            those of the file. Missing
             values are NaN: of pixels outside the scene, its area of interest or the
             mask of the file, or under clouds of *mask_band*; where all spectral bands
             of the file (of several files, all wanted bands) are 0 and 0 is nodata;
@@ -323,9 +343,7 @@ class RasterScene:
                 continue
             told = zip(file.channels, file.scales, file.offsets, strict=True)
             for channel, scale, offset in told:
-                if (scale, offset) != (UNIT, 0):
-                    values[channel] *= np.float32(scale / UNIT)
-                    values[channel] += np.float32(offset / UNIT)
+                change_unit(values[channel], (scale, offset), self.unit)
         values[missing] = np.nan
         if self.aoi is not None:
             transform = (

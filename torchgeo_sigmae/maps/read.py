@@ -19,7 +19,7 @@ from shapely.geometry.base import BaseGeometry
 from torchgeo.datasets import RasterDataset
 
 from ..bands import BandSet
-from ..datasets.band_files import UNIT
+from ..datasets.band_files import change_unit
 from ..datasets.paths import clean_path, is_remote
 from ..datasets.scenes import RasterScene
 
@@ -131,9 +131,7 @@ class _DatasetScene(RasterScene):
         if self.nodata == 0:
             # A single dark band may be 0.
             missing[:] = missing.all(0)
-        if (self.scale, self.offset) != (UNIT, 0):
-            values = values * np.float32(self.scale / UNIT)
-            values += np.float32(self.offset / UNIT)
+        change_unit(values, (self.scale, self.offset), self.unit)
         return values, missing
 
 

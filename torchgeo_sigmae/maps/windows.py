@@ -42,12 +42,18 @@ _WINDOW = 1024
 
 @dataclass(frozen=True)
 class Grid:
-    """Rows and columns of a map, and where they are."""
+    """Rows and columns of a map, and where they are.
+
+    A map has ground control points (row, column, x, y, z) if its scene has no
+    geotransform but them.
+    """
 
     rows: int
     columns: int
     transform: Affine
     crs: CRS | None
+    gcps: tuple[tuple[float, ...], ...] = ()
+    gcps_crs: CRS | None = None
 
 
 def patch_grid(scene: RasterScene, patch_size: int) -> Grid:
@@ -57,6 +63,11 @@ def patch_grid(scene: RasterScene, patch_size: int) -> Grid:
         math.ceil(scene.width / patch_size),
         scene.transform @ Affine.scale(patch_size),
         scene.crs,
+        tuple(
+            (row / patch_size, column / patch_size, *place)
+            for row, column, *place in scene.gcps
+        ),
+        scene.gcps_crs,
     )
 
 
