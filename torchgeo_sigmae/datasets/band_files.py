@@ -128,6 +128,7 @@ class BandFile:
             alpha = [i for i in alpha if i not in named.union(wanted)]
             scales, offsets = _scaling(path, file, wanted, scale, offset)
             points, points_crs = file.gcps
+            flags, nodatavals = file.mask_flag_enums, file.nodatavals
             return cls(
                 path,
                 tuple(i + 1 for i in wanted),
@@ -135,13 +136,13 @@ class BandFile:
                 file.height,
                 file.width,
                 types.pop() if len(types) == 1 and types <= _SMALL_TYPES else 'float32',
-                tuple(file.nodatavals[i] if nodata is None else nodata for i in wanted),
+                tuple(nodatavals[i] if nodata is None else nodata for i in wanted),
                 file.transform,
                 file.crs,
                 scales,
                 offsets,
                 tuple(i + 1 for i in sorted(spectral.difference(wanted, alpha))),
-                any(_is_masked(file.mask_flag_enums[i], bool(alpha)) for i in wanted),
+                any(_is_masked(flags[i]) for i in wanted),
                 alpha[0] + 1 if alpha else 0,
                 _baseline(path, file),
                 tuple((p.row, p.col, p.x, p.y, p.z or 0.0) for p in points),
@@ -279,7 +280,8 @@ def _scaling(
     offset: float | None,
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     """Scale and offset of bands: as given, in the file's tags, or its metadata."""
-    tags = [(file.scales[i], file.offsets[i]) for i in wanted]
+    scales, offsets = file.scales, file.offsets
+    tags = [(scales[i], offsets[i]) for i in wanted]
     if all(tag == (1, 0) for tag in tags):
         product = None
         if offset is None:
@@ -299,7 +301,7 @@ def _baseline(path: str, file: rasterio.DatasetReader) -> int | None:
     return int(tag[1] + tag[2]) if tag else product_baseline(path)
 
 
-def _is_masked(flags: Sequence[MaskFlags], alpha: bool) -> bool:
+def _is_masked(flags: Sequence[MaskFlags]) -> bool:
     """Whether a band has a mask that is more than its nodata value or an alpha band."""
     if MaskFlags.alpha in flags:
         # Read as a band, because GDAL prefers nodata to it.

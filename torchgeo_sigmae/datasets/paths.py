@@ -207,12 +207,12 @@ def product_scaling(
     if not texts and not is_remote(path):
         # A folder may be one of a product, IMG_DATA or R10m.
         # A file has it beside itself. A folder may be one of a product, such as R10m.
-        above = list(Path(path).resolve().parents[: 1 if files is None else 4])
+        above = list(Path(os.path.abspath(path)).parents[: 1 if files is None else 4])
         found = [
             folder / name
             for folder in above
             for name in ('MTD_MSIL2A.xml', 'MTD_MSIL1C.xml')
-            if (folder / name).is_file()
+            if os.path.isfile(folder / name)
         ]
         texts = [(str(name), name.read_text(errors='replace')) for name in found[:1]]
     for name, text in texts:

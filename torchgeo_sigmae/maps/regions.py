@@ -201,5 +201,8 @@ def check_suffix(target: Path) -> None:
 def _square_meters(outlines: gpd.GeoSeries) -> gpd.GeoSeries:
     """Areas; those of a system in degrees are measured in the UTM zone."""
     if not outlines.crs.is_projected:
+        if outlines.total_bounds[0] > 180:
+            # Longitudes of 0 to 360 degrees.
+            outlines = outlines.translate(-360)
         outlines = outlines.to_crs(outlines.estimate_utm_crs())
     return outlines.area * outlines.crs.axis_info[0].unit_conversion_factor ** 2
