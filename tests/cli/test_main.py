@@ -12,10 +12,13 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 
 import torchgeo_sigmae
+from helpers.geotiffs import write
+from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.cli import COMMANDS, TRAINER_COMMANDS, main
 from torchgeo_sigmae.evaluation.baseline import POOLS
 from torchgeo_sigmae.evaluation.probes import PROBES
@@ -96,6 +99,24 @@ def test_demo_on_scenes_of_ones_own(
         *('reconstruction.png', 'indices.png', 'saliency.png', 'mask.png'),
         'curves.png',
     }
+
+
+def test_demo_on_one_scene(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    for side, steps in ((300, 1), (100, 0)):
+        array = rng.integers(500, 3000, (10, side, side)).astype('uint16')
+        root = tmp_path / str(side)
+        write(root / 'one.tif', array, SENTINEL2_TEN_BANDS)
+        command = ['demo', f'--data={root}', f'--output={root}/out', '--steps=1']
+        if steps:
+            main(command)
+            assert (root / 'out' / 'encoder.pth').exists()
+            continue
+        with pytest.raises(SystemExit):
+            main(command)
+        error = capsys.readouterr().err
+        assert 'data: the scenes under' in error
+        assert 'val_fraction' not in error
 
 
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 
 """Maps from the command line."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import rasterio
 from matplotlib.figure import Figure
 from PIL import Image
+from rasterio.control import GroundControlPoint
 from shapely import box
 
 from helpers.geotiffs import write
@@ -49,6 +51,48 @@ def test_saliency_of_one_scene(
     with Image.open(png) as picture:
         assert picture.width > 800
     assert {path.name for path in out.parent.iterdir()} == {out.name, png.name}
+
+
+def test_ground_control_points_stay(scene_file: Path, tmp_path: Path) -> None:
+    """A scene that has nothing else: its maps say where they are as well."""
+    with rasterio.open(scene_file) as file:
+        array, names = file.read(), file.descriptions
+    path = write(tmp_path / 'gcp.tif', array, names)
+    corners = ((0, 0), (0, 120), (90, 0), (90, 120))
+    points = [
+        GroundControlPoint(row, column, 15 + column * 1e-4, 45 - row * 1e-4)
+        for row, column in corners
+    ]
+    with rasterio.open(path, 'r+') as file:
+        file.gcps = points, rasterio.CRS.from_epsg(4326)
+    saliency, embedding, similar = (tmp_path / f'{n}.tif' for n in 'abc')
+    main(['map', 'saliency', str(path), '-o', str(saliency)])
+    main(['map', 'embedding', str(path), '-o', str(embedding)])
+    main(['map', 'similarity', str(embedding), '--at', '3', '3', '-o', str(similar)])
+    for made in (saliency, embedding, similar):
+        with rasterio.open(made) as file:
+            found, crs = file.gcps
+        assert crs == 'EPSG:4326'
+        for point, (row, column) in zip(found, corners, strict=True):
+            assert (point.row, point.col) == (row / 8, column / 8)
+            assert (point.x, point.y) == (15 + column * 1e-4, 45 - row * 1e-4)
+
+
+def test_implausible_values_are_told(scene_file: Path, tmp_path: Path) -> None:
+    with rasterio.open(scene_file) as file:
+        array, names = file.read(), file.descriptions
+    path = str(write(tmp_path / 'x.tif', array * np.float32(1e-4), names, east=5e5))
+    with pytest.warns(UserWarning, match=r'scale, offset: the reflectance of .*x\.tif'):
+        main(['map', 'saliency', path, '-o', str(tmp_path / 'a.tif')])
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', message='scale, offset')
+        main(['map', 'saliency', path, '-o', str(tmp_path / 'b.tif'), '--scale', '1'])
+        main(['map', 'saliency', str(scene_file), '-o', str(tmp_path / 'c.tif')])
+    with (
+        rasterio.open(tmp_path / 'b.tif') as told,
+        rasterio.open(tmp_path / 'c.tif') as plain,
+    ):
+        np.testing.assert_allclose(told.read(1), plain.read(1), atol=1e-5)
 
 
 def test_several_scenes_in_an_area(scene_file: Path, tmp_path: Path) -> None:

@@ -5,25 +5,20 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 import torch
-from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rasterio import CRS
 from rasterio.errors import NotGeoreferencedWarning
-from rasterio.transform import from_bounds
 from rasterio.windows import Window
 
 from helpers.geotiffs import RGB, numbered, write
 from torchgeo_sigmae.bands import SENTINEL2_BANDS, SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.datasets import RasterScene, SceneChips, find_scenes
-from torchgeo_sigmae.datasets.find import label_sites
 from torchgeo_sigmae.plotting.canvas import NODATA_COLOR
 
 
@@ -304,30 +299,7 @@ def test_plot(tmp_path: Path) -> None:
     assert not dataset.plot(dataset[0], show_titles=False).axes[0].get_title()
 
 
-# ----------------------------------------------------------------------------- groups
-
-
-def site(west: float, east: float) -> RasterScene:
-    transform = from_bounds(west, 0, east, 2, 4, 4)
-    return RasterScene('', RGB, 4, 4, transform, CRS.from_epsg(4326))
-
-
-def test_scenes_that_overlap_are_one_site() -> None:
-    nowhere = RasterScene('', RGB, 4, 4, Affine.identity(), None)
-    scenes = [site(0, 2), site(8, 10), site(1, 3), nowhere, site(2.5, 4.5)]
-    scenes += [site(10, 12), nowhere]
-    # 0 and 4 do not overlap, but both overlap 2; 1 and 5 share a border only.
-    assert label_sites(scenes).tolist() == [0, 1, 0, 2, 0, 3, 4]
-
-
-def test_overlap_across_the_date_line() -> None:
-    degree = 111_319.49  # in meters of a system centered on 150 degrees east
-    over, west, east = (
-        replace(site(w * degree, e * degree), crs=CRS.from_epsg(3832))
-        for w, e in ((29, 31), (28, 30), (-151, -149))
-    )
-    assert over.footprint == pytest.approx((179, 0, -179, 0), abs=1e-3)
-    assert label_sites([over, east, west]).tolist() == [0, 1, 0]
+# -------------------------------------------------------------------------- footprint
 
 
 def test_footprints_are_in_degrees(tmp_path: Path) -> None:

@@ -110,6 +110,42 @@ def test_files(tmp_path: Path, values: np.ndarray, suffix: str) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {'m.tif', target.name}
 
 
+@pytest.mark.parametrize(
+    ('crs', 'corner'),
+    [
+        ('EPSG:32601', (376_900, 7_600_000)),  # UTM zone 1, with its west over the line
+        ('EPSG:32660', (622_200, 7_600_000)),
+        ('EPSG:4326', (179.995, 48)),
+        ('EPSG:4326', (-180.005, 48)),
+        ('EPSG:4326', (200, 48)),
+        ('EPSG:3832', (29.995 * 111_319.49, 5_000_000)),
+    ],
+)
+def test_polygons_are_cut_at_the_date_line(
+    tmp_path: Path, crs: str, corner: tuple[float, float]
+) -> None:
+    """As RFC 7946 asks: no region spans the Earth, and none is lost."""
+    side = 0.001 if crs == 'EPSG:4326' else 80
+    stack = np.ones((1, 10, 10), 'float32')
+    stack[0, 3, 3] = 0
+    place = {'crs': crs, 'transform': from_origin(*corner, side, side)}
+    path = write(tmp_path / 'm.tif', stack, ['saliency'], np.nan, **place)
+    regions = salient_regions(path, 0.5, simplify=0)
+    target = tmp_path / 'regions.geojson'
+    write_regions(regions, target)
+    found = gpd.read_file(target)
+    assert found.is_valid.all()
+    assert len(found) == len(regions) == 1
+    pieces = found.explode().bounds
+    assert len(pieces) == (1 if corner[0] == 200 else 2)
+    assert (pieces.minx >= -180).all()
+    assert (pieces.maxx <= 180).all()
+    assert ((pieces.maxx - pieces.minx) < 0.1).all()
+    area = found.to_crs('EPSG:6933').area.sum()
+    if crs != 'EPSG:3832':  # stretched
+        assert area == pytest.approx(regions.area_m2.sum(), rel=0.02)
+
+
 def test_bad_arguments(tmp_path: Path, values: np.ndarray) -> None:
     path = saliency_of(tmp_path / 'm.tif', values)
     for name, value in (('threshold', 1.0), ('min_area', -1.0), ('simplify', -1.0)):

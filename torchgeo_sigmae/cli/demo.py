@@ -97,14 +97,20 @@ def _datamodule(output: Path, data: Path | None, per_epoch: int) -> 'NonGeoDataM
 
     if data is None:
         return SyntheticSentinel2DataModule(root=output / 'data', batch_size=_BATCH)
-    return SceneDataModule(
-        data,
-        size=64,
-        batch_size=_BATCH,
-        paths=('**/*.tif', '**/*.tiff'),
-        length=_BATCH * per_epoch,
-        val_length=64,
+    datamodule = SceneDataModule(
+        data, size=64, batch_size=_BATCH, length=_BATCH * per_epoch, val_length=64
     )
+    try:
+        datamodule.setup('fit')
+    except ValueError as error:
+        if not str(error).startswith('val_fraction'):
+            raise
+        raise ValueError(
+            f'data: the scenes under {data} show one place, too small to validate on a '
+            'part of it: chips of 64 px and a gap between them need about 200 x 200 '
+            'px. Add a larger scene, or scenes of other places.'
+        ) from error
+    return datamodule
 
 
 def _draw(task: 'SIGMAETask', datamodule: 'NonGeoDataModule', output: Path) -> Path:

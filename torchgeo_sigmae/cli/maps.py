@@ -4,9 +4,10 @@
 """``torchgeo-sigmae map``: maps of several scenes, with pictures and polygons."""
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -57,9 +58,10 @@ class SceneOptions:
             of eurosat, l1c, l2a, oscd.
         sensor: Sensor of the bands.
         nodata: Value of missing pixels; by default the file's own, or else 0.
-        scale: Reflectance is value x scale + offset; 1e-4 by default, or the model's.
-        offset: Reflectance of the value 0; by default as in the metadata of a product,
-            or else 0.
+        scale: Reflectance is value x scale + offset; by default as the file tells, or
+            else 1e-4.
+        offset: Reflectance of the value 0; by default as the file tells, or else 0.
+        mask_band: SCL or QA_PIXEL: a band whose clouds are missing.
         window: Side of the windows that are read, in pixels; about 1024 by default.
     """
 
@@ -73,9 +75,10 @@ class SceneOptions:
     nodata: float | None = None
     scale: float | None = None
     offset: float | None = None
+    mask_band: str | None = None
     window: int | None = None
 
-    def targets(self, name: str) -> Iterator[tuple[Path, Path]]:
+    def targets(self, name: str) -> Iterator[tuple[str, Path]]:
         """Pair scenes with their maps.
 
         Args:
@@ -88,13 +91,17 @@ class SceneOptions:
             ValueError: If several scenes would have one map, or a map would replace its
                 scene.
         """
+        from ..datasets.paths import clean_path
+
         paths = dict.fromkeys(
-            Path(path)
+            clean_path(path)
             for pattern in self.scene
             for path in sorted(glob.glob(pattern, recursive=True)) or [pattern]
         )
         if self.output.is_dir() or not self.output.suffix:
-            maps = {path: self.output / f'{path.stem}_{name}.tif' for path in paths}
+            maps = {
+                path: self.output / f'{Path(path).stem}_{name}.tif' for path in paths
+            }
         elif len(paths) == 1:
             maps = dict.fromkeys(paths, self.output)
         else:
@@ -106,18 +113,11 @@ class SceneOptions:
         if twice:
             raise ValueError(f'output: several scenes would become {twice[0]}.')
         for path, target in maps.items():
-            if target.exists() and path.exists() and target.samefile(path):
+            if target.exists() and os.path.exists(path) and target.samefile(path):
                 raise ValueError(f'output: {target} is the scene itself.')
             yield path, target
 
-    @property
-    def reflectance_scale(self) -> float:
-        """Reflectance per unit of the values."""
-        if self.scale is not None and not self.scale > 0:
-            raise ValueError(f'scale: {self.scale} is not positive. Pass 1e-4 or so.')
-        return self.scale or 1e-4
-
-    def open(self, path: Path, bands: BandSet, patch_size: int) -> 'RasterScene':
+    def open(self, path: str, bands: BandSet, patch_size: int) -> 'RasterScene':
         """Open a scene, and crop it to the area of interest.
 
         Args:
@@ -134,11 +134,11 @@ class SceneOptions:
         names = self.bands_in_file
         if names and len(names) == 1:
             names = _ORDERS.get(names[0].lower(), names)
-        # Scenes add it to raw values.
-        offset = self.offset
-        if offset is not None:
-            offset /= self.reflectance_scale
-        scene = open_raster(path, bands, names, self.nodata, offset)
+        if self.scale is not None and not self.scale > 0:
+            raise ValueError(f'scale: {self.scale} is not positive. Pass 1e-4 or so.')
+        scene = open_raster(
+            path, bands, names, self.nodata, self.scale, self.offset, self.mask_band
+        )
         if self.aoi:
             scene = crop(scene, read_aoi(self.aoi, scene.crs), patch_size)
         return scene
@@ -155,7 +155,7 @@ class SceneOptions:
         """
         try:
             rgb = BandSet(('red', 'green', 'blue'), scene.bands.sensor)
-            return self.open(Path(scene.path), rgb, patch_size)
+            return self.open(scene.path, rgb, patch_size)
         except (ValueError, FileNotFoundError):
             return scene
 
@@ -209,8 +209,7 @@ def map_saliency(
                 'are not known. Leave it out, or georeference the scene.'
             )
         saliency_map(
-            scene, target, patch_size, indices, alpha, combine,
-            options.reflectance_scale, options.window,
+            scene, target, patch_size, indices, alpha, combine, options.window,
         )  # fmt: skip
         written.append(target)
         regions = None
@@ -350,12 +349,6 @@ def map_reconstruction(
     task = task.to(default_device(device))
     size = size or int(task.model.encoder.patch_embed.img_size[0])
     statistics = task.statistics
-    if options.scale not in {None, statistics.scale}:
-        raise ValueError(
-            f'scale: {options.scale} is not that of the training data, '
-            f'{statistics.scale}. Convert the scene, or leave it out.'
-        )
-    options = replace(options, scale=statistics.scale)
     bands = BandSet.from_data(statistics.data_bands, task.bands.sensor)
     written = []
     for path, target in options.targets('reconstruction'):
@@ -373,9 +366,12 @@ def map_reconstruction(
 
 
 def _announced(scene: 'RasterScene') -> 'RasterScene':
-    """Say so if a scene has no georeference."""
+    """Say so if a scene has no georeference, or implausible values."""
     from lightning.pytorch.utilities import rank_zero_info
 
+    from ..datasets.units import check_reflectance, sample_values
+
+    check_reflectance(sample_values(scene), scene.bands, scene.path, scene.unit)
     if scene.crs is None:
         rank_zero_info(f'{scene.path} has no georeference: its map is in pixels.')
     return scene

@@ -21,10 +21,12 @@ from tqdm import tqdm
 from .._files import write_text
 from ..bands import SENTINEL2_TEN_BANDS, BandSet, Sensor
 from ..datasets.chips import SceneChips
-from ..datasets.find import check_on_error, find_scenes, label_sites, skip_on_error
+from ..datasets.find import GEOTIFFS, check_on_error, find_scenes, skip_on_error
 from ..datasets.resumable import resumable
 from ..datasets.scenes import RasterScene
+from ..datasets.splits import split_scenes
 from ..datasets.statistics import SceneStatistics, compute_statistics, read_statistics
+from ..datasets.units import check_reflectance
 
 __all__ = ('SceneDataModule',)
 
@@ -40,8 +42,12 @@ class SceneDataModule(NonGeoDataModule):
 
     Chips are cut by windowed reading and normalized per band, by mean and standard
     deviation of the training scenes. These are computed once and stored in
-    ``scene_statistics.json`` in the trainer's ``default_root_dir``. Missing pixels are
+    ``scene_statistics.json`` in the trainer's ``default_root_dir``. Missing values are
     NaN.
+
+    Where *scale*, *offset* or a file says how values become reflectance, the values of
+    chips before normalization are reflectance x 10000, the unit that ``SIGMAETask``
+    expects by default. Else they are those of the file.
 
     .. versionadded:: 0.1
     """
@@ -53,7 +59,7 @@ class SceneDataModule(NonGeoDataModule):
         size: int = 96,
         batch_size: int = 32,
         num_workers: int = 0,
-        paths: str | Sequence[str] = '**/*.tif',
+        paths: str | Sequence[str] = GEOTIFFS,
         val_paths: str | Sequence[str] | None = None,
         test_paths: str | Sequence[str] | None = None,
         exclude: str | Sequence[str] = (),
@@ -70,6 +76,10 @@ class SceneDataModule(NonGeoDataModule):
         cache: bool | None = None,
         seed: int = 0,
         on_error: str = 'raise',
+        scale: float | None = None,
+        offset: float | None = None,
+        allow_missing_bands: bool = False,
+        mask_band: str | None = None,
     ) -> None:
         """Initialize a new SceneDataModule instance.
 
@@ -80,17 +90,20 @@ class SceneDataModule(NonGeoDataModule):
                 pixels.
             batch_size: Size of each mini-batch.
             num_workers: Number of workers for parallel data loading.
-            paths: Patterns of the training scenes under *root*, as in :mod:`glob`;
-                ``**`` stands for any number of folders.
+            paths: Patterns of the training scenes under *root*, see
+                :func:`.find_scenes`. With ``'**/*.SAFE'``, products with a file per
+                band.
             val_paths: Patterns of the validation scenes, which are not trained on. None
                 to set *val_fraction* aside.
             test_paths: Patterns of the test scenes, which are neither trained on nor
                 validated on.
             exclude: Patterns of files to leave out.
-            val_fraction: Share of the area to set aside for validation, in [0, 1), in
-                whole scenes. Scenes that overlap on the ground stay together. This
-                needs a georeference: without one, pass *val_paths* if several files
-                show the same ground.
+            val_fraction: Share of the pixels to set aside for validation, in [0, 1).
+                It is met within a tenth, or a warning says why not. Scenes that overlap
+                on the ground are one place. Whole places are set aside where they add
+                up to the share, else a block of the largest place, with a gap of one
+                chip around it. Scenes without georeference count as different places:
+                pass *val_paths* if several show the same ground.
             length: Number of training chips in an epoch; default as many as the scenes
                 have room for, and at least one batch.
             val_length: Largest number of validation or test chips.
@@ -114,6 +127,15 @@ class SceneDataModule(NonGeoDataModule):
                 fails in training. Another chip is drawn in its place from the seed of
                 the sample, so a run still resumes exactly. :attr:`skipped` lists the
                 files.
+            scale: Reflectance per unit of the files' values; None for what each file
+                tells: its scale and offset tags, or the metadata of a Sentinel-2
+                product.
+            offset: Reflectance at 0: reflectance = value x scale + offset. None for
+                what each file tells.
+            allow_missing_bands: Whether scenes may lack some of the bands, which become
+                missing values.
+            mask_band: ``'SCL'`` or ``'QA_PIXEL'``: a band of the files, or a file
+                beside each, whose clouds and cloud shadows become missing values.
 
         Raises:
             ValueError: If an argument is out of range, or a band is unknown.
@@ -149,6 +171,10 @@ class SceneDataModule(NonGeoDataModule):
         self.crop_scale = crop_scale
         self.cache = cache
         self.on_error = on_error
+        self.scale = scale
+        self.offset = offset
+        self.allow_missing_bands = allow_missing_bands
+        self.mask_band = mask_band
         self._mean_std = None if mean is None or std is None else (mean, std)
         self._skipped: set[str] = set()
         self._scenes: Split | None = None
@@ -180,6 +206,11 @@ class SceneDataModule(NonGeoDataModule):
                     if scene.path not in statistics.skipped
                 ]
             self._set_augmentations(*self._mean_std)
+            check_reflectance(
+                np.array(self._mean_std[0])[:, None],
+                self.bands,
+                f'scenes under {self.root}',
+            )
             self._scenes = self._cached(scenes)
             self._report(self._scenes)
         scenes = self._scenes
@@ -243,33 +274,17 @@ class SceneDataModule(NonGeoDataModule):
                     taken,
                     self.on_error,
                     skipped,
+                    self.scale,
+                    self.offset,
+                    self.allow_missing_bands,
+                    self.mask_band,
                 )
                 taken += [paths] if isinstance(paths, str) else list(paths)
         if self.val_paths is None and self.val_fraction:
-            scenes['train'], scenes['val'] = self._set_aside(scenes['train'])
-        return scenes
-
-    def _set_aside(
-        self, scenes: list[RasterScene]
-    ) -> tuple[list[RasterScene], list[RasterScene]]:
-        """Set whole scenes aside for validation, those of one site together."""
-        sites = label_sites(scenes)
-        count = sites.max() + 1
-        if count < 2:
-            raise ValueError(
-                f'val_fraction: {self.val_fraction}, but the {len(scenes)} scenes '
-                f'under {self.root} show the same ground and cannot be split. Pass '
-                'val_fraction=0, or val_paths= to choose.'
+            scenes['train'], scenes['val'] = split_scenes(
+                scenes['train'], self.val_fraction, self.size, self.seed
             )
-        areas = np.bincount(sites, [scene.num_pixels for scene in scenes])
-        order = np.random.default_rng(self.seed).permutation(count)[:-1]
-        enough = np.cumsum(areas[order]) >= self.val_fraction * areas.sum()
-        chosen = order[: enough.argmax() + 1] if enough.any() else order
-        aside = np.isin(sites, chosen)
-        return (
-            [scene for scene, val in zip(scenes, aside, strict=True) if not val],
-            [scene for scene, val in zip(scenes, aside, strict=True) if val],
-        )
+        return scenes
 
     def _statistics(
         self, scenes: list[RasterScene], skipped: set[str]
@@ -313,9 +328,20 @@ class SceneDataModule(NonGeoDataModule):
         """Print the number of scenes."""
         counts = ', '.join(f'{len(split[name])} {name}' for name in split)
         every = [scene for scenes in split.values() for scene in scenes]
+        paths = {scene.path for scene in every}
+        notes = [f'Scenes under {self.root}: {counts}.']
+        if len(paths) < len(every):
+            notes.append(f'They are parts of {len(paths)} files.')
         small = sum(min(scene.height, scene.width) < self.size for scene in every)
-        padded = f' {small} are smaller than {self.size} px and padded.'
-        rank_zero_info(f'Scenes under {self.root}: {counts}.' + padded * bool(small))
+        if small:
+            notes.append(f'{small} are smaller than {self.size} px and padded.')
+        unknown = len({scene.path for scene in every if scene.crs is None})
+        if self.val_paths is None and split['val'] and unknown > 1:
+            notes.append(
+                f'{unknown} files have no georeference and count as different places: '
+                'pass val_paths= if some show the same ground.'
+            )
+        rank_zero_info(' '.join(notes))
 
     def _chips(
         self, scenes: list[RasterScene], random: bool, length: int | None

@@ -134,10 +134,11 @@ class SceneChips(NonGeoDataset):
                         f'None of the {len(failed)} scenes can be read. The last: '
                         f'{error}'
                     ) from error
+        scene = self.scenes[number]
         sample: dict[str, Any] = {
             'image': torch.from_numpy(array),
-            'path': self.scenes[number].path,
-            'window': torch.tensor(corner),
+            'path': scene.path,
+            'window': torch.tensor([scene.row + corner[0], scene.column + corner[1]]),
         }
         if self.transforms is not None:
             sample = self.transforms(sample)
@@ -182,7 +183,7 @@ class SceneChips(NonGeoDataset):
             )
             array = scene.read(Window(column, row, self.size, self.size))
             room = min(scene.height, self.size) * min(scene.width, self.size)
-            share = np.isfinite(array).all(0).sum() / room
+            share = np.isfinite(array).any(0).sum() / room
             if best is None or share > best[0]:
                 best = share, array, (row, column)
             if share >= _MIN_VALID or room == scene.num_pixels:

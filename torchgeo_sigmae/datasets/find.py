@@ -1,45 +1,51 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Scenes in a folder: searched by name, and labeled by the ground they show."""
+"""Scenes in a folder, searched by name."""
 
 import glob
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-import shapely
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from shapely import STRtree
-from shapely.geometry.base import BaseGeometry
 from tqdm import tqdm
 
 from ..bands import SENTINEL2_TEN_BANDS, BandSet
+from .paths import clean_path, is_remote
 from .scenes import RasterScene
+from .units import check_baselines
 
-__all__ = ('check_on_error', 'find_scenes', 'label_sites', 'skip_on_error')
+__all__ = ('GEOTIFFS', 'check_on_error', 'find_scenes', 'skip_on_error')
+
+#: GeoTIFFs in a folder and below.
+GEOTIFFS = ('**/*.tif', '**/*.tiff')
 
 
 def find_scenes(
     root: str | Path,
-    paths: str | Sequence[str] = '**/*.tif',
+    paths: str | Sequence[str] = GEOTIFFS,
     bands: Sequence[str] = SENTINEL2_TEN_BANDS,
     bands_in_file: Sequence[str] | None = None,
     nodata: float | None = None,
     exclude: str | Sequence[str] = (),
     on_error: str = 'raise',
     skipped: set[str] | None = None,
+    scale: float | None = None,
+    offset: float | None = None,
+    allow_missing_bands: bool = False,
+    mask_band: str | None = None,
 ) -> list[RasterScene]:
     """Find scenes and read their headers.
 
     Args:
         root: Folder of the scenes.
         paths: Patterns of file names under *root*, as in :mod:`glob`; ``**`` stands for
-            any number of folders.
+            any number of folders. The letters of the suffix may be upper or lower case.
+            ``*.SAFE`` matches products that are folders. Remote paths (``s3://``,
+            ``/vsizip/``) are taken as they are.
         bands: Wanted bands.
         bands_in_file: See :meth:`RasterScene.open`.
         nodata: See :meth:`RasterScene.open`.
@@ -47,6 +53,10 @@ def find_scenes(
         on_error: What happens to a file that cannot be read, or lacks a band:
             ``'raise'``, or ``'skip'`` to leave it out with a warning.
         skipped: The names of files that are left out are added to this set.
+        scale: See :meth:`RasterScene.open`.
+        offset: See :meth:`RasterScene.open`.
+        allow_missing_bands: See :meth:`RasterScene.open`.
+        mask_band: See :meth:`RasterScene.open`.
 
     Returns:
         The scenes, by name.
@@ -57,12 +67,14 @@ def find_scenes(
         ValueError: If a file lacks a band or band names.
 
     Warns:
-        UserWarning: For every file that is left out.
+        UserWarning: For every file that is left out; and if the names of Sentinel-2
+            scenes tell of processing baselines before and after 04.00.
     """
     check_on_error(on_error)
-    if not os.path.isdir(root):
+    remote = {clean_path(path) for path in _patterns(paths) if is_remote(path)}
+    if not remote and not os.path.isdir(root):
         raise FileNotFoundError(f'root: there is no folder {os.fspath(root)!r}.')
-    names = sorted(_match(root, paths) - _match(root, exclude))
+    names = sorted((_match(root, paths) | remote) - _match(root, exclude))
     if not names:
         raise FileNotFoundError(
             f'paths: no file under {os.fspath(root)!r} matches {_patterns(paths)}'
@@ -73,14 +85,26 @@ def find_scenes(
     skipped = set() if skipped is None else skipped
     scenes = []
     for name in tqdm(names, 'Opening scenes', disable=None, delay=2):
-        path = os.path.join(root, name)
+        path = name if name in remote else os.path.join(root, name)
         with skip_on_error(path, on_error, skipped):
-            scenes.append(RasterScene.open(path, bands, bands_in_file, nodata))
+            scenes.append(
+                RasterScene.open(
+                    path,
+                    bands,
+                    bands_in_file,
+                    nodata,
+                    scale,
+                    offset,
+                    allow_missing_bands,
+                    mask_band,
+                )
+            )
     if not scenes:
         raise OSError(
             f'root: none of the {len(names)} files under {os.fspath(root)!r} can be '
             'used, see the warnings above.'
         )
+    check_baselines(scenes)
     return scenes
 
 
@@ -106,38 +130,28 @@ def check_on_error(on_error: str) -> None:
         )
 
 
-def label_sites(scenes: Sequence[RasterScene]) -> np.ndarray:
-    """Label scenes by the ground they show, for splits that do not share ground.
-
-    Scenes that overlap, directly or through others, get the same number ``(N,)``. A
-    scene without georeference is a site of its own.
-    """
-    boxes = np.array([_ground(scene) for scene in scenes], dtype=object)
-    first, second = STRtree(boxes).query(boxes, predicate='intersects')
-    # Neighbors that share a border show different ground.
-    overlap = shapely.area(shapely.intersection(boxes[first], boxes[second])) > 0
-    edges = (np.ones(overlap.sum()), (first[overlap], second[overlap]))
-    graph = coo_array(edges, shape=(len(scenes), len(scenes)))
-    labels: np.ndarray = connected_components(graph, directed=False)[1]
-    return labels
-
-
-def _ground(scene: RasterScene) -> BaseGeometry | None:
-    """Box around a scene in degrees, or None."""
-    if scene.footprint is None:
-        return None
-    west, south, east, north = scene.footprint
-    return shapely.box(west, south, east + 360 * (east < west), north)
-
-
 def _match(root: str | Path, patterns: str | Sequence[str]) -> set[str]:
-    """File names under *root* that match any of the patterns."""
+    """Names of files and products under *root* that match any of the patterns."""
     return {
         name
         for pattern in _patterns(patterns)
-        for name in glob.glob(pattern, root_dir=root, recursive=True)
-        if os.path.isfile(os.path.join(root, name))
+        if not is_remote(pattern)
+        for name in glob.glob(_any_case(pattern), root_dir=root, recursive=True)
+        if os.path.isfile(path := os.path.join(root, name))
+        or path.lower().endswith('.safe')
     }
+
+
+def _any_case(pattern: str) -> str:
+    """Let the letters of a suffix be upper or lower case: ``*.[tT][iI][fF]``."""
+    stem, dot, suffix = pattern.rpartition('.')
+    if not suffix.isalnum():
+        return pattern
+    return (
+        stem
+        + dot
+        + re.sub('[A-Za-z]', lambda m: f'[{m[0].lower()}{m[0].upper()}]', suffix)
+    )
 
 
 def _patterns(patterns: str | Sequence[str]) -> list[str]:

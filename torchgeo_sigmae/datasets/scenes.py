@@ -4,17 +4,17 @@
 """The reader of rasters: scenes of any size, read by windows."""
 
 import math
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
-import rasterio
 from affine import Affine
 from rasterio import CRS
 from rasterio._err import CPLE_BaseError
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.errors import CRSError, RasterioError
 from rasterio.features import geometry_mask
 from rasterio.transform import array_bounds
 from rasterio.warp import transform_bounds
@@ -24,83 +24,15 @@ from shapely.geometry.base import BaseGeometry
 from ..bands import (
     SENTINEL2_TEN_BANDS,
     BandSet,
+    Sensor,
 )
+from .band_files import MASK_BANDS, UNIT, BandFile, change_unit
+from .paths import clean_path, find_band_files, list_files, product_scaling
 
-__all__ = ('BandFile', 'RasterScene', 'opened')
+__all__ = ('RasterScene',)
 
-#: Pixel types that a cached scene keeps; all others become float32.
-_SMALL_TYPES = {'int8', 'uint8', 'int16', 'uint16'}
-
-
-@dataclass(frozen=True)
-class BandFile:
-    """The wanted bands of one file, as its header describes them.
-
-    Attributes:
-        path: The file.
-        indexes: Positions of the bands in the file, from 1.
-        height: Height in pixels.
-        width: Width in pixels.
-        dtype: Smallest type that holds all pixels exactly, or ``'float32'``.
-        nodata: Value of missing pixels, or None.
-        transform: From columns and rows to coordinates.
-        crs: Coordinate reference system, or None.
-    """
-
-    path: str
-    indexes: tuple[int, ...]
-    height: int
-    width: int
-    dtype: str
-    nodata: float | None
-    transform: Affine
-    crs: CRS | None
-
-    @classmethod
-    def open(
-        cls,
-        path: str,
-        bands: BandSet,
-        bands_in_file: Sequence[str] | None = None,
-    ) -> 'BandFile':
-        """Read the header of a file, see :meth:`.RasterScene.open`."""
-        with opened(path) as file:
-            names = bands_in_file or file.descriptions
-            if not any(names):
-                raise ValueError(
-                    f'bands_in_file: {path} has no band descriptions. Pass '
-                    f'bands_in_file= with the names of its {file.count} bands in order.'
-                )
-            if len(names) != file.count:
-                raise ValueError(
-                    f'bands_in_file: {len(names)} names {list(names)} for the '
-                    f'{file.count} bands of {path}. Pass one name per band, or exclude '
-                    'the file.'
-                )
-            available = BandSet.from_data([n or '' for n in names], bands.sensor)
-            try:
-                channels = available.channels(bands)
-            except ValueError as error:
-                raise ValueError(
-                    f'bands: {path} has the bands {list(names)}. {error} Or exclude '
-                    'the file.'
-                ) from error
-            types = {file.dtypes[channel] for channel in channels}
-            if any(kind.startswith('complex') for kind in types):
-                raise ValueError(
-                    f'{path} holds complex numbers, whose imaginary part would be '
-                    'lost. Write amplitudes, or exclude the file.'
-                )
-            return cls(
-                path,
-                tuple(channel + 1 for channel in channels),
-                file.height,
-                file.width,
-                types.pop() if len(types) == 1 and types <= _SMALL_TYPES else 'float32',
-                file.nodata,
-                file.transform,
-                file.crs,
-            )
+#: Rows of a scene that are read into memory at a time.
+_ROWS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,13 +49,16 @@ class RasterScene:
         width: Width in pixels.
         transform: From columns and rows to coordinates.
         crs: Coordinate reference system; None without georeference.
-        files: The files that hold the bands, in order.
-        nodata: Value of missing pixels, or None.
-        offset: Added to raw values.
+        files: The files that hold the bands.
+        mask_file: The file of the band that tells clouds, or None.
+        mask_band: Name of that band: ``'SCL'`` or ``'QA_PIXEL'``.
         row: First row of the files that belongs to the scene.
         column: First column of the files that belongs to the scene.
+        unit: Scale and offset of the values that are returned, where those of a file
+            are known: reflectance = value x scale + offset.
         aoi: Area of interest in the scene's system: pixels outside are missing.
         pixels: Raw values of the whole scene ``(C, H, W)`` if it is cached, else None.
+        missing: Which of them are missing, ``(C, H, W)``; None if none is.
     """
 
     path: str
@@ -133,78 +68,151 @@ class RasterScene:
     transform: Affine
     crs: CRS | None
     files: tuple[BandFile, ...] = ()
-    nodata: float | None = None
-    offset: float = 0.0
+    mask_file: BandFile | None = None
+    mask_band: str | None = None
     row: int = 0
     column: int = 0
+    unit: tuple[float, float] = (UNIT, 0.0)
     aoi: BaseGeometry | None = field(default=None, repr=False)
     pixels: np.ndarray | None = field(default=None, repr=False)
+    missing: np.ndarray | None = field(default=None, repr=False)
 
     @classmethod
     def open(
         cls,
-        path: str,
+        path: str | Path,
         bands: Sequence[str] = SENTINEL2_TEN_BANDS,
         bands_in_file: Sequence[str] | None = None,
         nodata: float | None = None,
+        scale: float | None = None,
+        offset: float | None = None,
+        allow_missing_bands: bool = False,
+        mask_band: str | None = None,
     ) -> 'RasterScene':
-        """Open a file without reading its pixels.
+        """Open a scene without reading its pixels.
 
         Args:
-            path: The file.
+            path: A file that GDAL reads, also remote (``https://``, ``s3://``) or
+                zipped; or a folder with a file per band, such as a Sentinel-2
+                ``.SAFE`` product, zipped or not. Coarser bands are read on the grid of
+                the finest one.
             bands: Wanted bands, in any spelling.
-            bands_in_file: Names of the bands in the file, in order; None for the band
-                descriptions in the file.
+            bands_in_file: Names of the bands in the file, in order, without an alpha
+                band; None for the band descriptions in the file.
             nodata: Value of missing pixels; None for the file's own.
+            scale: Reflectance per unit of the file's values; None for what the file
+                tells: its scale and offset tags, or the metadata of a Sentinel-2
+                product.
+            offset: Reflectance at 0: reflectance = value x scale + offset. None for
+                what the file tells.
+            allow_missing_bands: Whether the file may lack some of the bands, which
+                become missing values.
+            mask_band: ``'SCL'`` or ``'QA_PIXEL'``: a band of the file, or a file beside
+                it that ends in this name, whose clouds and cloud shadows become missing
+                values. None for no cloud mask.
 
         Returns:
             The scene.
 
         Raises:
+            FileNotFoundError: If there is no such folder, or no file of a band in it.
             OSError: If the file cannot be read; the message names it.
-            ValueError: If the file lacks a band or band names, or is complex.
+            ValueError: If the file lacks a band or band names, has a band twice, or is
+                complex, or the files of a folder do not show the same ground.
         """
-        bands = BandSet(bands)
-        file = BandFile.open(path, bands, bands_in_file)
-        return cls.from_files(path, bands, [file], nodata)
-
-    @classmethod
-    def from_files(
-        cls,
-        path: str,
-        bands: BandSet,
-        files: Sequence[BandFile],
-        nodata: float | None = None,
-    ) -> 'RasterScene':
-        """Combine files of the same ground; *bands* are canonical, in their order."""
+        path, names = clean_path(path), BandSet(bands)
+        sensor = names.sensor
+        if mask_band is not None and mask_band not in MASK_BANDS:
+            raise ValueError(
+                f'mask_band: {mask_band!r} is unknown. Use one of '
+                f'{", ".join(MASK_BANDS)}.'
+            )
+        inside = list_files(path)
+        rasters = [name for name in inside or () if re.search(r'\.tiff?$', name, re.I)]
+        if inside is not None and not os.path.isdir(path) and len(rasters) == 1:
+            # An archive of one GeoTIFF.
+            (source,), inside = rasters, None
+        else:
+            source = path
+        if inside is None:
+            file = BandFile.open(
+                source, names, sensor, bands_in_file, nodata, scale, offset,
+                allow_missing_bands,
+            )  # fmt: skip
+            files = [file]
+            mask = mask_band and _mask_of_file(source, mask_band, sensor)
+        else:
+            wanted = [*names, *([mask_band] if mask_band else [])]
+            found = find_band_files(path, inside, wanted, sensor)
+            missing = [name for name in wanted if name not in found]
+            if mask_band in missing or (
+                missing and not (allow_missing_bands and found)
+            ):
+                raise FileNotFoundError(
+                    f'scene: {path} has no file of {", ".join(missing)}. Expected '
+                    f'names that end in _{missing[0]}.tif, _{missing[0]}.jp2 or '
+                    f'_{missing[0]}_20m.jp2'
+                    + (f'; there are {", ".join(found)}.' if found else '.')
+                )
+            if offset is None and (product := product_scaling(path, inside)):
+                scale = product[0] if scale is None else scale
+                offset = product[1]
+            mask = mask_band and BandFile.open(
+                found.pop(mask_band), [mask_band], sensor, [mask_band]
+            )
+            files = [
+                replace(
+                    BandFile.open(name, [band], sensor, [band], nodata, scale, offset),
+                    channels=(names.index(band),),
+                )
+                for band, name in found.items()
+            ]
         finest = max(files, key=lambda file: file.height * file.width)
-        for file in files:
-            if not _same_ground(file, finest):
+        for each in (*files, *([mask] if mask else [])):
+            if not _same_ground(each, finest):
                 raise ValueError(
-                    f'scene: {file.path} does not show the same ground as '
+                    f'scene: {each.path} does not show the same ground as '
                     f'{finest.path}. Keep the bands of one product in a folder.'
                 )
-        values = {file.nodata for file in files if file.nodata is not None}
-        if nodata is None and len(values) > 1:
-            raise ValueError(
-                f'nodata: the files of {path} have the values {sorted(values)}. Pass '
-                'the one to use, nodata=.'
-            )
         return cls(
             path,
-            bands,
+            names,
             finest.height,
             finest.width,
             finest.transform,
             finest.crs,
             tuple(files),
-            nodata if nodata is not None or not values else values.pop(),
+            mask or None,
+            mask_band,
         )
 
     @property
     def num_pixels(self) -> int:
         """Number of pixels of one band."""
         return self.height * self.width
+
+    @property
+    def gcps(self) -> tuple[tuple[float, ...], ...]:
+        """Ground control points, row, column, x, y, z, of a scene without transform."""
+        if self.crs is not None or not self.files:
+            return ()
+        finest = max(self.files, key=lambda file: file.height * file.width)
+        return tuple(
+            (row - self.row, column - self.column, *place)
+            for row, column, *place in finest.gcps
+        )
+
+    @property
+    def gcps_crs(self) -> CRS | None:
+        """The system of the ground control points."""
+        return self.files[0].gcps_crs if self.files else None
+
+    @property
+    def is_part(self) -> bool:
+        """Whether the files reach beyond the scene."""
+        height = max(file.height for file in self.files)
+        width = max(file.width for file in self.files)
+        return (height, width) != (self.height, self.width)
 
     @property
     def nbytes(self) -> int:
@@ -240,10 +248,14 @@ class RasterScene:
             window: Rows and columns, which may lie outside the scene; None for all.
 
         Returns:
-            Raw values plus the offset in float32, ``(C, H, W)``. Missing pixels are NaN
-            in all bands: those outside the scene or its area of interest, those where
-            all bands equal a nodata value of 0, and those where any band equals another
-            nodata value.
+            Values in float32, ``(C, H, W)``. Where a file tells its scale and offset,
+            they are in :attr:`unit`, by default reflectance x 10000. Else they are
+            those of the file. Missing
+            values are NaN: of pixels outside the scene, its area of interest or the
+            mask of the file, or under clouds of *mask_band*; where all spectral bands
+            of the file (of several files, all wanted bands) are 0 and 0 is nodata;
+            where the band equals another nodata value; and of bands that the file
+            lacks.
 
         Raises:
             OSError: If a file cannot be read; the message names it.
@@ -273,6 +285,29 @@ class RasterScene:
         shape = math.ceil(self.height / stride), math.ceil(self.width / stride)
         return self._read_inside(Window(0, 0, self.width, self.height), shape)
 
+    def part(self, row: int, column: int, height: int, width: int) -> 'RasterScene':
+        """Cut out a window, which lies in the scene.
+
+        Args:
+            row: Its first row.
+            column: Its first column.
+            height: Height in pixels.
+            width: Width in pixels.
+
+        Returns:
+            The window as a scene.
+        """
+        return replace(
+            self,
+            height=int(height),
+            width=int(width),
+            transform=self.transform @ Affine.translation(column, row),
+            row=self.row + int(row),
+            column=self.column + int(column),
+            pixels=None,
+            missing=None,
+        )
+
     def cached(self) -> 'RasterScene':
         """Read all pixels into memory.
 
@@ -282,9 +317,17 @@ class RasterScene:
         Raises:
             OSError: If a file cannot be read; the message names it.
         """
-        whole = Window(0, 0, self.width, self.height)
-        pixels = self._raw(whole, (self.height, self.width), self._dtype)
-        return replace(self, pixels=pixels)
+        pixels = np.empty((len(self.bands), self.height, self.width), self._dtype)
+        missing = None
+        for row in range(0, self.height, _ROWS):
+            height = min(_ROWS, self.height - row)
+            strip = Window(0, row, self.width, height)
+            part, holes = self._raw(strip, (height, self.width), self._dtype)
+            pixels[:, row : row + height] = part
+            if holes.any():
+                missing = np.zeros(pixels.shape, bool) if missing is None else missing
+                missing[:, row : row + height] = holes
+        return replace(self, pixels=pixels, missing=missing)
 
     @property
     def _dtype(self) -> str:
@@ -294,14 +337,14 @@ class RasterScene:
 
     def _read_inside(self, window: Window, shape: tuple[int, int]) -> np.ndarray:
         """Values of a window inside the scene, resampled to *shape*."""
-        values = self._raw(window, shape)
-        if self.nodata is not None and not math.isnan(self.nodata):
-            with np.errstate(over='ignore'):  # of float64; such pixels are infinite too
-                equal = values == np.float32(self.nodata)
-            # A single dark band may be 0.
-            values[:, equal.all(0) if self.nodata == 0 else equal.any(0)] = np.nan
-        if self.offset:
-            values += np.float32(self.offset)
+        values, missing = self._raw(window, shape)
+        for file in self.files:
+            if file.scales is None or file.offsets is None:
+                continue
+            told = zip(file.channels, file.scales, file.offsets, strict=True)
+            for channel, scale, offset in told:
+                change_unit(values[channel], (scale, offset), self.unit)
+        values[missing] = np.nan
         if self.aoi is not None:
             transform = (
                 self.transform
@@ -313,31 +356,46 @@ class RasterScene:
 
     def _raw(
         self, window: Window, shape: tuple[int, int], dtype: str = 'float32'
-    ) -> np.ndarray:
-        """Raw values of a window inside the scene, a new array ``(C, *shape)``."""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Raw values of a window inside the scene, and which are missing.
+
+        New arrays ``(C, *shape)``.
+        """
+        size = len(self.bands), *shape
         if self.pixels is not None and shape == (window.height, window.width):
-            return self.pixels[:, *window.toslices()].astype(dtype)
-        fine_height = max(file.height for file in self.files)
-        fine_width = max(file.width for file in self.files)
-        bands = []
+            inside = (slice(None), *window.toslices())
+            missing = np.zeros(size, bool)
+            if self.missing is not None:
+                missing = self.missing[inside]
+            return self.pixels[inside].astype(dtype), missing
+        values, missing = np.zeros(size, dtype), np.ones(size, bool)
+        dark = np.ones(shape, bool)
         for file in self.files:
-            down, right = file.height / fine_height, file.width / fine_width
-            part = Window(
-                (self.column + window.col_off) * right,
-                (self.row + window.row_off) * down,
-                window.width * right,
-                window.height * down,
+            channels = list(file.channels)
+            part, holes, zero = file.read(self._in_file(file, window), shape, dtype)
+            values[channels], missing[channels] = part, holes
+            # The files without nodata of 0 do not count.
+            dark &= zero if 0 in file.nodata else True
+        if any(0 in file.nodata for file in self.files):
+            missing[:, dark] = True
+        if self.mask_file is not None and self.mask_band is not None:
+            part, _, _ = self.mask_file.read(
+                self._in_file(self.mask_file, window), shape
             )
-            with opened(file.path) as source:
-                bands.append(
-                    source.read(
-                        file.indexes,
-                        window=part,
-                        out_shape=(len(file.indexes), *shape),
-                        out_dtype=dtype,
-                    )
-                )
-        return np.concatenate(bands) if len(bands) > 1 else bands[0]
+            missing[:, MASK_BANDS[self.mask_band](part[0])] = True
+        return values, missing
+
+    def _in_file(self, file: BandFile, window: Window) -> Window:
+        """A window of the scene in the pixels of a file."""
+        # The scene may be a part of its files, and they may be coarser.
+        down = file.height / max(each.height for each in self.files)
+        right = file.width / max(each.width for each in self.files)
+        return Window(
+            (self.column + window.col_off) * right,
+            (self.row + window.row_off) * down,
+            window.width * right,
+            window.height * down,
+        )
 
 
 def _same_ground(file: BandFile, finest: BandFile) -> bool:
@@ -353,17 +411,16 @@ def _same_ground(file: BandFile, finest: BandFile) -> bool:
     return near and bool(file.crs == finest.crs)
 
 
-@contextmanager
-def opened(path: str) -> Iterator[rasterio.DatasetReader]:
-    """Open a raster file; errors name the file, and no georeference is needed."""
+def _mask_of_file(path: str, mask_band: str, sensor: Sensor) -> BandFile:
+    """The band of a file that tells clouds, or that of a file beside it."""
+    stem, suffix = os.path.splitext(path)
+    beside = f'{stem}_{mask_band}{suffix}'
+    if os.path.isfile(beside):
+        return BandFile.open(beside, [mask_band], sensor, [mask_band])
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', NotGeoreferencedWarning)
-            with rasterio.open(path) as file:
-                yield file
-    # Damaged headers ask for any amount of memory, or hold names in no encoding.
-    except (RasterioError, CPLE_BaseError, MemoryError, UnicodeError) as error:
-        raise OSError(
-            f'{path} cannot be read: {error}. The file may be damaged or truncated. '
-            'Replace it, or exclude it.'
+        return BandFile.open(path, [mask_band], sensor)
+    except ValueError as error:
+        raise ValueError(
+            f'mask_band: {path} has no band {mask_band}, and there is no file '
+            f'{beside}. Leave out mask_band=, or exclude the file.'
         ) from error

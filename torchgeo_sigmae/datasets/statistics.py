@@ -4,7 +4,6 @@
 """Mean and standard deviation of the bands of scenes, stored in a file."""
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -14,9 +13,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..patches import valid_values
 from .chips import SceneChips
 from .find import skip_on_error
+from .paths import file_state
 from .scenes import RasterScene
 
 __all__ = ('SceneStatistics', 'compute_statistics', 'read_statistics')
@@ -35,7 +34,7 @@ class SceneStatistics:
     Attributes:
         mean: Mean of every band.
         std: Population standard deviation of every band.
-        pixels: Number of pixels they were computed from.
+        pixels: Largest number of values of a band that they were computed from.
         skipped: Scenes without data, or that cannot be read.
         source: What they depend on: bands, side of the chips, state of the files.
     """
@@ -94,27 +93,36 @@ def compute_statistics(
     """
     bands = scenes[0].bands
     share = min(1.0, _MAX_CHIPS * size**2 / sum(scene.num_pixels for scene in scenes))
-    count, total, squares = 0, np.zeros(len(bands)), np.zeros(len(bands))
-    shift: np.ndarray | None = None
+    count, total, squares = (np.zeros(len(bands)) for _ in range(3))
+    shift = np.full(len(bands), np.nan)
     skipped = set() if skipped is None else skipped
     left_out = []
     for scene in tqdm(scenes, 'Computing statistics', disable=None, delay=2):
         chips: list[np.ndarray] = []
         with skip_on_error(scene.path, on_error, skipped):
             chips = _sample(scene, size, share)
-        if not chips:
+        if not chips and not scene.is_part:
             left_out.append(scene.path)
         for pixels in chips:
+            valid = np.isfinite(pixels)
+            number = valid.sum(axis=1)
             # Sums of squares of values far from 0 would lose digits.
-            shift = pixels.mean(axis=1) if shift is None else shift
-            centered = pixels - shift[:, None]
-            count += pixels.shape[1]
+            first = np.where(valid, pixels, 0).sum(axis=1) / np.maximum(number, 1)
+            shift = np.where(np.isnan(shift) & (number > 0), first, shift)
+            centered = np.where(valid, pixels - shift[:, None], 0)
+            count += number
             total += centered.sum(axis=1)
             squares += (centered**2).sum(axis=1)
-    if shift is None:
+    if not count.any():
         raise OSError(
             f'None of the {len(scenes)} training scenes holds data, see the warnings '
             'above.'
+        )
+    if not count.all():
+        empty = [band for band, number in zip(bands, count, strict=True) if not number]
+        raise ValueError(
+            f'bands: no training scene has a value of {", ".join(empty)}. Leave them '
+            'out of bands=.'
         )
     std = np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0))
     if not std.all():
@@ -125,22 +133,32 @@ def compute_statistics(
         )
     mean = shift + total / count
     source = _source(scenes, size)
-    return SceneStatistics(mean.tolist(), std.tolist(), count, left_out, source)
+    pixels_seen = int(count.max())
+    return SceneStatistics(mean.tolist(), std.tolist(), pixels_seen, left_out, source)
 
 
 def _source(scenes: Sequence[RasterScene], size: int) -> dict[str, Any]:
     """See :attr:`SceneStatistics.source`."""
-    files = {}
+    files: dict[str, list[Any]] = {}
     for scene in scenes:
-        status = os.stat(scene.path)
-        indexes = [list(file.indexes) for file in scene.files]
-        state = [status.st_size, status.st_mtime_ns, indexes, str(scene.nodata)]
-        files[scene.path] = state
+        masks = [] if scene.mask_file is None else [scene.mask_file]
+        state = [
+            (
+                file_state(file.path),
+                file.indexes,
+                str((file.nodata, file.scales, file.offsets)),
+            )
+            for file in (*scene.files, *masks)
+        ]
+        part = [scene.row, scene.column, scene.height, scene.width]
+        files.setdefault(scene.path, [state]).append(part)
+    # As JSON returns them.
+    files = json.loads(json.dumps(files))
     return {'bands': list(scenes[0].bands), 'size': size, 'files': files}
 
 
 def _sample(scene: RasterScene, size: int, share: float) -> list[np.ndarray]:
-    """Valid pixels ``(C, N)`` of a share of the chips of a scene."""
+    """Values of valid pixels ``(C, N)`` of a share of the chips of a scene."""
     # Faster than many windows, each of which decodes whole blocks of the file.
     scene = scene.cached() if share > _CACHED_SHARE else scene
     side = min(size, scene.height, scene.width)
@@ -151,7 +169,7 @@ def _sample(scene: RasterScene, size: int, share: float) -> list[np.ndarray]:
     if not chips:
         # The sample fell into gaps: look for the first chip that has data.
         chips = list(islice(_valid(every), 1))
-    if chips:
+    if chips or scene.is_part:
         return chips
     raise ValueError(
         f'{scene.path} holds no data: all pixels are missing or 0. Exclude it, or '
@@ -160,9 +178,12 @@ def _sample(scene: RasterScene, size: int, share: float) -> list[np.ndarray]:
 
 
 def _valid(dataset: SceneChips) -> Iterator[np.ndarray]:
-    """Valid pixels of chips, float64 ``(C, N)``, without empty chips."""
+    """Values of valid pixels of chips, float64 ``(C, N)``, without empty chips.
+
+    Missing values are NaN. A pixel is missing where all its bands are 0, too.
+    """
     for i in range(len(dataset)):
-        image = dataset[i]['image']
-        valid = valid_values(image, nodata=0.0).all(dim=0)
+        image = dataset[i]['image'].double().numpy()
+        valid = (np.isfinite(image) & (image != 0)).any(axis=0)
         if valid.any():
-            yield image[:, valid].double().numpy()
+            yield image[:, valid]

@@ -37,9 +37,11 @@ class FrozenEncoder(nn.Module):
         position_bias: Part of the features ``(D, h, w)`` that depends on the position
             alone; subtracted by :meth:`patch_features`, see
             :meth:`remove_position_bias`.
+        unit: Scale and offset of raw values: reflectance = value x scale + offset.
     """
 
     position_bias: Tensor | None
+    unit: tuple[float, float] = (1e-4, 0.0)
 
     def __init__(
         self,
@@ -135,7 +137,11 @@ class FrozenEncoder(nn.Module):
         transform = None
         if None not in (info.get('mean') or [None]):
             transform = normalization(info['mean'], info['std'])
-        return cls(encoder, weights.bands, transform, **kwargs)
+        frozen = cls(encoder, weights.bands, transform, **kwargs)
+        scale, offset = info.get('scale'), info.get('offset')
+        if isinstance(scale, float) and isinstance(offset, float):
+            frozen.unit = scale, offset
+        return frozen
 
     def untrained(self) -> 'FrozenEncoder | None':
         """Return the same encoder with random weights, and the same normalization.

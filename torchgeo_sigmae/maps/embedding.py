@@ -4,6 +4,7 @@
 """Maps of patch embeddings."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,7 @@ def embedding_map(
             encoder has no patches or no normalization, or no pixel is valid.
     """
     target, patch = Path(target), encoder_patch_size(encoder)
+    scene = replace(scene, unit=encoder.unit)
     if target.suffix == '.parquet':
         require_pyarrow()
     _check(scene, encoder, size, patch, pca)

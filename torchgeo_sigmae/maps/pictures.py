@@ -6,6 +6,7 @@
 import math
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas as gpd
@@ -18,7 +19,8 @@ from matplotlib.figure import Figure
 from rasterio.windows import Window
 
 from ..bands import BandSet
-from ..datasets.scenes import RasterScene, opened
+from ..datasets.band_files import opened
+from ..datasets.scenes import RasterScene
 from ..plotting import plot_saliency
 from ..plotting.canvas import colors, draw_map, image_title, panel_grid, rgb_channels
 from ..plotting.reconstruction import reconstruction_panels
@@ -107,6 +109,7 @@ def reconstruction_picture(
         window = Window(column, row, side[1], side[0])
         layers = file.read(window=window)
     rebuilt, mask, error = layers[:-2], layers[-2], layers[-1]
+    scene = replace(scene, unit=(scale, offset))
     image = scene.read(window)[BandSet.from_data(scene.bands).channels(bands)]
     panels = reconstruction_panels(
         image * scale + offset, rebuilt, mask > 0, rgb_channels(bands)

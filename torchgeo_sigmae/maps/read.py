@@ -4,7 +4,6 @@
 """Scenes to be mapped: GeoTIFFs, folders with a file per band, TorchGeo datasets."""
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,24 +19,14 @@ from shapely.geometry.base import BaseGeometry
 from torchgeo.datasets import RasterDataset
 
 from ..bands import BandSet
-from ..datasets.scenes import BandFile, RasterScene
+from ..datasets.band_files import change_unit
+from ..datasets.paths import clean_path, is_remote
+from ..datasets.scenes import RasterScene
 
 __all__ = (
     'crop',
     'dataset_raster',
-    'find_band_files',
     'open_raster',
-    'radiometric_offset',
-)
-
-#: ``T32TQM_..._B8A_20m.jp2``, ``S2A_..._B02.tif``, ``B04.TIF``.
-_BAND_FILE = re.compile(
-    r'(?:.*_)?(?P<band>B\d{1,2}A?)(?:_(?P<meters>\d+)m)?\.(?:jp2|tiff?)', re.IGNORECASE
-)
-
-#: The offset of a band in the metadata of Sentinel-2, Level-2A and Level-1C.
-_OFFSET = re.compile(
-    r'<(?P<name>BOA_ADD_OFFSET|RADIO_ADD_OFFSET)\b[^>]*>\s*(?P<value>-?\d+)\s*</'
 )
 
 
@@ -46,22 +35,24 @@ def open_raster(
     bands: Sequence[str],
     bands_in_file: Sequence[str] | None = None,
     nodata: float | None = None,
+    scale: float | None = None,
     offset: float | None = None,
+    mask_band: str | None = None,
 ) -> RasterScene:
-    """Open a scene without reading its pixels.
+    """Open a scene to map it, without reading its pixels.
 
     Args:
-        path: A GeoTIFF with band descriptions; or a folder with one file per band, such
-            as a Sentinel-2 ``.SAFE`` product or a patch of BigEarthNet. Coarser bands
-            are read on the grid of the finest one, the nearest pixel each.
+        path: A file, or a folder with a file per band, see :meth:`.RasterScene.open`.
         bands: Wanted bands, in any spelling.
         bands_in_file: Names of the bands of a GeoTIFF without descriptions, in order.
         nodata: Value of missing pixels; None for the file's own, or else 0.
-        offset: Added to raw values; None for the offset in the metadata of a Sentinel-2
-            product (-1000 since processing baseline 04.00), or else 0.
+        scale: Reflectance per unit; None for what the file tells, or else 1e-4.
+        offset: Reflectance at 0: reflectance = value x scale + offset. None for what
+            the file tells, or else 0.
+        mask_band: See :meth:`.RasterScene.open`.
 
     Returns:
-        The scene.
+        The scene. Its values are reflectance x 10000.
 
     Raises:
         FileNotFoundError: If there is no such file, or no file of a band.
@@ -69,26 +60,23 @@ def open_raster(
         ValueError: If a file lacks a band or band names, the files of a folder do not
             show the same ground, or the geotransform is not usable.
     """
-    path, names = Path(path), BandSet(bands)
-    if path.is_dir():
-        files = [
-            BandFile.open(str(file), BandSet([band], names.sensor), [band])
-            for band, file in find_band_files(path, names).items()
-        ]
-        scene = RasterScene.from_files(str(path), names, files, nodata)
-        offset = radiometric_offset(path) if offset is None else offset
-    elif path.exists():
-        scene = RasterScene.open(str(path), names, bands_in_file, nodata)
-    else:
-        raise FileNotFoundError(f'scene: there is no file or folder {str(path)!r}.')
+    path = clean_path(path)
+    if not is_remote(path) and not Path(path).exists():
+        raise FileNotFoundError(f'scene: there is no file or folder {path!r}.')
+    scene = RasterScene.open(
+        path, bands, bands_in_file, nodata, scale, offset, mask_band=mask_band
+    )
     transform = scene.transform
     if not np.isfinite(tuple(transform)).all() or transform.is_degenerate:
         raise ValueError(
             f'scene: {path} has the geotransform {tuple(transform)[:6]}, which cannot '
             'be used. Write the file again with a valid one.'
         )
-    nodata = 0.0 if scene.nodata is None else scene.nodata
-    return replace(scene, nodata=nodata, offset=offset or 0.0)
+    files = [
+        replace(file, nodata=tuple(0.0 if n is None else n for n in file.nodata))
+        for file in scene.files
+    ]
+    return replace(scene, files=tuple(files))
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,11 +87,17 @@ class _DatasetScene(RasterScene):
         dataset: The dataset.
         channels: Positions of the bands in its images.
         time: Slice of time.
+        nodata: Value of missing pixels; None without.
+        scale: Reflectance per unit.
+        offset: Reflectance at 0.
     """
 
     dataset: RasterDataset = field(kw_only=True, repr=False)
     channels: tuple[int, ...] = field(kw_only=True)
     time: slice = field(kw_only=True)
+    nodata: float | None = field(kw_only=True)
+    scale: float = field(kw_only=True)
+    offset: float = field(kw_only=True)
 
     @property
     def paths(self) -> list[str]:
@@ -112,8 +106,8 @@ class _DatasetScene(RasterScene):
 
     def _raw(
         self, window: Window, shape: tuple[int, int], dtype: str = 'float32'
-    ) -> np.ndarray:
-        """Raw values of a window inside the scene, a new array ``(C, *shape)``."""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Values of a window inside the scene, reflectance x 10000, and the missing."""
         west, north = self.transform @ (window.col_off, window.row_off)
         east, south = self.transform @ (
             window.col_off + window.width,
@@ -132,8 +126,13 @@ class _DatasetScene(RasterScene):
                 f'{self.path} returned {tuple(image.shape[-2:])} pixels instead of '
                 f'{shape}, at x {x}, y {y}.'
             )
-        values: np.ndarray = image.numpy()[list(self.channels)].astype(dtype)
-        return values
+        values = image.numpy()[list(self.channels)].astype(dtype)
+        missing = values == self.nodata
+        if self.nodata == 0:
+            # A single dark band may be 0.
+            missing[:] = missing.all(0)
+        change_unit(values, (self.scale, self.offset), self.unit)
+        return values, missing
 
 
 def dataset_raster(
@@ -141,6 +140,7 @@ def dataset_raster(
     bands: Sequence[str],
     time: slice | None = None,
     nodata: float | None = 0.0,
+    scale: float = 1e-4,
     offset: float = 0.0,
 ) -> RasterScene:
     """Use a dataset of TorchGeo as a scene.
@@ -153,7 +153,8 @@ def dataset_raster(
         bands: Wanted bands, in any spelling.
         time: Slice of time, as in the dataset's ``bounds[2]``; None for all of it.
         nodata: Value of missing pixels; None without.
-        offset: Added to raw values; -1000 for digital numbers of Sentinel-2 since
+        scale: Reflectance per unit.
+        offset: Reflectance at 0; -0.1 for digital numbers of Sentinel-2 since
             processing baseline 04.00.
 
     Returns:
@@ -174,6 +175,7 @@ def dataset_raster(
         Affine(x.step, 0, x.start, 0, -y.step, y.stop),
         CRS.from_user_input(dataset.crs),
         nodata=nodata,
+        scale=scale,
         offset=offset,
         dataset=dataset,
         channels=tuple(channels),
@@ -214,71 +216,9 @@ def crop(scene: RasterScene, aoi: BaseGeometry, patch_size: int = 1) -> RasterSc
             (window.row_off + window.height, scene.height),
         )
     )
-    return replace(
-        scene,
-        height=bottom - row,
-        width=right - column,
-        transform=scene.transform @ Affine.translation(column, row),
-        row=scene.row + row,
-        column=scene.column + column,
-        aoi=aoi if scene.aoi is None else scene.aoi.intersection(aoi),
-        pixels=None,
-    )
-
-
-def find_band_files(folder: Path, bands: BandSet) -> dict[str, Path]:
-    """Find the file of every band in a folder and below, at its finest resolution.
-
-    Previews and masks of a Sentinel-2 product (with a folder ``IMG_DATA``) are left
-    out.
-    """
-    candidates: dict[str, list[tuple[int, Path]]] = {}
-    files = sorted(path for path in folder.rglob('*') if path.is_file())
-    product = [path for path in files if 'IMG_DATA' in path.parts]
-    for path in product or files:
-        name = _BAND_FILE.fullmatch(path.name)
-        band = bands.sensor.find(name['band']) if name else None
-        if name and band:
-            meters = int(name['meters'] or 0)
-            candidates.setdefault(band.name, []).append((meters, path))
-    missing = [band for band in bands if band not in candidates]
-    if missing:
-        raise FileNotFoundError(
-            f'scene: {folder} has no file of {", ".join(missing)}. Expected names that '
-            f'end in _{missing[0]}.tif, _{missing[0]}.jp2 or _{missing[0]}_20m.jp2'
-            + (f'; there are {", ".join(candidates)}.' if candidates else '.')
-        )
-    chosen = {}
-    for wanted in bands:
-        finest = min(meters for meters, _ in candidates[wanted])
-        paths = [path for meters, path in candidates[wanted] if meters == finest]
-        if len(paths) > 1:
-            raise ValueError(
-                f'scene: {folder} has several files of {wanted}: {paths[0].name}, '
-                f'{paths[1].name}. Pass the folder of one product.'
-            )
-        chosen[wanted] = paths[0]
-    return chosen
-
-
-def radiometric_offset(folder: Path) -> float | None:
-    """Read the offset of digital numbers from the metadata of a Sentinel-2 product.
-
-    Since processing baseline 04.00 (25 January 2022) digital numbers are 1000 larger,
-    to keep dark ground from becoming negative. The offset undoes that; None without
-    metadata.
-    """
-    for parent in (folder, *folder.resolve().parents[:4]):
-        for path in sorted(parent.glob('MTD_MSI*.xml')):
-            text = path.read_text(errors='replace')
-            values = {float(match['value']) for match in _OFFSET.finditer(text)}
-            if len(values) > 1:
-                raise ValueError(
-                    f'offset: {path} has several offsets, {sorted(values)}. Pass one, '
-                    'offset=.'
-                )
-            return values.pop() if values else None
-    return None
+    part = scene.part(row, column, bottom - row, right - column)
+    aoi = aoi if scene.aoi is None else scene.aoi.intersection(aoi)
+    return replace(part, aoi=aoi)
 
 
 def _extent(west: float, south: float, east: float, north: float) -> str:

@@ -3,6 +3,7 @@
 
 """Maps of reconstructions."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,7 @@ def reconstruction_map(
             pixel is valid.
     """
     target = Path(target)
+    scene = replace(scene, unit=(task.statistics.scale, task.statistics.offset))
     bands = BandSet.from_data(task.statistics.data_bands, task.bands.sensor)
     if scene.bands != bands:
         raise ValueError(

@@ -18,7 +18,7 @@ from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
 from .._files import atomic_path
-from ..datasets.scenes import opened
+from ..datasets.band_files import opened
 
 __all__ = ('check_suffix', 'read_aoi', 'salient_regions', 'write_regions')
 
@@ -149,8 +149,9 @@ def write_regions(frame: gpd.GeoDataFrame, target: str | Path) -> None:
 
     Args:
         frame: The regions.
-        target: A file that ends in ``.geojson`` (in degrees, as its standard asks, if
-            the regions have a system) or ``.gpkg``. An existing one is replaced.
+        target: A file that ends in ``.geojson`` (in degrees and cut at the date line,
+            as its standard asks, RFC 7946, if the regions have a system) or ``.gpkg``.
+            An existing one is replaced.
 
     Raises:
         OSError: If it cannot be written; an existing one is left as it was.
@@ -160,11 +161,33 @@ def write_regions(frame: gpd.GeoDataFrame, target: str | Path) -> None:
     check_suffix(target)
     if target.suffix == '.geojson' and frame.crs is not None:
         frame = frame.to_crs('EPSG:4326')
+        frame.geometry = frame.geometry.map(_cut_at_date_line)
     errors = (DataLayerError, DataSourceError)
     with atomic_path(target, 'polygons', errors) as part, warnings.catch_warnings():
         # Maps of scenes without georeference have none either.
         warnings.filterwarnings('ignore', message="'crs' was not provided")
         frame.to_file(part, driver=_DRIVERS[target.suffix], layer='regions')
+
+
+def _cut_at_date_line(outline: BaseGeometry) -> BaseGeometry:
+    """Cut an outline in degrees where longitudes leave -180 to 180."""
+    west, _, east, _ = outline.bounds
+    if east - west > 180:
+        # One that crosses the line, not one that spans half of the Earth.
+        outline = shapely.transform(
+            outline, lambda xy: np.stack([xy[:, 0] % 360, xy[:, 1]], axis=1)
+        )
+        west, _, east, _ = outline.bounds
+    if west >= -180 and east <= 180:
+        return outline
+    parts: list[BaseGeometry] = []
+    for turn in (-360, 0, 360):
+        moved = shapely.transform(outline, lambda xy, t=turn: xy + np.array((t, 0)))
+        parts += shapely.get_parts(
+            shapely.intersection(moved, shapely.box(-180, -90, 180, 90))
+        ).tolist()
+    polygons = [part for part in parts if part.geom_type == 'Polygon']
+    return polygons[0] if len(polygons) == 1 else shapely.MultiPolygon(polygons)
 
 
 def check_suffix(target: Path) -> None:
@@ -178,5 +201,8 @@ def check_suffix(target: Path) -> None:
 def _square_meters(outlines: gpd.GeoSeries) -> gpd.GeoSeries:
     """Areas; those of a system in degrees are measured in the UTM zone."""
     if not outlines.crs.is_projected:
+        if outlines.total_bounds[0] > 180:
+            # Longitudes of 0 to 360 degrees.
+            outlines = outlines.translate(-360)
         outlines = outlines.to_crs(outlines.estimate_utm_crs())
     return outlines.area * outlines.crs.axis_info[0].unit_conversion_factor ** 2

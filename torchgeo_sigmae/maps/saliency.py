@@ -11,6 +11,7 @@ import torch
 from rasterio.windows import Window
 
 from ..bands import BandSet, Sensor, get_sensor
+from ..datasets.band_files import UNIT
 from ..datasets.scenes import RasterScene
 from ..patches import valid_patches, valid_values
 from ..transforms import (
@@ -52,7 +53,6 @@ def saliency_map(
     indices: Sequence[str | SpectralIndex] = DEFAULT_INDICES,
     alpha: float = 0.5,
     combine: str = 'minmax',
-    scale: float = 1e-4,
     window: int | None = None,
 ) -> None:
     """Map spectral indices and saliency of the patches of a scene of any size.
@@ -74,7 +74,6 @@ def saliency_map(
         alpha: Weight of richness against heterogeneity, in [0, 1].
         combine: ``'minmax'``, ``'rank'`` or ``'product'``, see
             :func:`~torchgeo_sigmae.transforms.patch_saliency`.
-        scale: Reflectance per unit of the scene's values.
         window: Side of the windows that are read in pixels, a multiple of *patch_size*;
             None for about 1024.
 
@@ -97,7 +96,7 @@ def saliency_map(
     formulas = [(index.name, index.formula, index.value_range) for index in resolved]
     key = map_key(
         scene, map='saliency', patch_size=patch_size, indices=formulas, alpha=alpha,
-        combine=combine, scale=scale,
+        combine=combine,
     )  # fmt: skip
     if is_finished(target, key):
         return
@@ -105,7 +104,7 @@ def saliency_map(
     def statistics(part: Window) -> np.ndarray:
         image = torch.from_numpy(scene.read(part))
         valid = valid_values(image)
-        layers, counted = masked_indices(image * scale, scene.bands, resolved, valid)
+        layers, counted = masked_indices(image * UNIT, scene.bands, resolved, valid)
         means, _ = index_moments(layers, patch_size, counted)
         patches = valid_patches(counted, patch_size)
         joint = torch.stack(patch_statistics(layers, patch_size, counted))

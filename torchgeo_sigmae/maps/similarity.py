@@ -11,7 +11,7 @@ import rasterio
 from pyproj import CRS, Transformer
 from rasterio.windows import Window
 
-from ..datasets.scenes import opened
+from ..datasets.band_files import opened
 from .windows import Grid, Part
 from .write import write_map
 
@@ -71,7 +71,9 @@ def similarity_map(
             for window, values in _parts(file)
         )
         tags = {'x': str(x), 'y': str(y), 'row': str(row), 'column': str(column)}
-        grid = Grid(file.height, file.width, file.transform, file.crs)
+        points, points_crs = file.gcps
+        gcps = tuple((p.row, p.col, p.x, p.y, p.z or 0.0) for p in points)
+        grid = Grid(file.height, file.width, file.transform, file.crs, gcps, points_crs)
         write_map(Path(target), parts, grid, ['similarity'], tags)
 
 

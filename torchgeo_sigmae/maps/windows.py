@@ -6,7 +6,6 @@
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,9 @@ from rasterio.windows import Window
 from torch import nn
 from tqdm import tqdm
 
-from ..datasets.scenes import RasterScene, opened
+from ..datasets.band_files import opened
+from ..datasets.paths import file_state
+from ..datasets.scenes import RasterScene
 
 __all__ = (
     'Grid',
@@ -41,12 +42,18 @@ _WINDOW = 1024
 
 @dataclass(frozen=True)
 class Grid:
-    """Rows and columns of a map, and where they are."""
+    """Rows and columns of a map, and where they are.
+
+    A map has ground control points (row, column, x, y, z) if its scene has no
+    geotransform but them.
+    """
 
     rows: int
     columns: int
     transform: Affine
     crs: CRS | None
+    gcps: tuple[tuple[float, ...], ...] = ()
+    gcps_crs: CRS | None = None
 
 
 def patch_grid(scene: RasterScene, patch_size: int) -> Grid:
@@ -56,6 +63,11 @@ def patch_grid(scene: RasterScene, patch_size: int) -> Grid:
         math.ceil(scene.width / patch_size),
         scene.transform @ Affine.scale(patch_size),
         scene.crs,
+        tuple(
+            (row / patch_size, column / patch_size, *place)
+            for row, column, *place in scene.gcps
+        ),
+        scene.gcps_crs,
     )
 
 
@@ -104,10 +116,7 @@ def compute_windows(
 
 def map_key(scene: RasterScene, **settings: object) -> str:
     """Identify a map by its scene, the state of the scene's files, and its settings."""
-    files = []
-    for path in scene.paths:
-        status = os.stat(path)
-        files.append((path, status.st_size, status.st_mtime_ns))
+    files = [(path, file_state(path)) for path in scene.paths]
     aoi = None if scene.aoi is None else scene.aoi.wkt
     text = json.dumps([repr(scene), aoi, files, settings], default=repr)
     return hashlib.sha256(text.encode()).hexdigest()

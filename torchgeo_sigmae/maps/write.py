@@ -17,12 +17,13 @@ import numpy as np
 import rasterio
 import shapely
 from rasterio._err import CPLE_BaseError
+from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.shutil import copy
 from rasterio.windows import Window
 
 from .._files import atomic_path, require_writable
-from ..datasets.scenes import opened
+from ..datasets.band_files import opened
 from .windows import Grid, Part
 
 __all__ = (
@@ -128,6 +129,11 @@ def _write_layers(
                 blockxsize=_TILE, blockysize=_TILE, bigtiff='if_safer',
             ) as file,
         ):  # fmt: skip
+            if grid.gcps:
+                file.gcps = (
+                    [GroundControlPoint(*point) for point in grid.gcps],
+                    (grid.gcps_crs),
+                )
             file.descriptions = tuple(names)
             file.update_tags(**tags)
             for window, values in parts:
