@@ -23,7 +23,7 @@ from torchgeo_sigmae.datamodules.inspect import (
 )
 
 AUSTRIA = {f'{split}_countries': ['austria'] for split in ('train', 'val', 'test')}
-RAW = BatchSpec(mean=0.0, std=3000.0, normalize=True)
+RAW = BatchSpec(mean=0.0, std=1.0, scale=1.0, normalize=True)
 TEN = SENTINEL2_TEN_BANDS
 THREE = ['NDVI', 'NDWI', 'NDBI']
 

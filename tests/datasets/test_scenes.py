@@ -49,6 +49,18 @@ def test_a_missing_band_names_the_file(tmp_path: Path) -> None:
     assert len(find_scenes(tmp_path, bands=RGB, exclude='b*')) == 1
 
 
+def test_a_pattern_without_a_slash_excludes_names_in_every_folder(
+    tmp_path: Path,
+) -> None:
+    for name in ('a.tif', 'sub/a.tif', 'sub/b.tif'):
+        write(tmp_path / name, numbered(8, 8))
+    found = find_scenes(tmp_path, bands=RGB, exclude='a*')
+    assert [scene.path for scene in found] == [str(tmp_path / 'sub' / 'b.tif')]
+    assert len(find_scenes(tmp_path, bands=RGB, exclude='sub/a*')) == 2
+    with pytest.warns(UserWarning, match="exclude: 'c.*' matches no file"):
+        find_scenes(tmp_path, bands=RGB, exclude='c*')
+
+
 @pytest.mark.parametrize(
     ('dtype', 'value', 'nodata', 'one_band', 'all_bands'),
     [

@@ -97,7 +97,8 @@ class SceneDataModule(NonGeoDataModule):
                 to set *val_fraction* aside.
             test_paths: Patterns of the test scenes, which are neither trained on nor
                 validated on.
-            exclude: Patterns of files to leave out.
+            exclude: Patterns of files to leave out; one without a slash matches names
+                in every folder.
             val_fraction: Share of the pixels to set aside for validation, in [0, 1).
                 It is met within a tenth, or a warning says why not. Scenes that overlap
                 on the ground are one place. Whole places are set aside where they add
@@ -258,20 +259,20 @@ class SceneDataModule(NonGeoDataModule):
     def _find(self, skipped: set[str]) -> Split:
         """Find the scenes and split them."""
         scenes: Split = {'train': [], 'val': [], 'test': []}
-        taken = [self.exclude] if isinstance(self.exclude, str) else list(self.exclude)
+        taken: set[str] = set()
         for split, paths in (
             ('test', self.test_paths),
             ('val', self.val_paths),
             ('train', self.paths),
         ):
             if paths is not None:
-                scenes[split] = find_scenes(
+                found = find_scenes(
                     self.root,
                     paths,
                     self.bands,
                     self.bands_in_file,
                     self.nodata,
-                    taken,
+                    self.exclude,
                     self.on_error,
                     skipped,
                     self.scale,
@@ -279,7 +280,8 @@ class SceneDataModule(NonGeoDataModule):
                     self.allow_missing_bands,
                     self.mask_band,
                 )
-                taken += [paths] if isinstance(paths, str) else list(paths)
+                scenes[split] = [scene for scene in found if scene.path not in taken]
+                taken.update(scene.path for scene in found)
         if self.val_paths is None and self.val_fraction:
             scenes['train'], scenes['val'] = split_scenes(
                 scenes['train'], self.val_fraction, self.size, self.seed

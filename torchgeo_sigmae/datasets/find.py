@@ -49,7 +49,8 @@ def find_scenes(
         bands: Wanted bands.
         bands_in_file: See :meth:`RasterScene.open`.
         nodata: See :meth:`RasterScene.open`.
-        exclude: Patterns of files to leave out.
+        exclude: Patterns of files to leave out; one without a slash matches names in
+            every folder.
         on_error: What happens to a file that cannot be read, or lacks a band:
             ``'raise'``, or ``'skip'`` to leave it out with a warning.
         skipped: The names of files that are left out are added to this set.
@@ -67,14 +68,15 @@ def find_scenes(
         ValueError: If a file lacks a band or band names.
 
     Warns:
-        UserWarning: For every file that is left out; and if the names of Sentinel-2
+        UserWarning: For every file that is left out; for a pattern of *exclude* that
+            matches nothing; and if the names of Sentinel-2
             scenes tell of processing baselines before and after 04.00.
     """
     check_on_error(on_error)
     remote = {clean_path(path) for path in _patterns(paths) if is_remote(path)}
     if not remote and not os.path.isdir(root):
         raise FileNotFoundError(f'root: there is no folder {os.fspath(root)!r}.')
-    names = sorted((_match(root, paths) | remote) - _match(root, exclude))
+    names = sorted((_match(root, paths) | remote) - _excluded(root, exclude))
     if not names:
         raise FileNotFoundError(
             f'paths: no file under {os.fspath(root)!r} matches {_patterns(paths)}'
@@ -140,6 +142,20 @@ def _match(root: str | Path, patterns: str | Sequence[str]) -> set[str]:
         if os.path.isfile(path := os.path.join(root, name))
         or path.lower().endswith('.safe')
     }
+
+
+def _excluded(root: str | Path, patterns: str | Sequence[str]) -> set[str]:
+    """Names to leave out; a pattern that matches nothing is probably mistyped."""
+    excluded = set()
+    for pattern in _patterns(patterns):
+        names = _match(root, pattern if '/' in pattern else f'**/{pattern}')
+        if not names:
+            warnings.warn(
+                f'exclude: {pattern!r} matches no file under {os.fspath(root)!r}.',
+                stacklevel=3,
+            )
+        excluded |= names
+    return excluded
 
 
 def _any_case(pattern: str) -> str:

@@ -205,6 +205,8 @@ def _cube_depth(channels: int, cube_bands: int | None) -> int:
         for depth in (3, 2):
             if channels % depth == 0:
                 return depth
+        if channels == 1:
+            return 1
         divisors = [d for d in range(1, channels + 1) if channels % d == 0]
         raise ValueError(
             f'in_channels: {channels} bands cannot be cut into cubes of 3 or 2 '
