@@ -280,7 +280,7 @@ def check_folder(folder: Path, on_error: str, cache: bool) -> None:
     else:
         message = ''
     # These speak of all files together.
-    general = ('root: none', 'None of the', 'std:', 'size:')
+    general = ('root: none', 'None of the', 'std:', 'size:', 'bands: no training')
     if message and not message.startswith(general):
         assert str(folder) in message
         assert on_error == 'raise' or 'not finite' in message

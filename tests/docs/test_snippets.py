@@ -156,11 +156,13 @@ def template(
     root = tmp_path_factory.mktemp('reader')
     eurosat(root / 'data' / 'eurosat', scene)
     ten = [SENTINEL2_BANDS.index(band) for band in SENTINEL2_TEN_BANDS]
-    for index, name in enumerate(('nora', 'ravaen', 'dsen2_49JGM', 'a', 'b', 'c')):
+    for index, name in enumerate(('nora', 'ravaen', 'dsen2_49JGM', *'abcdefg')):
         path = root / 'data' / 'scenes' / f'{name}.tif'
         write(path, scene(index, 96)[ten], SENTINEL2_TEN_BANDS, east=4e5 + 1e4 * index)
         landsat = [f'B{number}' for number in range(1, 8)]
-        write(root / 'data' / 'landsat' / f'{name}.tif', scene(index, 96)[:7], landsat)
+        numbers = np.round((scene(index, 96)[:7] * 1e-4 + 0.2) / 2.75e-5)
+        path = root / 'data' / 'landsat' / f'{name}.tif'
+        write(path, numbers.astype('uint16'), landsat)
     shutil.copytree(root / 'data' / 'scenes', root / 'data' / 'bigearthnet')
     shutil.copytree(root / 'data' / 'scenes', root / 'data' / 'barkbeetle')
     product(root / 'scene.SAFE' / 'IMG_DATA' / 'R10m', scene(1, 96), '_10m')

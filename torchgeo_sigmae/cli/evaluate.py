@@ -214,7 +214,7 @@ def evaluate_reconstruction(
     checkpoint: Path,
     *,
     data: Path,
-    paths: Sequence[str] = ('**/*.tif',),
+    paths: Sequence[str] = ('**/*.tif', '**/*.tiff'),
     mask_ratios: Sequence[float] = (0.5, 0.75, 0.9, 0.95),
     size: int | None = None,
     chips: int = 256,
