@@ -64,6 +64,7 @@ intersphinx_mapping = {
 # Objects without a page in the documentation of their project.
 nitpick_ignore = [
     ('py:class', 'affine.Affine'),
+    ('py:class', 'torchgeo_sigmae.cli.parser.T'),
     ('py:class', 'jsonargparse._namespace.Namespace'),
     ('py:class', 'kornia.augmentation.container.augment.AugmentationSequential'),
     ('py:class', 'lightning.fabric.utilities.data.AttributeDict'),

@@ -30,10 +30,10 @@ UNIT = 1e-4
 #: Pixel types that a cached scene keeps; all others become float32.
 _SMALL_TYPES = {'int8', 'uint8', 'int16', 'uint16'}
 
-#: Bands that tell clouds, and where they do. SCL: no data, saturated or defective,
-#: cloud shadow, medium and high cloud probability, thin cirrus (ESA, Sentinel-2
-#: Level-2A). QA_PIXEL: bits 0 to 4, fill, dilated cloud, cirrus, cloud, cloud shadow
-#: (USGS, Landsat Collection 2).
+#: Bands that tell clouds, and where they do. Sentinel-2's SCL counts no data, saturated
+#: or defective, cloud shadow, medium and high cloud probability, thin cirrus (ESA,
+#: Level-2A); Landsat's QA_PIXEL bits 0 to 4, which are fill, dilated cloud, cirrus,
+#: cloud and cloud shadow (USGS, Collection 2).
 MASK_BANDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     'SCL': lambda values: np.isin(values, (0, 1, 3, 8, 9, 10)),
     'QA_PIXEL': lambda values: values.astype('int64') & 0b11111 != 0,

@@ -249,7 +249,7 @@ class RasterScene:
 
         Returns:
             Values in float32, ``(C, H, W)``. Where a file tells its scale and offset,
-            they are in :attr:`unit`, by default reflectance x 10000. Else they are
+            they are in ``unit``, by default reflectance x 10000. Else they are
             those of the file. Missing
             values are NaN: of pixels outside the scene, its area of interest or the
             mask of the file, or under clouds of *mask_band*; where all spectral bands

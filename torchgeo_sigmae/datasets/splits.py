@@ -52,7 +52,7 @@ def split_scenes(
         seed: Seed of the choice.
 
     Returns:
-        Training scenes and validation scenes: whole scenes, or parts of them.
+        Training scenes, then validation scenes. They are whole or parts of one.
 
     Raises:
         ValueError: If there is one place, too small to be cut.

@@ -121,8 +121,9 @@ def adapt_weights(
     Args:
         weights: The weights.
         target: The new bands.
-        method: As in :func:`.adapt_bands`.
-        dates: As in :func:`.adapt_bands`; several dates drop the decoder.
+        method: As in :func:`~torchgeo_sigmae.weights.adapt_bands`.
+        dates: As in :func:`~torchgeo_sigmae.weights.adapt_bands`; several dates drop
+            the decoder.
 
     Returns:
         The weights for these bands, and what was done.

@@ -44,8 +44,8 @@ def load_weights(
         weights: The weights, or any source that :func:`.read_weights` takes.
         bands: The bands the encoder sees; a :class:`~torchgeo_sigmae.bands.BandSet`
             for another sensor than Sentinel-2. Weights for other bands
-            are adapted as in :func:`.adapt_bands`. None to take the weights as they
-            are.
+            are adapted as in :func:`~torchgeo_sigmae.weights.adapt_bands`. None to take
+            the weights as they are.
 
     Raises:
         FileNotFoundError: If *weights* is neither a known enum nor a file.

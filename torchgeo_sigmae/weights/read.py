@@ -20,10 +20,10 @@ def read_weights(source: WeightsEnum | str | Path) -> Weights:
 
     Args:
         source: A weight enum or its string; the path of a file made by
-            ``SIGMAETask.export`` or :func:`.adapt_bands`; a training checkpoint of
-            ``SIGMAETask``, or of a TorchGeo task that fine-tuned one of our encoders,
-            whose head is dropped; or the ``default_root_dir`` of a run with
-            ``resume: true``, for its newest checkpoint.
+            ``SIGMAETask.export`` or :func:`~torchgeo_sigmae.weights.adapt_bands`; a
+            training checkpoint of ``SIGMAETask``, or of a TorchGeo task that fine-tuned
+            one of our encoders, whose head is dropped; or the ``default_root_dir`` of a
+            run with ``resume: true``, for its newest checkpoint.
 
     Returns:
         The tensors of encoder and decoder, and the information. For one of TorchGeo's

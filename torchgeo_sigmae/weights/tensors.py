@@ -51,8 +51,8 @@ def adapt_encoder(
         encoder: Tensors under plain timm keys, of any of our encoders.
         source: Canonical names of its bands.
         target: The new bands.
-        method: As in :func:`.adapt_bands`.
-        dates: As in :func:`.adapt_bands`.
+        method: As in :func:`~torchgeo_sigmae.weights.adapt_bands`.
+        dates: As in :func:`~torchgeo_sigmae.weights.adapt_bands`.
 
     Returns:
         The tensors, and what was done.
@@ -99,7 +99,7 @@ def adapt_decoder(
         decoder: Tensors of the decoder.
         source: Canonical names of its bands.
         target: The new bands.
-        method: As in :func:`.adapt_bands`.
+        method: As in :func:`~torchgeo_sigmae.weights.adapt_bands`.
 
     Returns:
         The tensors.
