@@ -63,14 +63,14 @@ class Watched(SIGMAETask):
     """Looks at every mask and loss of the training."""
 
     def _draw(self, batch: dict[str, Any]) -> Any:
-        tokens, keep, predicted, counts = super()._draw(batch)
+        tokens, inputs, keep, predicted, counts = super()._draw(batch)
         count = tokens.valid.shape[1]
         hidden = min(max(round(0.9 * count), 1), count - 1)
         assert keep.shape[1] == count - hidden
         every = torch.cat([keep, predicted], 1).sort().values
         assert (every == torch.arange(count)).all(), 'a token is lost'
         assert not counts[~tokens.valid.gather(1, predicted)].any(), 'no data counts'
-        return tokens, keep, predicted, counts
+        return tokens, inputs, keep, predicted, counts
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss = super().training_step(*args, **kwargs)

@@ -51,7 +51,7 @@ class HashedTask(SIGMAETask):
 
     def _draw(self, batch: dict[str, Any]) -> Any:
         drawn = super()._draw(batch)
-        tokens, keep, predicted, counts = drawn
+        tokens, _, keep, predicted, counts = drawn
         # The log holds float32, which is exact up to 24 bits.
         masks = float(_hash(tokens.image, keep, predicted, counts) >> 8)
         self.log('masks', torch.tensor(masks), batch_size=len(keep))

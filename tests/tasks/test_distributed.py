@@ -42,7 +42,7 @@ trainer.fit(task, datamodule)
 # Both processes get the same images; masks and augmentation must differ all the same.
 images = torch.rand(4, 10, 64, 64, generator=torch.Generator().manual_seed(0))
 task.log = lambda *args, **kwargs: None
-tokens, keep, _, _ = task._draw({'image': images})
+tokens, _, keep, _, _ = task._draw({'image': images})
 record = {
     'drawn': [float(tokens.image.double().sum()), keep.flatten().tolist()],
     'metrics': {k: float(v) for k, v in trainer.callback_metrics.items()},
