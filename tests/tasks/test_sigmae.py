@@ -628,7 +628,10 @@ def test_weights_from_path_enum_and_string_are_equal(
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        ({'bands': ('B03', 'B04', 'B08')}, r'bands: NDBI needs B08 .nir., B11'),
+        (
+            {'bands': ('B03', 'B04', 'B08'), 'indices': ('NDBI',)},
+            r'bands: NDBI needs B08 .nir., B11',
+        ),
         ({'bands': ('B03', 'B04', 'B08', 'B13')}, "bands: 'B13' is not a band"),
         ({'in_channels': 13}, 'in_channels: 13 for 10 bands'),
         ({'size': 60}, r'size: 60 is not a multiple .*size=56'),
@@ -642,7 +645,7 @@ def test_weights_from_path_enum_and_string_are_equal(
         ({'indices': ('NDXI',)}, "indices: 'NDXI' is unknown"),
         ({'weights': True}, "weights: True would mean timm's own weights"),
         ({'mask_ratio': (0.1, 0.2, 0.3)}, 'neither a number nor a pair'),
-        ({'indices': ()}, 'indices: none given'),
+        ({'indices': (), 'masking': 'saliency'}, 'indices: none given'),
         ({'strength': (0, float('nan'))}, 'must be finite'),
         ({'spectral_weight': -1.0}, r'spectral_weight: -1.0 must be 0 or more'),
         ({'spectral_weight': float('inf')}, r'spectral_weight: inf must be'),
