@@ -14,6 +14,7 @@ from timm.layers import DropPath
 from timm.models import group_parameters
 from torch import Tensor, nn
 
+from .._compiled import keep_plain_keys, unwrap
 from .._methods import replace_method, restore_method
 from ..datamodules.inspect import attached_datamodule
 from ..models import MaskedAutoencoder
@@ -149,7 +150,8 @@ class FineTuning(Callback):
         """
         if stage != 'fit':
             return
-        if isinstance(getattr(pl_module, 'model', None), MaskedAutoencoder):
+        model = getattr(pl_module, 'model', pl_module)
+        if isinstance(unwrap(model), MaskedAutoencoder):
             raise TypeError(
                 f'callbacks: FineTuning is not for {type(pl_module).__name__}, which '
                 'pretrains and has arguments of its own for the same (lr, base_lr, '
@@ -162,6 +164,7 @@ class FineTuning(Callback):
                 'Keep one of them.'
             )
         self._check_encoder(pl_module)
+        keep_plain_keys(pl_module)
         weights = getattr(pl_module, 'weights', None)
         datamodule = attached_datamodule(trainer)
         self._weights = checkpoint = read_own_weights(weights)
@@ -246,8 +249,8 @@ class FineTuning(Callback):
         ]
         frozen = pl_module.hparams.get('freeze_backbone', False)
         if asked and not frozen and not _transformers(pl_module):
-            model = getattr(pl_module, 'model', pl_module)
-            encoder = getattr(model, 'encoder', model)
+            model = unwrap(getattr(pl_module, 'model', pl_module))
+            encoder = unwrap(getattr(model, 'encoder', model))
             raise ValueError(
                 f'{", ".join(asked)}: {type(encoder).__name__} has no transformer '
                 'blocks. Pass layer_decay=1 and drop_path=0 to FineTuning, which '
@@ -334,7 +337,7 @@ def set_drop_path(transformer: nn.Module, drop_path: float) -> None:
         drop_path: Probability of the last block, in [0, 1).
     """
     blocks: Any = transformer.blocks
-    for i, block in enumerate(blocks):
+    for i, block in enumerate(map(unwrap, blocks)):
         rate = drop_path * i / max(len(blocks) - 1, 1)
         for name, _ in list(block.named_children()):
             if name.startswith('drop_path'):
@@ -364,6 +367,8 @@ def _transformers(module: nn.Module, prefix: str = '') -> dict[str, Any]:
 
     Recognized by what is needed of them, because timm has a dozen such classes.
     """
+    if (compiled := unwrap(module)) is not module:
+        return _transformers(compiled, f'{prefix}_orig_mod.')
     blocks = getattr(module, 'blocks', None)
     if (
         isinstance(blocks, nn.Sequential | nn.ModuleList)
