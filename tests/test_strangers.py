@@ -25,9 +25,9 @@ from torchgeo_sigmae import SIGMAETask
 from torchgeo_sigmae._compat import Classification, SemanticSegmentation
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.callbacks import newest_checkpoint
+from torchgeo_sigmae.callbacks.pretrained_inputs import read_own_weights
 from torchgeo_sigmae.cli import main
 from torchgeo_sigmae.evaluation import FrozenEncoder
-from torchgeo_sigmae.tasks.agreement import read_known
 from torchgeo_sigmae.tasks.statistics import BatchStatistics
 from torchgeo_sigmae.weights import adapt_bands, read_weights
 
@@ -100,7 +100,7 @@ def command(*arguments: str) -> Callable[[Path], None]:
 
 def finetune(path: Path) -> None:
     """FineTuning looks into the file itself."""
-    if read_known(str(path)) is None:
+    if read_own_weights(str(path)) is None:
         raise ValueError('not one of ours')
 
 

@@ -15,6 +15,8 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ._compiled import unwrap
+
 __all__ = (
     'adamw',
     'build_optimizer',
@@ -147,7 +149,7 @@ def build_optimizer(
     groups: list[dict[str, Any]] = []
     for module in modules:
         groups += param_groups_weight_decay(
-            module, weight_decay, no_weight_decay_list=UNDECAYED
+            unwrap(module), weight_decay, no_weight_decay_list=UNDECAYED
         )
     return adamw(groups, lr, (0.9, 0.95), trainer)
 

@@ -408,7 +408,7 @@ def test_refusals() -> None:
     pretraining = SIGMAETask(VIT, size=32, decoder_dim=16, decoder_num_heads=1)
     with pytest.raises(TypeError, match='FineTuning is not for SIGMAETask'):
         fit(pretraining, FineTuning())
-    with pytest.raises(ValueError, match='replaced the optimiser of this task'):
+    with pytest.raises(ValueError, match='replaced the optimizer of this task'):
         fit(classification(), FineTuning(), FineTuning())
     task = segmentation('unet', 'resnet18', freeze_backbone=True)
     task.requires_grad_(False)

@@ -150,8 +150,16 @@ def test_refusals(tmp_path: Path, eurosat_root: Path, oscd_root: Path) -> None:
     known = read_weights(tmp_path / 'encoder.pth')
     del known.info['bands']
     write_weights(known, tmp_path / 'bandless.pth')
-    with pytest.raises(ValueError, match=r'bandless.pth.* does not name its bands'):
+    with pytest.raises(ValueError, match=r'bandless.pth.* does not tell its bands'):
         FrozenEncoder.load(tmp_path / 'bandless.pth')
+    for bands, message in (
+        (['B04'], 'bands: 1 names .* takes 10 channels'),
+        (['B99'] * 10, 'B99'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            FrozenEncoder.load(tmp_path / 'bandless.pth', bands)
+    with pytest.raises(ValueError, match=r'is for .* of sentinel2\. Leave bands out'):
+        FrozenEncoder.load(tmp_path / 'encoder.pth', SENTINEL2_TEN_BANDS[::-1])
     with pytest.raises(ValueError, match="dataset: 'Eurosat' is not in torchgeo"):
         extract_features(BandStatistics(), 'Eurosat', eurosat_root)
     with pytest.raises(ValueError, match="no single 'label' of whole numbers"):

@@ -17,8 +17,8 @@ import torch
 
 from helpers.faults import failing_reads
 from helpers.geotiffs import write
-from torchgeo_sigmae import SIGMAE_Weights
-from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
+from torchgeo_sigmae import SIGMAE_Weights, adapt_bands
+from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, BandSet
 from torchgeo_sigmae.evaluation import FrozenEncoder
 from torchgeo_sigmae.maps import embedding_map, open_raster
 
@@ -208,9 +208,30 @@ def test_encoders_that_do_not_fit(
     with pytest.raises(ValueError, match=r"scene: its bands are \['B04'"):
         embedding_map(raster, tmp_path / 'm.tif', encoder)
     raster = open_raster(scene_file, encoder.bands)
-    for name, message in (
-        ('sigmae_vit_tiny_patch8', 'has no mean and std'),
-        ('resnet18', 'does not cut images into square patches'),
-    ):
-        with pytest.raises(ValueError, match=message):
-            embedding_map(raster, tmp_path / 'm.tif', FrozenEncoder.load(name))
+    with pytest.raises(ValueError, match='does not cut images into square patches'):
+        embedding_map(raster, tmp_path / 'm.tif', FrozenEncoder.load('resnet18'))
+
+
+def test_weights_without_mean_and_std_get_those_of_the_scene(
+    scene_file: Path, tmp_path: Path
+) -> None:
+    """As for another sensor, by adapt_bands."""
+    bands = BandSet(['B2', 'B3', 'B4', 'B5', 'B6', 'B7'], 'landsat8')
+    adapt_bands(SIGMAE_Weights.SENTINEL2, bands, tmp_path / 'landsat.pth')
+    encoder = FrozenEncoder.load(tmp_path / 'landsat.pth')
+    assert encoder.bands.matches(bands)
+    with rasterio.open(scene_file) as file:
+        image = file.read()[:6]
+    path = write(tmp_path / 'l8.tif', image, bands, east=5e5)
+    raster = open_raster(path, encoder.bands)
+    embedding_map(raster, tmp_path / 'm.tif', encoder, size=32)
+    assert encoder.transform is None
+    values = torch.from_numpy(image.astype(float))
+    valid = values.where(values > 0, torch.nan)
+    encoder.fit_normalization(valid[None])
+    embedding_map(raster, tmp_path / 'expected.tif', encoder, size=32)
+    found, expected = (read(tmp_path / name) for name in ('m.tif', 'expected.tif'))
+    # From a sample of the scene.
+    both = np.isfinite(found) & np.isfinite(expected)
+    assert both.any()
+    assert np.corrcoef(found[both], expected[both])[0, 1] > 0.9

@@ -6,13 +6,15 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.layers import DropPath
 from timm.models import group_parameters
-from torch import nn
+from torch import Tensor, nn
 
+from .._compiled import keep_plain_keys, unwrap
 from .._methods import replace_method, restore_method
 from ..datamodules.inspect import attached_datamodule
 from ..models import MaskedAutoencoder
@@ -24,8 +26,16 @@ from ..optim import (
     warmup_cosine,
     warmup_steps,
 )
-from ..tasks.agreement import check_bands, match_normalization, read_known
+from ..weights import Weights
+from ..weights.files import ENCODER_KEY, plain
 from .finite import add_guard
+from .pretrained_inputs import (
+    check_bands,
+    encoder_record,
+    match_normalization,
+    read_own_weights,
+    warn_of_values,
+)
 
 __all__ = ('FineTuning', 'parameter_groups', 'set_drop_path')
 
@@ -33,7 +43,7 @@ __all__ = ('FineTuning', 'parameter_groups', 'set_drop_path')
 class FineTuning(Callback):
     """Train a task of TorchGeo as masked autoencoders are fine-tuned.
 
-    Replaces the optimiser and the schedule of any task of TorchGeo, and with them its
+    Replaces the optimizer and the schedule of any task of TorchGeo, and with them its
     ``lr`` and ``patience``: classification, regression, segmentation, change detection.
 
     * Learning rates by layer, as in ELECTRA (https://arxiv.org/abs/2003.10555) and BEiT
@@ -42,15 +52,19 @@ class FineTuning(Callback):
       i)``, its patch embedding, positions and tokens with ``lr * layer_decay ** (L +
       1)``, and its last norm like its last block.
     * AdamW without weight decay of biases, norms, positions and tokens.
-    * Linear warm-up, then a half cosine to 0, by optimiser steps.
+    * Linear warm-up, then a half cosine to 0, by optimizer steps.
     * Stochastic depth (https://arxiv.org/abs/1603.09382): in training, a residual
       branch is dropped for a sample with a probability that grows linearly from 0 in
       the first block to ``drop_path`` in the last.
 
     Weights that were made for other bands than the datamodule gives, or for another
-    order of them, are refused: TorchGeo's tasks only count bands. Where the datamodule
-    normalises otherwise than in pretraining, the first layer of the encoder makes up
-    for it, exactly and before the first step.
+    order of them, are refused: TorchGeo's tasks only count bands. If the datamodule
+    normalizes differently from pretraining, the first layer of the encoder makes up for
+    it, exactly and before the first step. A warning says if the values of the first
+    batch are not normalized as the weights expect.
+
+    Checkpoints record bands, sensor, mean and std of the encoder, so they are weights
+    for any other task.
 
     A :class:`.FiniteGuard` stops the run before a NaN reaches the weights.
 
@@ -86,7 +100,7 @@ class FineTuning(Callback):
             warmup_epochs: Epochs of the warm-up; None for 5 % of the run.
             betas: AdamW's decay of the running means of the gradient and of its square.
             match_normalization: Whether the first layer of pretrained weights makes up
-                for a datamodule that normalises otherwise than in pretraining.
+                for a datamodule that normalizes differently from pretraining.
 
         Raises:
             ValueError: If an argument is outside its range.
@@ -108,17 +122,20 @@ class FineTuning(Callback):
         ):
             if value is not None and not 0 <= value < high:
                 raise ValueError(f'{name}: {value} must be {allowed}.')
-        self.lr = lr
-        self.base_lr = base_lr
+        self.lr = None if lr is None else float(lr)
+        self.base_lr = float(base_lr)
         self.layer_decay = layer_decay
         self.drop_path = drop_path
         self.weight_decay = weight_decay
         self.warmup_epochs = warmup_epochs
         self.betas = betas
         self.match_normalization = match_normalization
+        self._weights: Weights | None = None
+        self._expected: tuple[Tensor, Tensor] | None = None
+        self._normalized = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take over the optimiser; set stochastic depth.
+        """Take over the optimizer; set stochastic depth.
 
         Args:
             trainer: The trainer.
@@ -127,13 +144,14 @@ class FineTuning(Callback):
 
         Raises:
             TypeError: If the task pretrains.
-            ValueError: If the optimiser was taken over already, or the encoder has no
+            ValueError: If the optimizer was taken over already, or the encoder has no
                 transformer blocks while the arguments are about them, or the
                 pretrained weights were made for other bands than the datamodule gives.
         """
         if stage != 'fit':
             return
-        if isinstance(getattr(pl_module, 'model', None), MaskedAutoencoder):
+        model = getattr(pl_module, 'model', pl_module)
+        if isinstance(unwrap(model), MaskedAutoencoder):
             raise TypeError(
                 f'callbacks: FineTuning is not for {type(pl_module).__name__}, which '
                 'pretrains and has arguments of its own for the same (lr, base_lr, '
@@ -141,29 +159,60 @@ class FineTuning(Callback):
             )
         if 'configure_optimizers' in vars(pl_module):
             raise ValueError(
-                'callbacks: something replaced the optimiser of this task before '
+                'callbacks: something replaced the optimizer of this task before '
                 'FineTuning: another FineTuning, or optimizer: in the configuration. '
                 'Keep one of them.'
             )
         self._check_encoder(pl_module)
-        weights, datamodule = (
-            getattr(pl_module, 'weights', None),
-            attached_datamodule(trainer),
-        )
-        checkpoint = read_known(weights)
+        keep_plain_keys(pl_module)
+        weights = getattr(pl_module, 'weights', None)
+        datamodule = attached_datamodule(trainer)
+        self._weights = checkpoint = read_own_weights(weights)
         check_bands(weights, datamodule, checkpoint)
+        self._expected = (torch.ones(1), torch.zeros(1)) if checkpoint else None
+        self._normalized = True
         for transformer in _transformers(pl_module).values():
-            if self.match_normalization:
-                match_normalization(transformer, weights, datamodule, checkpoint)
+            if self.match_normalization and checkpoint:
+                self._expected = match_normalization(
+                    transformer, weights, datamodule, checkpoint
+                )
             if any(p.requires_grad for p in transformer.blocks.parameters()):
                 set_drop_path(transformer, self.drop_path)
         replace_method(pl_module, 'configure_optimizers', self._configure_optimizers)
         add_guard(trainer)
 
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the values of the first batch."""
+        if self._weights is None or self._expected is None:
+            return
+        image = batch.get('image') if isinstance(batch, dict) else None
+        if isinstance(image, Tensor) and image.is_floating_point():
+            self._normalized = warn_of_values(image, self._weights, *self._expected)
+        self._expected = None
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Record what must be known to use the encoder elsewhere."""
+        arguments = checkpoint['hyper_parameters'] = plain(
+            checkpoint.get('hyper_parameters', {})
+        )
+        model = arguments.get('backbone') or arguments.get('model')
+        encoder = next(iter(_transformers(pl_module).values()), None)
+        if encoder is None or not isinstance(model, str):
+            return
+        datamodule = attached_datamodule(trainer)
+        if record := encoder_record(encoder, model, self._weights, datamodule):
+            if not self._normalized:
+                record.update(mean=None, std=None)
+            checkpoint[ENCODER_KEY] = plain(record)
+
     def teardown(
         self, trainer: Trainer, pl_module: LightningModule, stage: str
     ) -> None:
-        """Give the optimiser back.
+        """Give the optimizer back.
 
         Args:
             trainer: The trainer.
@@ -175,7 +224,7 @@ class FineTuning(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Give the optimiser back.
+        """Give the optimizer back.
 
         Args:
             trainer: The trainer.
@@ -200,8 +249,8 @@ class FineTuning(Callback):
         ]
         frozen = pl_module.hparams.get('freeze_backbone', False)
         if asked and not frozen and not _transformers(pl_module):
-            model = getattr(pl_module, 'model', pl_module)
-            encoder = getattr(model, 'encoder', model)
+            model = unwrap(getattr(pl_module, 'model', pl_module))
+            encoder = unwrap(getattr(model, 'encoder', model))
             raise ValueError(
                 f'{", ".join(asked)}: {type(encoder).__name__} has no transformer '
                 'blocks. Pass layer_decay=1 and drop_path=0 to FineTuning, which '
@@ -288,7 +337,7 @@ def set_drop_path(transformer: nn.Module, drop_path: float) -> None:
         drop_path: Probability of the last block, in [0, 1).
     """
     blocks: Any = transformer.blocks
-    for i, block in enumerate(blocks):
+    for i, block in enumerate(map(unwrap, blocks)):
         rate = drop_path * i / max(len(blocks) - 1, 1)
         for name, _ in list(block.named_children()):
             if name.startswith('drop_path'):
@@ -316,8 +365,10 @@ def _distances(transformer: nn.Module) -> dict[str, int]:
 def _transformers(module: nn.Module, prefix: str = '') -> dict[str, Any]:
     """Outermost timm models made of transformer blocks, by the prefix of their names.
 
-    Recognised by what is needed of them, because timm has a dozen such classes.
+    Recognized by what is needed of them, because timm has a dozen such classes.
     """
+    if (compiled := unwrap(module)) is not module:
+        return _transformers(compiled, f'{prefix}_orig_mod.')
     blocks = getattr(module, 'blocks', None)
     if (
         isinstance(blocks, nn.Sequential | nn.ModuleList)

@@ -48,6 +48,7 @@ def evaluate_features(
         'knn',
         'linear',
     ),
+    bands: Sequence[str] | None = None,
     depth: int | None = None,
     pooling: Literal['mean', 'mean+std'] = 'mean',
     magnification: float = 1.0,
@@ -76,6 +77,8 @@ def evaluate_features(
         samples_per_class: Also learn from so few samples of each class, for example
             1 5 10.
         probes: Classifiers.
+        bands: Bands of encoders in order, where a file does not tell them; of random
+            encoders too.
         depth: Number of the block whose output is used, from 1; the last by default.
         pooling: Pooling over all patch positions, for all probes but attentive.
         magnification: Factor by which images are enlarged before they are encoded.
@@ -136,7 +139,7 @@ def evaluate_features(
         torch.manual_seed(seed)
         loaded = [
             FrozenEncoder.load(
-                source, depth=depth, pooling=pooling, magnification=magnification
+                source, bands, depth=depth, pooling=pooling, magnification=magnification
             )
             for source in encoders
         ]

@@ -229,6 +229,7 @@ def map_embedding(
     options: SceneOptions,
     *,
     weights: str = 'SIGMAE_Weights.SENTINEL2',
+    bands: Sequence[str] | None = None,
     depth: int | None = None,
     pca: int | None = None,
     size: int = 64,
@@ -241,6 +242,7 @@ def map_embedding(
         options: The scenes.
         weights: An exported encoder, a training checkpoint or the name of a weight
             enum.
+        bands: Bands of the weights in order, where the file does not tell them.
         depth: Number of the block whose output is used, from 1; the last by default.
         pca: Number of principal components to map in place of the features themselves.
         size: Side of the chips that the encoder sees, in pixels.
@@ -260,7 +262,9 @@ def map_embedding(
 
     if options.png and pca != 3:
         raise ValueError('png: pictures show three components. Pass --pca 3.')
-    encoder = FrozenEncoder.load(weights, depth=depth).to(default_device(device))
+    named = None if bands is None else BandSet(bands, options.sensor)
+    encoder = FrozenEncoder.load(weights, named, depth=depth)
+    encoder = encoder.to(default_device(device))
     patch_size = encoder_patch_size(encoder)
     written = []
     for path, target in options.targets('embedding'):

@@ -18,6 +18,7 @@ def adapt_bands(
     dates: int = 1,
     sensor: str = 'sentinel2',
     method: Literal['auto', 'name', 'zero'] = 'auto',
+    source_bands: Sequence[str] | None = None,
 ) -> list[Path]:
     """Write an encoder file for other bands, another sensor or several dates.
 
@@ -31,11 +32,12 @@ def adapt_bands(
         sensor: Sensor of the bands.
         method: auto matches bands by name and wavelength; name by name alone; zero is
             auto for known bands, and unknown ones (VV, DEM) start at zero.
+        source_bands: Bands of the weights in order, where the file does not tell them.
 
     Returns:
         The file that was written.
     """
     from ..weights import adapt_bands
 
-    adapt_bands(weights, bands, output, dates, sensor, method)
+    adapt_bands(weights, bands, output, dates, sensor, method, source_bands)
     return [output]

@@ -102,8 +102,8 @@ class FrozenEncoder(nn.Module):
             source: An exported encoder or training checkpoint of ours, a weight enum of
                 ours or TorchGeo's, its string; or the timm name of a model, which then
                 has random weights.
-            bands: Bands of a random encoder, default the ten of 10 and 20 m. Weights
-                come with theirs.
+            bands: Bands of a random encoder, default the ten of 10 and 20 m; or of
+                weights that do not tell theirs.
             **kwargs: Passed to the class: ``name``, ``depth``, ``pooling``,
                 ``magnification``.
 
@@ -122,12 +122,12 @@ class FrozenEncoder(nn.Module):
         if isinstance(source, WeightsEnum) and not isinstance(source, PackagedWeights):
             model = get_model(source.meta['model'], weights=source)
             return cls(model, source.meta['bands'], source.transforms, **kwargs)
-        weights = read_weights(source)
+        weights = read_weights(source, bands)
         info = weights.info
         if weights.bands is None:
             raise ValueError(
-                f'weights: {str(source)!r} does not name its bands. Pass a file that '
-                'SIGMAETask.export wrote.'
+                f'weights: {str(source)!r} does not tell its bands. Name them in '
+                'order: bands=, --bands on the command line.'
             )
         check_model(info['model'], weights.encoder, weights.name)
         # On the grid of pretraining: positions are resampled once, to the images' size.
@@ -161,11 +161,13 @@ class FrozenEncoder(nn.Module):
         """Normalize by the mean and standard deviation of images from now on.
 
         Args:
-            images: Raw values ``(B, C, H, W)``.
+            images: Raw values ``(B, C, H, W)``; NaN where there is none.
         """
-        mean = images.double().mean(dim=(0, 2, 3)).tolist()
-        std = images.double().std(dim=(0, 2, 3)).clamp(min=1e-6).tolist()
-        self.transform = normalization(mean, std)
+        values = images.double().movedim(1, 0).flatten(1)
+        mean = values.nanmean(dim=1)
+        variance = (values - mean[:, None]).square().nanmean(dim=1)
+        std = variance.sqrt().clamp(min=1e-6)
+        self.transform = normalization(mean.tolist(), std.tolist())
 
     def remove_position_bias(
         self, images: Tensor, count: int = 256, batch_size: int = 64

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from rasterio.windows import Window
 from sklearn.decomposition import IncrementalPCA
 
@@ -53,6 +54,9 @@ def embedding_map(
     all in the last blocks. Positions in chips mean nothing on a map, so this part is
     removed, see :meth:`.FrozenEncoder.remove_position_bias`.
 
+    Weights that tell no mean and std, such as those for another sensor, get those of
+    the scene.
+
     A GeoTIFF that exists already, of the same scene and settings, is left alone.
 
     Args:
@@ -73,7 +77,7 @@ def embedding_map(
         ImportError: If a GeoParquet is asked for without pyarrow.
         OSError: If the scene cannot be read or the map cannot be written.
         ValueError: If an argument is out of range, the bands are not the encoder's, the
-            encoder has no patches or no normalization, or no pixel is valid.
+            encoder has no patches, or no pixel is valid.
     """
     target, patch = Path(target), encoder_patch_size(encoder)
     scene = replace(scene, unit=encoder.unit)
@@ -96,6 +100,15 @@ def embedding_map(
     if pca is not None and pca > count:
         raise ValueError(f'pca: {pca} is more than the {count} features.')
     sample = _sample(scene, height, width)
+    if encoder.transform is None:
+        rank_zero_info(
+            f'{encoder.name} tells no mean and std of its bands: the map uses those of '
+            f'{Path(scene.path).name}.'
+        )
+        encoder = FrozenEncoder(
+            encoder.encoder, encoder.bands, None, encoder.name, encoder.depth
+        )
+        encoder.fit_normalization(sample)
     if len(sample):
         encoder.remove_position_bias(sample, batch_size=batch_size)
     parts = compute_windows(
@@ -141,11 +154,6 @@ def _check(
         raise ValueError(
             f'scene: its bands are {list(scene.bands)}, {encoder.name} '
             f'takes {list(encoder.bands)}. Open it with those.'
-        )
-    if encoder.transform is None:
-        raise ValueError(
-            f'weights: {encoder.name} has no mean and std of its bands. Pass a file '
-            'made by SIGMAETask.export, or a weight enum.'
         )
     if size < 2 * patch or size % (2 * patch):
         raise ValueError(

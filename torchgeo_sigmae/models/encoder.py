@@ -10,6 +10,7 @@ pretraining treats it differently: it embeds and encodes the visible tokens alon
 
 import difflib
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -18,6 +19,7 @@ from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
+from .._compiled import plain_key
 from .layout import TokenLayout
 from .positions import sincos_2d
 
@@ -50,6 +52,36 @@ class SIGMAEViT(VisionTransformer):
         """What its tokens are."""
         embed = self.patch_embed
         return TokenLayout.whole(embed.patch_size[0], embed.proj.in_channels)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Load weights, also those that TorchGeo finds in a fine-tuned checkpoint.
+
+        A head is left out where this encoder has none, and so are the parts of a
+        segmentation model beside its encoder.
+
+        Args:
+            state_dict: Tensors under plain timm keys, with those of a head; or those of
+                a segmentation model, of which the encoder's start with ``encoder.``.
+            *args: Passed to :meth:`torch.nn.Module.load_state_dict`.
+            **kwargs: Likewise.
+
+        Returns:
+            Missing and unexpected keys.
+        """
+        state = {plain_key(key): value for key, value in state_dict.items()}
+        first = 'patch_embed.proj.weight'
+        if first not in state and f'encoder.{first}' in state:
+            state = {
+                key.removeprefix('encoder.'): value
+                for key, value in state.items()
+                if key.startswith('encoder.')
+            }
+        if isinstance(self.head, nn.Identity):
+            state.pop('head.weight', None)
+            state.pop('head.bias', None)
+        return super().load_state_dict(state, *args, **kwargs)
 
     def set_in_channels(self, in_channels: int, pretrained: bool = False) -> None:
         """Take another number of bands: a new, random first layer.

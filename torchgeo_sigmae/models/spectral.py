@@ -147,8 +147,9 @@ class SpectralViT(SIGMAEViT):
         """Add positions to ``(B, G, h, w, D)``, and put the prefix tokens in front."""
         positions = self.token_positions((x.shape[2], x.shape[3]))
         x = x.flatten(1, 3) + positions
-        head = prefix_tokens(self)
-        out: Tensor = self.pos_drop(torch.cat([head.expand(len(x), -1, -1), x], dim=1))
+        # len(x) would fix the batch size in torch.export.
+        head = prefix_tokens(self).expand(x.shape[0], -1, -1)
+        out: Tensor = self.pos_drop(torch.cat([head, x], dim=1))
         return out
 
     def forward_features(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -22,6 +22,7 @@ from torchmetrics import MeanMetric, Metric
 from torchvision.models._api import WeightsEnum
 
 from .._compat import TORCHGEO_VERSION, BaseTask
+from .._compiled import keep_plain_keys
 from .._random import seed_from
 from ..bands import (
     SENTINEL2,
@@ -269,6 +270,7 @@ class SIGMAETask(BaseTask):
         )
         self.batch = batch if isinstance(batch, BatchSpec) else BatchSpec(**batch)
         super().__init__()
+        keep_plain_keys(self)
         side = self.hparams['size'] or self.model.encoder.patch_embed.img_size[0]
         self.transform: nn.Module
         if isinstance(transform, list):
@@ -289,6 +291,7 @@ class SIGMAETask(BaseTask):
 
     def configure_models(self) -> None:
         """Initialize the model."""
+        self.hparams.update(plain(dict(self.hparams)))
         given = ('bands', 'sensor', 'masking', 'indices', 'encoder_kwargs')
         self._given = {name: self.hparams[name] for name in given}
         names, sensor = self.hparams['bands'], self.hparams['sensor']

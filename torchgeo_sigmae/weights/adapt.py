@@ -42,6 +42,7 @@ def adapt_bands(
     dates: int = 1,
     sensor: str | Sensor | None = None,
     method: str = 'auto',
+    source_bands: Sequence[str] | None = None,
 ) -> BandReport:
     """Write an encoder file for other bands, for ``weights=`` of any task.
 
@@ -83,6 +84,8 @@ def adapt_bands(
         method: ``'auto'``; ``'name'`` to match by name and sensor only, and refuse any
             other band; ``'zero'`` to let names that the sensor does not know (``VV``,
             ``DEM``) start at zero.
+        source_bands: Bands of the weights, where the file does not tell them, as in
+            :func:`.read_weights`.
 
     Returns:
         What was done, band by band.
@@ -105,7 +108,7 @@ def adapt_bands(
             f'path: {str(path)!r} is the file of the weights themselves. Pass another '
             'path; the original is needed to adapt to other bands.'
         )
-    source = read_weights(weights)
+    source = read_weights(weights, source_bands)
     target = target_bands(bands, sensor, method)
     adapted, report = adapt_weights(source, target, method, dates)
     # The file is for fine-tuning; SIGMAETask adapts encoder and decoder by itself.
@@ -204,9 +207,8 @@ def _source_bands(weights: Weights, target_sensor: Sensor) -> BandSet:
     if not info.get('bands') or not info.get('sensor'):
         raise ValueError(
             f'weights: {name!r} does not tell its bands and their sensor, so they '
-            'cannot be matched. '
-            "Write it with torchgeo_sigmae.weights.write_weights and 'bands' and "
-            "'sensor' in its info."
+            'cannot be matched. Name them in order: source_bands=, '
+            '--source-bands on the command line.'
         )
     if info.get('dates', 1) != 1:
         original = info.get('adapted_from', {}).get('weights')

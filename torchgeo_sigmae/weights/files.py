@@ -265,16 +265,18 @@ def _content(file: str | Path | BinaryIO, name: str) -> Any:
 def _parsed(content: Any, name: str) -> Weights:
     """Find encoder, decoder and information in the content of a file."""
     try:
-        info = dict(content.get(ENCODER_KEY, content['hyper_parameters']))
+        arguments = content['hyper_parameters']
+        info = dict(content.get(ENCODER_KEY, arguments))
         tensors = {_unwrapped(k): v for k, v in content['state_dict'].items()}
-        info['model'] = info.get('backbone') or info['model']
+        dense = arguments.get('backbone')
+        info['model'] = dense or info['model']
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f'weights: {name!r} is not an encoder file: it needs '
             "'hyper_parameters' with a 'model' and a 'state_dict'. Pass a file made by "
             'SIGMAETask.export.'
         ) from error
-    if info.get('backbone'):
+    if dense:
         # A segmentation task of TorchGeo, whose decoder is none of ours.
         tensors = {k: v for k, v in tensors.items() if k.startswith('model.encoder.')}
     tensors = to_checkpoint_keys(tensors)

@@ -14,6 +14,7 @@ from timm.models import VisionTransformer
 from torch import Tensor
 from torchvision.models._api import WeightsEnum
 
+from .._compiled import unwrap
 from ..bands import BandSet
 from ..models.encoder import resample_positions
 from ..models.layout import layout_of_state
@@ -60,9 +61,10 @@ def load_weights(
         weights = read_weights(weights)
     if bands is not None:
         weights = weights_for_bands(weights, BandSet.from_data(bands))
+    model = unwrap(model)
     if isinstance(model, MaskedAutoencoder):
         _check_tokens(model, weights)
-        _load_encoder(model.encoder, weights)
+        _load_encoder(unwrap(model.encoder), weights)
         _load_decoder(model, weights)
     else:
         _load_encoder(model, weights)

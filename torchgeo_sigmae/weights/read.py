@@ -3,19 +3,24 @@
 
 """The one way to read weights."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torchgeo.models import get_weight
 from torchvision.models._api import WeightsEnum
 
+from ..bands import BandSet
+from ..models.layout import layout_of_state
 from .files import Weights, read_file
 from .packaged import PackagedWeights, SIGMAE_Weights
 
 __all__ = ('find_weights', 'read_weights')
 
 
-def read_weights(source: WeightsEnum | str | Path) -> Weights:
+def read_weights(
+    source: WeightsEnum | str | Path, bands: Sequence[str] | None = None
+) -> Weights:
     """Read pretrained weights and the information about them.
 
     Args:
@@ -24,6 +29,9 @@ def read_weights(source: WeightsEnum | str | Path) -> Weights:
             training checkpoint of ``SIGMAETask``, or of a TorchGeo task that fine-tuned
             one of our encoders, whose head is dropped; or the ``default_root_dir`` of a
             run with ``resume: true``, for its newest checkpoint.
+        bands: Bands of the encoder in order, where the file does not tell them: a
+            checkpoint that was fine-tuned without :class:`.FineTuning`. A
+            :class:`~torchgeo_sigmae.bands.BandSet` for another sensor than Sentinel-2.
 
     Returns:
         The tensors of encoder and decoder, and the information. For one of TorchGeo's
@@ -32,16 +40,39 @@ def read_weights(source: WeightsEnum | str | Path) -> Weights:
     Raises:
         FileNotFoundError: If *source* is neither a known enum nor a file, or the folder
             holds no checkpoint.
-        ValueError: If the file is not in the format.
+        ValueError: If the file is not in the format, or *bands* are not its bands.
         RuntimeError: If the file of an enum was altered or damaged.
     """
     found = find_weights(source)
     if isinstance(found, Path):
-        return read_file(found, str(found))
+        return _with_bands(read_file(found, str(found)), bands)
     if isinstance(found, PackagedWeights):
-        return found.read()
+        return _with_bands(found.read(), bands)
     state_dict = found.get_state_dict(progress=True, check_hash=True, weights_only=True)
     return Weights(state_dict, info=dict(found.meta), name=str(found))
+
+
+def _with_bands(weights: Weights, bands: Sequence[str] | None) -> Weights:
+    """Name the bands of weights that do not tell them."""
+    if bands is None:
+        return weights
+    named = BandSet(bands)
+    if weights.bands is not None:
+        if not weights.bands.matches(named):
+            raise ValueError(
+                f'bands: {list(bands)}, but {weights.name!r} is for '
+                f'{list(weights.bands)} of {weights.bands.sensor.name}. Leave bands '
+                'out, or adapt the weights: torchgeo-sigmae adapt-bands --help.'
+            )
+        return weights
+    channels = layout_of_state(weights.encoder).channels
+    if len(named) != channels:
+        raise ValueError(
+            f'bands: {len(named)} names {list(named)}, but {weights.name!r} takes '
+            f'{channels} channels. Name every channel, in order.'
+        )
+    told = {'bands': list(named), 'sensor': named.sensor.plain()}
+    return replace(weights, info={**weights.info, **told})
 
 
 def find_weights(source: WeightsEnum | str | Path) -> WeightsEnum | Path:

@@ -3,23 +3,34 @@
 
 """Weights and data of the same number of bands, but not of the same bands."""
 
+import re
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from kornia import augmentation as K
-from torchgeo.datamodules import EuroSATDataModule
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+from torchgeo.datamodules import EuroSATDataModule, NonGeoDataModule
 from torchgeo.models import ResNet50_Weights
 
 from helpers.training import quiet_trainer, small_task
 from torchgeo_sigmae import FineTuning
 from torchgeo_sigmae._compat import Classification, SemanticSegmentation
-from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
-from torchgeo_sigmae.tasks.agreement import check_bands, match_normalization
-from torchgeo_sigmae.weights import read_weights, write_weights
+from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, BandSet
+from torchgeo_sigmae.callbacks.pretrained_inputs import (
+    check_bands,
+    match_normalization,
+    warn_of_values,
+)
+from torchgeo_sigmae.datamodules.inspect import datamodule_normalization
+from torchgeo_sigmae.evaluation import FrozenEncoder
+from torchgeo_sigmae.weights import adapt_bands, read_weights, write_weights
 
 MODEL = 'sigmae_vit_tiny_patch8'
 S2MAE, SATMAE = 's2mae_vit_tiny_patch8', 'satmae_vit_tiny_patch8'
@@ -243,3 +254,148 @@ def test_fine_tuning_matches(
     )
     change = (made.model.patch_embed.proj.weight - before).abs().max()
     assert (float(change) > 1e-4) == wanted
+
+
+class Images(Dataset[dict[str, Any]]):
+    """Bands of 2000 on average, with a standard deviation of 900, in any unit."""
+
+    def __init__(self, factor: float = 1.0, shift: float = 0.0) -> None:
+        generator = torch.Generator().manual_seed(0)
+        raw = 2000 + 900 * torch.randn(8, 10, 64, 64, generator=generator)
+        raw = raw.clamp(min=1)
+        raw[0, :, :8] = 0  # padding
+        self.images = (raw - shift) * factor
+        self.images[1, 3, 0, 0] = torch.nan if factor < 0 else 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {'image': self.images[index], 'label': torch.tensor(index % 2)}
+
+
+def warnings_of_values(weights: Any, data: Any, **kwargs: Any) -> list[str]:
+    """Fine-tune for two steps; what was said about the values."""
+    made = Classification(MODEL, weights=weights, in_channels=10, num_classes=2)
+    run = quiet_trainer(callbacks=[FineTuning(**kwargs)], max_steps=2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        if isinstance(data, Dataset):
+            run.fit(made, DataLoader(data, 4))
+        else:
+            run.fit(made, data)
+    return [text for w in caught if 'first training batch' in (text := str(w.message))]
+
+
+@pytest.mark.parametrize(
+    ('factor', 'shift', 'unit'),
+    [
+        (1.0, 0.0, r'The mean of the weights is about 3000\.$'),
+        (1e-4, 0.0, r'that of your values 0\.2\d*: convert mean and std to the unit'),
+        (1e-4, 1000.0, 'that of your values'),
+        (255 / 4000, 0.0, 'that of your values'),
+        (1 / 4000, 0.0, 'that of your values'),
+        (1 / 5000, 5000.0, 'that of your values'),
+    ],
+)
+@pytest.mark.parametrize('own_datamodule', [False, True])
+def test_values_that_are_not_normalized_are_told(
+    encoder: Path, factor: float, shift: float, unit: str, own_datamodule: bool
+) -> None:
+    data: Any = Images(factor, shift)
+    if own_datamodule:
+        data = LightningDataModule.from_datasets(data, batch_size=4)
+    (text,) = warnings_of_values(str(encoder), data)
+    assert re.search(
+        r"weights: '.*encoder.pth' expects bands with mean 0 and standard deviation 1, "
+        r'but those of the first training batch have means of \S+ to \S+ and standard '
+        r'deviations of \S+ to \S+\. Normalize the images .*read_weights\(',
+        text,
+    )
+    assert re.search(unit, text)
+    mean = (data.images if not own_datamodule else Images(factor, shift).images).mean()
+    low, high = re.findall(r'means of (\S+) to (\S+)', text)[0]
+    # Without the padding.
+    assert float(low) == pytest.approx(float(mean), rel=0.2)
+    assert float(low) <= float(high)
+
+
+def test_normalized_values_are_not(encoder: Path) -> None:
+    assert not warnings_of_values(str(encoder), Images(1 / 900, 2000.0))
+    assert not warnings_of_values(str(encoder), Images(1 / 2000, 3000.0))
+    # Nothing is known about what is not pretrained.
+    assert not warnings_of_values(None, Images())
+
+
+@pytest.mark.parametrize('wanted', [True, False])
+def test_a_datamodule_that_normalizes_is_believed_by_its_values(
+    encoder: Path, wanted: bool
+) -> None:
+    """Divided by 10,000, where the datamodule subtracts digital numbers."""
+
+    class Normalized(NonGeoDataModule):
+        def __init__(self, images: Images) -> None:
+            super().__init__(Images, 4)
+            self.images = images
+            self.aug = K.AugmentationSequential(
+                K.Normalize(torch.full((10,), 2000.0), torch.full((10,), 900.0)),
+                data_keys=None,
+                keepdim=True,
+            )
+
+        def setup(self, stage: str) -> None:
+            self.train_dataset = self.val_dataset = self.images
+
+    data = Normalized(Images())
+    assert not warnings_of_values(str(encoder), data, match_normalization=wanted)
+    data = Normalized(Images(1e-4))
+    assert warnings_of_values(str(encoder), data, match_normalization=wanted)
+
+
+def test_snow_is_no_mistake(encoder: Path) -> None:
+    known = read_weights(encoder)
+    snow = 4 + torch.rand(4, 10, 32, 32)
+    none = torch.ones(1), torch.zeros(1)
+    assert warn_of_values(snow, known, *none)
+    assert warn_of_values(torch.full((4, 10, 8, 8), torch.nan), known, *none)
+
+
+@pytest.mark.parametrize('dense', [False, True])
+def test_checkpoints_record_the_bands(
+    encoder: Path, eurosat_root: Path, tmp_path: Path, dense: bool
+) -> None:
+    made: Any = Classification(
+        MODEL, weights=str(encoder), in_channels=10, num_classes=10, lr=np.float64(1)
+    )
+    run = quiet_trainer(
+        tmp_path,
+        callbacks=[FineTuning(lr=np.float64(1e-3))],
+        max_steps=1,
+        limit_val_batches=0,
+    )
+    data: Any = EuroSATDataModule(
+        batch_size=2, root=eurosat_root, bands=SENTINEL2_TEN_BANDS
+    )
+    if dense:
+        made = SemanticSegmentation(
+            'unet', MODEL, weights=str(encoder), in_channels=10, num_classes=2
+        )
+        image = torch.randn(10, 64, 64)
+        mask = torch.zeros(64, 64, dtype=torch.long)
+        data = DataLoader([{'image': image, 'mask': mask}] * 2, 2)
+    run.fit(made, data)
+    run.save_checkpoint(tmp_path / 'tuned.ckpt')
+    tuned = read_weights(tmp_path / 'tuned.ckpt')
+    assert tuned.bands is not None
+    assert tuned.bands.matches(BandSet(SENTINEL2_TEN_BANDS))
+    assert tuned.info['model'] == MODEL
+    # The encoder takes what the datamodule gives now.
+    mean = [3000.0] * 10 if dense else datamodule_normalization(data)[0].tolist()
+    assert tuned.info['mean'] == pytest.approx(mean)
+    frozen = FrozenEncoder.load(tmp_path / 'tuned.ckpt')
+    raw = 4000 * torch.rand(1, 10, 64, 64)
+    if not dense:
+        given = data.aug({'image': raw})['image']
+        tokens = made.eval().model.forward_features(given)[:, 1:].mean(dim=1)
+        torch.testing.assert_close(frozen(raw), tokens, rtol=1e-3, atol=1e-3)
+    adapt_bands(tmp_path / 'tuned.ckpt', ['B04', 'B03', 'B02'], tmp_path / 'rgb.pth')
