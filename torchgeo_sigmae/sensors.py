@@ -317,7 +317,7 @@ ETM = Sensor(
     LANDSAT_PREFIXES,
 )
 
-#: C-band radar: 5.405 GHz are 55.47 mm.
+#: C-band radar of 5.405 GHz, a wavelength of 55.47 mm.
 SENTINEL1 = Sensor(
     'sentinel1',
     tuple(Band(name, name.lower(), 55.47e6) for name in ('VV', 'VH', 'HH', 'HV')),

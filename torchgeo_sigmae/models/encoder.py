@@ -64,7 +64,7 @@ class SIGMAEViT(VisionTransformer):
         Args:
             state_dict: Tensors under plain timm keys, with those of a head; or those of
                 a segmentation model, of which the encoder's start with ``encoder.``.
-            *args: Passed to :meth:`torch.nn.Module.load_state_dict`.
+            *args: Passed to ``torch.nn.Module.load_state_dict``.
             **kwargs: Likewise.
 
         Returns:
