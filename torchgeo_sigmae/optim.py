@@ -20,6 +20,7 @@ from ._compiled import unwrap
 __all__ = (
     'adamw',
     'build_optimizer',
+    'require_one_loader',
     'scaled_lr',
     'total_steps',
     'warmup_cosine',
@@ -101,6 +102,24 @@ def scaled_lr(trainer: Trainer, lr: float | None, base_lr: float) -> float:
         )
     size *= trainer.accumulate_grad_batches * trainer.world_size
     return base_lr * size / 256
+
+
+def require_one_loader(trainer: Trainer) -> None:
+    """Refuse several training loaders, whose batches come together.
+
+    Args:
+        trainer: The trainer, with its data attached.
+
+    Raises:
+        ValueError: If there are several.
+    """
+    _load_data(trainer)
+    if isinstance(trainer.train_dataloader, list | tuple | dict):
+        raise ValueError(
+            'train_dataloaders: several loaders, but a step takes one batch. Join '
+            'their datasets: DataLoader(ConcatDataset([a, b]), batch_size=..., '
+            'shuffle=True).'
+        )
 
 
 def warmup_steps(trainer: Trainer, steps: int, warmup_epochs: float | None) -> int:
@@ -215,7 +234,12 @@ def _load_data(trainer: Trainer) -> None:
 
 
 def _batch_size(loader: Any) -> int | None:
-    """Batch size of a loader; None if it has none."""
+    """Batch size of a loader, or of several together; None if one has none."""
+    if isinstance(loader, list | tuple | dict):
+        parts = loader.values() if isinstance(loader, dict) else loader
+        sizes = [_batch_size(part) for part in parts]
+        known = [size for size in sizes if size is not None]
+        return sum(known) if len(known) == len(sizes) else None
     size = getattr(loader, 'batch_size', None)
     if size is None:
         size = getattr(getattr(loader, 'batch_sampler', None), 'batch_size', None)

@@ -3,6 +3,7 @@
 
 import re
 import sys
+import warnings
 
 import kornia.augmentation as K
 import numpy as np
@@ -15,6 +16,7 @@ from torchgeo_sigmae.bands import EUROSAT_BANDS, SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.transforms import (
     INDICES,
     AppendSpectralIndices,
+    PatchSaliency,
     SpectralIndex,
     get_index,
     spectral_indices,
@@ -232,3 +234,33 @@ def test_unknown_index_is_named() -> None:
         ValueError, match=r"indices: 'NDXI' is unknown\. Use one of NDVI"
     ):
         get_index('NDXI')
+
+
+@pytest.mark.parametrize('factor', [1.0, 1e-4, 1e-2])
+def test_images_that_are_not_normalized_say_nothing(factor: float) -> None:
+    raw = (1000 + 700 * torch.randn(2, 10, 16, 16)).clamp(min=-5) * factor
+    raw[0, :, :4] = torch.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        AppendSpectralIndices(['NDVI'], SENTINEL2_TEN_BANDS)(raw)
+        PatchSaliency(SENTINEL2_TEN_BANDS, 8)({'image': raw[1]})
+
+
+@pytest.mark.parametrize('scale', [(0.0, 1.0), (-0.5, 0.5)])
+@pytest.mark.parametrize('batched', [False, True])
+def test_indices_of_normalized_images_are_told(
+    scale: tuple[float, float], batched: bool
+) -> None:
+    mean, std = scale
+    image = mean + std * torch.randn(2, 10, 16, 16)
+    image = image if batched else image[0]
+    append = AppendSpectralIndices(['NDVI'], SENTINEL2_TEN_BANDS)
+    with pytest.warns(UserWarning, match='Put AppendSpectralIndices before the norm'):
+        append(image)
+    saliency = PatchSaliency(SENTINEL2_TEN_BANDS, 8)
+    with pytest.warns(UserWarning, match='Put PatchSaliency before the norm'):
+        saliency({'image': image})
+    with warnings.catch_warnings():  # once
+        warnings.simplefilter('error')
+        append(image)
+        saliency({'image': image})

@@ -185,12 +185,25 @@ class FineTuning(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Look at the values of the first batch."""
+        _convert(batch, pl_module)
         if self._weights is None or self._expected is None:
             return
         image = batch.get('image') if isinstance(batch, dict) else None
         if isinstance(image, Tensor) and image.is_floating_point():
             self._normalized = warn_of_values(image, self._weights, *self._expected)
         self._expected = None
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, *args: object
+    ) -> None:
+        """Bring images to the precision of the model."""
+        _convert(batch, pl_module)
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, *args: object
+    ) -> None:
+        """Bring images to the precision of the model."""
+        _convert(batch, pl_module)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -343,6 +356,13 @@ def set_drop_path(transformer: nn.Module, drop_path: float) -> None:
             if name.startswith('drop_path'):
                 # No parameters in either, so that state dicts do not change.
                 setattr(block, name, DropPath(rate) if rate else nn.Identity())
+
+
+def _convert(batch: Any, pl_module: LightningModule) -> None:
+    """Bring float64 images, which NumPy makes, to the precision of the model."""
+    image = batch.get('image') if isinstance(batch, dict) else None
+    if isinstance(image, Tensor) and image.dtype == torch.float64:
+        batch['image'] = image.to(next(pl_module.parameters()).dtype)
 
 
 def _distances(transformer: nn.Module) -> dict[str, int]:

@@ -48,7 +48,7 @@ class SpectralEmbed(PatchEmbed):
         groups = self.layout.num_groups
         group = torch.arange(groups, device=x.device)
         group = group.repeat_interleave(tokens.shape[1] // groups)
-        embedded = self.embed(tokens, group.expand(len(x), -1))
+        embedded = self.embed(tokens, group.expand(x.shape[0], -1))
         out: Tensor = embedded.unflatten(
             1, (groups, *self.dynamic_feat_size((height, width)))
         )

@@ -80,10 +80,16 @@ def mark_missing(
         A copy of the batch, with :data:`VALID_KEY` unless it has a time axis.
 
     Raises:
-        TypeError: If the image holds integers.
+        TypeError: If the image holds integers, or the batch is no dictionary.
         ValueError: If there is no image, or its channels are not those of
             *statistics*.
     """
+    if not isinstance(batch, dict):
+        raise TypeError(
+            f'image: the batch is a {type(batch).__name__}, not a dictionary with an '
+            "'image', as TorchGeo's datasets return. Return {'image': image} in the "
+            'dataset.'
+        )
     if 'image' not in batch:
         raise ValueError(
             f"image: the batch has no 'image', but the keys {sorted(batch)}. Rename it "

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
 from kornia import augmentation as K
 from lightning.pytorch import LightningDataModule
@@ -49,6 +50,7 @@ from ..metrics import ReconstructionMetrics, VisibilityRatio
 from ..models import MaskedAutoencoder, gather_tokens, masked_mse
 from ..optim import (
     build_optimizer,
+    require_one_loader,
     scaled_lr,
     total_steps,
     warmup_cosine,
@@ -95,6 +97,9 @@ __all__ = ('SIGMAETask',)
 
 #: First element of every seed key, so that no two draws share randomness.
 _STAGES = {'train': 0, 'augment': 1, 'predict': 2, 'targets': 3, 'bands': 4}
+
+#: Keys of a batch that tell where its images are.
+_PLACE_KEYS = ('bounds', 'transform', 'crs', 'path', 'filename', 'window')
 
 #: Key of the masks of evaluation, the same for every seed.
 _FIXED_KEY = 0
@@ -291,7 +296,9 @@ class SIGMAETask(BaseTask):
 
     def configure_models(self) -> None:
         """Initialize the model."""
-        self.hparams.update(plain(dict(self.hparams)))
+        for name, value in self.hparams.items():
+            if isinstance(value, np.ndarray | np.generic):
+                self.hparams[name] = value.tolist()
         given = ('bands', 'sensor', 'masking', 'indices', 'encoder_kwargs')
         self._given = {name: self.hparams[name] for name in given}
         names, sensor = self.hparams['bands'], self.hparams['sensor']
@@ -413,6 +420,14 @@ class SIGMAETask(BaseTask):
                 or whether batches come raw.
         """
         add_guard(self.trainer)
+        precision = str(self.trainer.precision)
+        if precision.endswith('-true') and precision != '32-true':
+            mixed = 'bf16-mixed' if precision != '64-true' else '32-true'
+            raise ValueError(
+                f'precision: {precision!r} would compute indices and normalization in '
+                f'another precision than float32. Pass precision={mixed!r} to the '
+                'Trainer.'
+            )
         datamodule = attached_datamodule(self.trainer)
         if isinstance(datamodule, LightningDataModule):
             bitemporal(datamodule)
@@ -465,7 +480,8 @@ class SIGMAETask(BaseTask):
         self, batch: dict[str, Any], dataloader_idx: int
     ) -> dict[str, Any]:
         """Mark missing values before anything is augmented; normalize if asked to."""
-        if 'image' not in batch and self._datamodule_normalizes:
+        composed = self._datamodule_normalizes and isinstance(batch, dict)
+        if composed and 'image' not in batch:
             # Composed by the datamodule later, as TreeSatAI's is.
             return batch
         normalize = self.batch.normalize
@@ -543,7 +559,7 @@ class SIGMAETask(BaseTask):
 
     def predict_step(
         self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         """Mask as at the end of training and reconstruct.
 
         Returns:
@@ -552,15 +568,17 @@ class SIGMAETask(BaseTask):
             several tokens at every place ``(B, C, H, W)``;
             ``'saliency'`` ``(B, H / p, W / p)`` in [0, 1]. With ``norm_pix_loss`` the
             reconstruction borrows the hidden patch's own mean and standard deviation.
+            Keys of the batch that tell where its images are stay.
         """
-        prediction: dict[str, Tensor] = self._reconstruct(batch, batch_idx)
-        return prediction
+        kept = {key: batch[key] for key in _PLACE_KEYS if key in batch}
+        return {**kept, **self._reconstruct(batch, batch_idx)}
 
     # -------------------------------------------------------------------- optimizer
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Initialize the optimizer and learning rate scheduler."""
         self._steps = total_steps(self.trainer)
+        require_one_loader(self.trainer)
         lr = scaled_lr(self.trainer, self.hparams['lr'], self.hparams['base_lr'])
         warmup = warmup_steps(self.trainer, self._steps, self.hparams['warmup_epochs'])
         optimizer = build_optimizer(

@@ -9,6 +9,7 @@ there.
 """
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -294,6 +295,7 @@ class AppendSpectralIndices(IntensityAugmentationBase2D):
             ValueError: If an index is unknown or a band it needs is missing.
         """
         super().__init__(p=1, keepdim=True)
+        self._check = NormalizedImageCheck()
         resolved = tuple(get_index(index) for index in indices)
         named = BandSet.from_data(bands)
         for index in resolved:
@@ -323,9 +325,47 @@ class AppendSpectralIndices(IntensityAugmentationBase2D):
         Returns:
             Images ``(B, C + K, H, W)``.
         """
+        self._check(input, type(self).__name__)
         reflectance = input * flags['scale'] + flags['offset']
         layers = spectral_indices(reflectance, flags['bands'], flags['indices'])
         return torch.cat([input, layers.to(input.dtype)], dim=-3)
+
+
+class NormalizedImageCheck:
+    """Look for standardized values in the first images of a transform.
+
+    Reflectance is next to never below -0.1, and digital numbers exceed 100.
+    """
+
+    def __init__(self, images: int = 8) -> None:
+        """Initialize a new NormalizedImageCheck instance.
+
+        Args:
+            images: Number of calls that look.
+        """
+        self.calls_left = images
+
+    def __call__(self, image: Tensor, transform: str) -> None:
+        """Warn once if an image is normalized already.
+
+        Args:
+            image: What a transform computes indices of.
+            transform: Its name, for the message.
+        """
+        if not self.calls_left:
+            return
+        self.calls_left -= 1
+        values = image.detach().float().nan_to_num(0, 0, 0)
+        share = float((values < -0.1).float().mean())
+        if share > 0.1 and float(values.abs().max()) < 100:
+            self.calls_left = 0
+            warnings.warn(
+                f'image: {share:.0%} of the values are below -0.1, as if they were '
+                f'normalized already. Indices of such values mean nothing. Put '
+                f'{transform} before the normalization, where values are reflectance '
+                'or digital numbers.',
+                stacklevel=2,
+            )
 
 
 def index_channels(index: SpectralIndex, bands: BandSet) -> list[int]:

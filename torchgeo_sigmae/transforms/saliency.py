@@ -19,6 +19,7 @@ from ..bands import BandSet
 from ..patches import cut_patches, rank_patches, valid_patches, valid_values
 from .indices import (
     DEFAULT_INDICES,
+    NormalizedImageCheck,
     SpectralIndex,
     get_index,
     index_channels,
@@ -290,6 +291,7 @@ class PatchSaliency(nn.Module):
         """
         super().__init__()
         check_combination(alpha, combine)
+        self._check = NormalizedImageCheck()
         self.bands = BandSet(bands)
         self.patch_size = patch_size
         self.indices = tuple(get_index(index) for index in indices)
@@ -361,6 +363,7 @@ class PatchSaliency(nn.Module):
         Returns:
             The same dictionary, with ``'saliency'`` added.
         """
+        self._check(sample['image'], type(self).__name__)
         sample['saliency'] = self.saliency(sample['image'])
         return sample
 
