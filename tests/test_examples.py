@@ -226,10 +226,15 @@ def test_the_run_of_the_packaged_weights(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     # One step of eight chips, of generated files under the real ones' names.
-    for index, name in enumerate(('one', 'nora', 'ravaen', 'dsen2_49JGM')):
+    for index, name in enumerate(('one', 'nora', 'ravaen', 'dsen2_49JGM', 'T33NZA')):
         path = tmp_path / 'data' / 'scenes' / f'{name}.tif'
         write(path, scene(index, 72), OSCD_BANDS)
-    write(tmp_path / 'data' / 'pool' / 'two.tif', scene(4, 72), OSCD_BANDS)
+    write(tmp_path / 'data' / 'pool' / 'two.tif', scene(5, 72), OSCD_BANDS)
+    # A port has five bands.
+    port = tmp_path / 'data' / 'partial' / 'port.tif'
+    five = ('B02', 'B03', 'B04', 'B08', 'B11')
+    chosen = [OSCD_BANDS.index(band) for band in five]
+    write(port, scene(6, 72)[chosen], five)
     for year in (2019, 2020):
         path = tmp_path / 'data' / 'barkbeetle' / '102' / f'{year}.tif'
         write(path, scene(year - 2010, 72), OSCD_BANDS)
@@ -239,7 +244,7 @@ def test_the_run_of_the_packaged_weights(
     folder = tmp_path / 'outputs' / 'pretrain_sentinel2'
     (path,) = (folder / 'resume').glob('*.ckpt')
     hparams = read_weights(path).info
-    assert hparams['spectral_weight'] == 0.5
+    assert hparams['band_dropout'] == 0.6
     assert hparams['trained_on'][0]['steps'] == 1
 
 
