@@ -56,7 +56,20 @@ def test_a_name_that_says_landsat_is_never_a_band_of_sentinel2() -> None:
     assert BandSet(['SR_B5'], 'landsat8').bands[0].common == 'nir'
     assert BandSet(['SR_B5'], 'landsat7').bands[0].common == 'swir1'
     with pytest.raises(ValueError, match="Or pass sensor='sentinel1'"):
-        BandSet(['VV'])
+        BandSet(['VV', 'B04'])
+
+
+@pytest.mark.parametrize(
+    ('names', 'sensor'),
+    [
+        (['VV', 'VH'], 'sentinel1'),
+        (['red', 'nir'], 'sentinel2'),
+        (['green_i', 'yellow'], 'planetscope'),
+        (['SR_B4', 'ST_B10'], 'landsat8'),
+    ],
+)
+def test_names_of_one_sensor_alone_are_believed(names: list[str], sensor: str) -> None:
+    assert BandSet(names).sensor == get_sensor(sensor)
 
 
 def test_enmap_is_known_by_its_wavelengths() -> None:

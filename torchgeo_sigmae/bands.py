@@ -13,7 +13,7 @@ this package therefore looks bands up by *name and sensor*, never by position. A
 from collections.abc import Iterable
 from typing import Any
 
-from .sensors import LANDSAT8, SENTINEL2, Band, Sensor, get_sensor
+from .sensors import LANDSAT8, SENTINEL2, Band, Sensor, get_sensor, sensors_with
 
 __all__ = (
     'BIGEARTHNET_BANDS',
@@ -57,7 +57,8 @@ class BandSet(tuple[str, ...]):
         Args:
             names: Band names in any spelling, or common names.
             sensor: The sensor they belong to; None for that of *names* if they are a
-                BandSet, else Sentinel-2.
+                BandSet, else Sentinel-2, or the only built-in sensor that has them all
+                (``VV``, ``VH``).
 
         Returns:
             The bands; *names* itself if it is a BandSet and no sensor is given.
@@ -69,7 +70,10 @@ class BandSet(tuple[str, ...]):
         if isinstance(names, BandSet) and sensor is None:
             return names
         names = _sequence(names)
-        resolved = get_sensor('sentinel2' if sensor is None else sensor)
+        if sensor is None:
+            candidates = sensors_with(names)
+            sensor = candidates[0] if len(candidates) == 1 else SENTINEL2
+        resolved = get_sensor(sensor)
         bands = cls._create([resolved.band(name).name for name in names], resolved)
         if twice := sorted({name for name in bands if bands.count(name) > 1}):
             raise ValueError(

@@ -28,6 +28,7 @@ __all__ = (
     'Sensor',
     'enmap',
     'get_sensor',
+    'sensors_with',
 )
 
 
@@ -422,3 +423,22 @@ def get_sensor(sensor: str | Sensor | Mapping[str, Any]) -> Sensor:
             'torchgeo_sigmae.bands.Sensor that lists your bands.'
         )
     return BUILT_IN[name]
+
+
+def sensors_with(names: Sequence[str]) -> list[Sensor]:
+    """Find the built-in sensors that have all of some bands.
+
+    Args:
+        names: Names of bands, as in :meth:`Sensor.find`.
+
+    Returns:
+        Sentinel-2 alone if it is among them, else all of them.
+    """
+    if all(SENTINEL2.find(name) for name in names):
+        return [SENTINEL2]
+    sensors = {id(sensor): sensor for sensor in BUILT_IN.values()}.values()
+    return [
+        sensor
+        for sensor in sensors
+        if not sensor.any_name and all(sensor.find(name) for name in names)
+    ]

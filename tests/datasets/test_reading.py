@@ -385,6 +385,30 @@ def test_landsat_names_are_no_bands_of_sentinel2(tmp_path: Path) -> None:
         RasterScene.open(tmp_path / 'x', ['B05'])
 
 
+@pytest.mark.parametrize('name', ['LE07_L2SP_186055_T1.tif', 'x/LT05_186055_T1'])
+def test_the_name_of_a_landsat_product_tells_its_satellite(
+    tmp_path: Path, name: str
+) -> None:
+    bands = ('SR_B3', 'SR_B4')
+    if name.endswith('.tif'):
+        write(tmp_path / name, numbered(8, 8)[:2], bands)
+    else:
+        for band in bands:
+            write(tmp_path / name / f'{band}.TIF', numbered(8, 8, 1), None)
+    satellite = f'landsat{name.split("_")[0][-1]}'
+    with pytest.raises(ValueError, match=f'sensor: .* Pass sensor={satellite!r}'):
+        RasterScene.open(tmp_path / name, BandSet(('red', 'nir'), 'landsat8'))
+    scene = RasterScene.open(tmp_path / name, BandSet(('red', 'nir'), satellite))
+    assert scene.bands.sensor.find('red').name == 'B3'
+
+
+def test_a_forgotten_sensor_is_named(tmp_path: Path) -> None:
+    names = [f'SR_B{i}' for i in range(1, 8)]
+    write(tmp_path / 'a.tif', np.zeros((7, 8, 8), 'uint16'), names)
+    with pytest.raises(ValueError, match="Pass sensor='landsat8' or 'landsat7'"):
+        RasterScene.open(tmp_path / 'a.tif', ['red', 'nir'])
+
+
 def test_repeated_bands_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / 'a.tif', numbered(8, 8), ('B04', 'Red', 'B02'))
     with pytest.raises(

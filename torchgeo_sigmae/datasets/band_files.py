@@ -19,7 +19,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
-from ..bands import Sensor
+from ..sensors import Sensor, sensors_with
 from .paths import find_band, product_baseline, product_scaling
 
 __all__ = ('MASK_BANDS', 'UNIT', 'BandFile', 'change_unit', 'opened')
@@ -108,11 +108,16 @@ class BandFile:
             positions = _positions(path, names, bands, sensor)
             missing = [band for band in bands if band not in positions]
             if missing and not (allow_missing_bands and positions):
+                given = [name or '' for name in names]
+                others = [each.name for each in sensors_with(given)]
+                hint = ''
+                if others and sensor.name not in others:
+                    hint = f'Pass sensor={" or ".join(map(repr, others))}. '
                 raise ValueError(
-                    f'bands: {path} has the bands {[name or "" for name in names]}, '
-                    f'{", ".join(missing)} not found. Pass allow_missing_bands=True to '
-                    'read them as missing values, leave them out of bands=, or exclude '
-                    'the file.'
+                    f'bands: {path} has the bands {given}, {", ".join(missing)} not '
+                    f'found. {hint}Leave them out of bands=, exclude the file, or read '
+                    'them as missing values by SceneDataModule(allow_missing_bands='
+                    'True).'
                 )
             channels = [i for i, band in enumerate(bands) if band in positions]
             wanted = [positions[bands[i]] for i in channels]

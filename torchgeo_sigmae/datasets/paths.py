@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from zipfile import ZipFile
 
-from ..bands import Band, Sensor
+from ..sensors import ETM, LANDSAT8, TM, Band, Sensor, get_sensor
 
 __all__ = (
+    'check_satellite',
     'clean_path',
     'file_state',
     'find_band',
@@ -23,6 +24,9 @@ __all__ = (
 )
 
 _RASTER = re.compile(r'\.(?:jp2|tiff?|vrt)$', re.IGNORECASE)
+
+#: The satellite in the name of a Landsat product.
+_LANDSAT = re.compile(r'(?:^|[._])L[COTEM]0([4-9])(?=[._])')
 
 #: A band number; the prefixes of Landsat say that it is not one of Sentinel-2.
 _CODE = re.compile(
@@ -85,6 +89,23 @@ def _archive(path: str) -> tuple[str | None, str]:
         if os.path.isfile(archive):
             return archive, match[2] or ''  # type: ignore[index]
     return None, ''
+
+
+def check_satellite(path: str, sensor: Sensor) -> None:
+    """Refuse a Landsat product whose name tells another satellite than the sensor's.
+
+    Raises:
+        ValueError: For ``LE07_L2SP_..._SR_B4.TIF`` read as Landsat-8.
+    """
+    match = _LANDSAT.search(os.path.basename(path))
+    if match and sensor in (LANDSAT8, ETM, TM):
+        satellite = get_sensor(f'landsat{match[1]}')
+        if sensor != satellite:
+            raise ValueError(
+                f'sensor: {path} is of Landsat-{match[1]} by its name, whose bands are '
+                f'numbered differently from {sensor.name}. Pass '
+                f'sensor={satellite.name!r}.'
+            )
 
 
 def find_band(name: str | None, sensor: Sensor) -> Band | None:

@@ -27,7 +27,13 @@ from ..bands import (
     Sensor,
 )
 from .band_files import MASK_BANDS, UNIT, BandFile, change_unit
-from .paths import clean_path, find_band_files, list_files, product_scaling
+from .paths import (
+    check_satellite,
+    clean_path,
+    find_band_files,
+    list_files,
+    product_scaling,
+)
 
 __all__ = ('RasterScene',)
 
@@ -118,7 +124,8 @@ class RasterScene:
             FileNotFoundError: If there is no such folder, or no file of a band in it.
             OSError: If the file cannot be read; the message names it.
             ValueError: If the file lacks a band or band names, has a band twice, or is
-                complex, or the files of a folder do not show the same ground.
+                complex, if the files of a folder do not show the same ground, or if
+                the name of a Landsat product tells another satellite.
         """
         path, names = clean_path(path), BandSet(bands)
         sensor = names.sensor
@@ -127,6 +134,7 @@ class RasterScene:
                 f'mask_band: {mask_band!r} is unknown. Use one of '
                 f'{", ".join(MASK_BANDS)}.'
             )
+        check_satellite(path, sensor)
         inside = list_files(path)
         rasters = [name for name in inside or () if re.search(r'\.tiff?$', name, re.I)]
         if inside is not None and not os.path.isdir(path) and len(rasters) == 1:
