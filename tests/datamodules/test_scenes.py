@@ -187,7 +187,10 @@ def test_missing_pixels_do_not_count(tmp_path: Path) -> None:
 def test_statistics_are_stored_beside_the_run(root: Path, tmp_path: Path) -> None:
     def prepare(**kwargs: Any) -> tuple[SceneDataModule, dict[str, Any]]:
         datamodule = module(root, val_paths='3*', **kwargs)
-        datamodule.trainer = Trainer(default_root_dir=tmp_path / 'run', logger=False)
+        datamodule.trainer = Trainer(
+            default_root_dir=tmp_path / 'run', logger=False, accelerator='cpu',
+            devices=2, strategy='ddp',
+        )  # fmt: skip
         before = dict(vars(datamodule))
         datamodule.prepare_data()
         # In a distributed run, it is called in one process only.

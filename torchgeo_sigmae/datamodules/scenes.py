@@ -189,15 +189,16 @@ class SceneDataModule(NonGeoDataModule):
         return sorted(self._skipped.union(*failed))
 
     def prepare_data(self) -> None:
-        """Compute and store the statistics, once per machine."""
-        if self._mean_std is None and self.trainer is not None:
+        """Compute and store the statistics, once for all processes of a machine."""
+        several = self.trainer is not None and self.trainer.world_size > 1
+        if several and self._mean_std is None:
             skipped: set[str] = set()
             self._statistics(self._find(skipped)['train'], skipped)
 
     def setup(self, stage: str) -> None:
         """Set up the datasets of a stage."""
         if self._scenes is None:
-            scenes = self._find(self._skipped)
+            scenes = self._cached(self._find(self._skipped))
             if self._mean_std is None:
                 statistics = self._statistics(scenes['train'], self._skipped)
                 self._mean_std = statistics.mean, statistics.std
@@ -212,8 +213,8 @@ class SceneDataModule(NonGeoDataModule):
                 self.bands,
                 f'scenes under {self.root}',
             )
-            self._scenes = self._cached(scenes)
-            self._report(self._scenes)
+            self._scenes = scenes
+            self._report(scenes)
         scenes = self._scenes
         if stage == 'fit':
             room = len(SceneChips(scenes['train'], self.bands, self.size))

@@ -160,7 +160,8 @@ def _source(scenes: Sequence[RasterScene], size: int) -> dict[str, Any]:
 def _sample(scene: RasterScene, size: int, share: float) -> list[np.ndarray]:
     """Values of valid pixels ``(C, N)`` of a share of the chips of a scene."""
     # Faster than many windows, each of which decodes whole blocks of the file.
-    scene = scene.cached() if share > _CACHED_SHARE else scene
+    if scene.pixels is None and share > _CACHED_SHARE:
+        scene = scene.cached()
     side = min(size, scene.height, scene.width)
     every = SceneChips([scene], scene.bands, side, random=False)
     count = max(1, round(share * len(every)))
