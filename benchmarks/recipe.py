@@ -103,7 +103,11 @@ AXES: dict[str, dict[str, dict[str, Any]]] = {
         'weight 0.5': {'spectral_weight': 0.5},
         'weight 2': {'spectral_weight': 2.0},
     },
-    'bands': {'all': {}, 'dropout 60 %': {'band_dropout': 0.6}},
+    'bands': {
+        'all': {},
+        'dropout 30 %': {'band_dropout': 0.3},
+        'dropout 60 %': {'band_dropout': 0.6},
+    },
     'window': {
         '64 px, 75 %': {},
         '64 px, 90 %': {'mask_ratio': 0.9},
