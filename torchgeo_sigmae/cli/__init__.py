@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING
 from .._version import __version__
 from .demo import demo
 from .evaluate import evaluate_features, evaluate_reconstruction
-from .maps import map_embedding, map_reconstruction, map_saliency, map_similarity
+from .maps import (
+    map_embedding,
+    map_reconstruction,
+    map_saliency,
+    map_similarity,
+    map_view,
+)
 from .parser import Parser, call, error_line, fail, suggestion, summary
 from .weights import adapt_bands
 
@@ -32,6 +38,7 @@ COMMANDS: dict[str, Callable[..., list[Path]]] = {
     'map embedding': map_embedding,
     'map similarity': map_similarity,
     'map reconstruction': map_reconstruction,
+    'map view': map_view,
     'evaluate features': evaluate_features,
     'evaluate reconstruction': evaluate_reconstruction,
     'adapt-bands': adapt_bands,

@@ -4,13 +4,15 @@
 """Figures of images, masks and runs; made without pyplot, so any thread may draw.
 
 Convention: images in, :class:`matplotlib.figure.Figure` out, to be saved with
-``figure.savefig(path)``. Pixels without data are magenta.
+``figure.savefig(path)``; :func:`view` writes a page for the browser. Pixels without
+data are magenta.
 """
 
 from .canvas import rgb_channels
 from .curves import plot_training, read_log
 from .images import plot_image, plot_indices, plot_mask, plot_saliency
 from .reconstruction import plot_mask_ratios, plot_reconstruction
+from .view import view
 
 __all__ = (
     'plot_image',
@@ -22,4 +24,5 @@ __all__ = (
     'plot_training',
     'read_log',
     'rgb_channels',
+    'view',
 )

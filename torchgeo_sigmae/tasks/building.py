@@ -26,7 +26,13 @@ from ..transforms.indices import DEFAULT_INDICES, get_index
 from ..weights import Weights, read_weights
 from ..weights.adapt import weights_for_bands
 
-__all__ = ('choose_masking', 'encoder_settings', 'family', 'start_encoder')
+__all__ = (
+    'choose_masking',
+    'default_indices',
+    'encoder_settings',
+    'family',
+    'start_encoder',
+)
 
 
 def family(model: str) -> str:
@@ -54,7 +60,7 @@ def choose_masking(hparams: dict[str, Any], bands: BandSet) -> None:
         ValueError: If the spectral target has no index.
     """
     if hparams['indices'] is None:
-        allowed = [name for name in DEFAULT_INDICES if _computable(name, bands)]
+        allowed = default_indices(bands)
         hparams['indices'] = allowed
         missing = [name for name in DEFAULT_INDICES if name not in allowed]
         if missing and hparams['masking'] != 'random':
@@ -71,6 +77,11 @@ def choose_masking(hparams: dict[str, Any], bands: BandSet) -> None:
             f'spectral_weight: {hparams["spectral_weight"]}, but the bands '
             f'{list(bands[:13])} allow no index. Pass indices=, or 0.'
         )
+
+
+def default_indices(bands: BandSet) -> list[str]:
+    """Those of NDVI, NDWI and NDBI that can be computed from bands."""
+    return [name for name in DEFAULT_INDICES if _computable(name, bands)]
 
 
 def _computable(name: str, bands: BandSet) -> bool:

@@ -740,6 +740,7 @@ class SIGMAETask(BaseTask):
             'masking': self.hparams['masking'],
             'mask_ratio': self.mask_schedule.ratio_at(1.0),
             'groups': self.model.layout.names(self.bands),
+            'decoder_num_heads': self.hparams['decoder_num_heads'],
         }
 
     @property

@@ -267,6 +267,8 @@ def _parsed(content: Any, name: str) -> Weights:
     try:
         arguments = content['hyper_parameters']
         info = dict(content.get(ENCODER_KEY, arguments))
+        if 'decoder_num_heads' in arguments:
+            info.setdefault('decoder_num_heads', arguments['decoder_num_heads'])
         tensors = {_unwrapped(k): v for k, v in content['state_dict'].items()}
         dense = arguments.get('backbone')
         info['model'] = dense or info['model']
