@@ -19,7 +19,7 @@ from .demo import demo
 from .evaluate import evaluate_features, evaluate_reconstruction
 from .maps import map_embedding, map_reconstruction, map_saliency, map_similarity
 from .parser import Parser, call, error_line, fail, suggestion, summary
-from .weights import adapt_bands
+from .weights import adapt_bands, publish
 
 if TYPE_CHECKING:
     from .fit import SIGMAECLI
@@ -35,6 +35,7 @@ COMMANDS: dict[str, Callable[..., list[Path]]] = {
     'evaluate features': evaluate_features,
     'evaluate reconstruction': evaluate_reconstruction,
     'adapt-bands': adapt_bands,
+    'publish': publish,
     'demo': demo,
 }
 
@@ -94,7 +95,8 @@ def _run(name: str, argv: Sequence[str]) -> None:
     values = parser.parse_args(argv)
     with error_line(parser.prog):
         files = call(COMMANDS[name], values)
-    print(f'Wrote {", ".join(map(str, files))}.')
+    if files:
+        print(f'Wrote {", ".join(map(str, files))}.')
 
 
 def _help(prefix: str = '') -> str:
