@@ -56,7 +56,7 @@ from ..optim import (
     warmup_cosine,
     warmup_steps,
 )
-from ..plotting import plot_reconstruction
+from ..plotting import log_figure, plot_reconstruction, takes_figures
 from ..transforms import PatchSaliency, bitemporal
 from ..weights import Weights, load_weights, write_weights
 from ..weights.files import (
@@ -1000,17 +1000,15 @@ class SIGMAETask(BaseTask):
 
     def _log_figure(self, batch: dict[str, Any]) -> None:
         """Send a figure of the first images to the loggers that take figures."""
-        experiments = [
-            logger.experiment
-            for logger in self.loggers
-            if hasattr(logger.experiment, 'add_figure')
-        ]
-        if not experiments or not self.trainer.is_global_zero:
+        if not self.trainer.is_global_zero:
+            return
+        loggers = [logger for logger in self.loggers if takes_figures(logger)]
+        if not loggers:
             return
         few = {
             key: value[:4] if isinstance(value, Tensor) else value
             for key, value in batch.items()
         }
         figure = self.plot(self._reconstruct(few, 0))
-        for experiment in experiments:
-            experiment.add_figure('reconstruction', figure, self.global_step)
+        for logger in loggers:
+            log_figure(logger, 'reconstruction', figure, self.global_step)
