@@ -22,7 +22,7 @@ def takes_figures(logger: Logger) -> bool:
         True for TensorBoard, Weights & Biases, MLflow and Comet.
     """
     known = isinstance(logger, CometLogger | MLFlowLogger | WandbLogger)
-    return known or hasattr(logger.experiment, 'add_figure')
+    return known or hasattr(_experiment(logger), 'add_figure')
 
 
 def log_figure(logger: Logger, name: str, figure: Figure, step: int) -> None:
@@ -34,7 +34,7 @@ def log_figure(logger: Logger, name: str, figure: Figure, step: int) -> None:
         figure: The figure.
         step: Step of the training.
     """
-    experiment: Any = logger.experiment
+    experiment = _experiment(logger)
     match logger:
         case WandbLogger():
             logger.log_image(name, [figure], step)
@@ -46,3 +46,8 @@ def log_figure(logger: Logger, name: str, figure: Figure, step: int) -> None:
             experiment.log_figure(name, figure, step=step)
         case _ if takes_figures(logger):
             experiment.add_figure(name, figure, step)
+
+
+def _experiment(logger: Logger) -> Any:
+    """What a logger writes to; Lightning's base class has none."""
+    return getattr(logger, 'experiment', None)
