@@ -111,7 +111,7 @@ def write_folder(
 
     Args:
         folder: The folder; missing ones are made. Other files in it stay.
-        files: Content by name.
+        files: Content by name; a name may have a folder in front.
         argument: What the user knows *folder* by, for the message.
         obsolete: Names of files to remove.
 
@@ -124,6 +124,7 @@ def write_folder(
     try:
         part.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
+            (part / name).parent.mkdir(exist_ok=True)
             with (part / name).open('wb') as file:
                 file.write(content)
                 file.flush()
@@ -132,6 +133,7 @@ def write_folder(
             for name in obsolete:
                 (folder / name).unlink(missing_ok=True)
             for name in files:
+                (folder / name).parent.mkdir(exist_ok=True)
                 os.replace(part / name, folder / name)
         else:
             os.replace(part, folder)

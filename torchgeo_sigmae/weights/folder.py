@@ -3,12 +3,12 @@
 
 """Weights as a folder, which timm and the Hugging Face Hub load.
 
-========================  =========================================================
-``config.json``           timm's configuration, and ours under ``torchgeo_sigmae``
-``model.safetensors``     the encoder under plain timm keys
-``decoder.safetensors``   the decoder, if it was exported
-``README.md``             the model card
-========================  =========================================================
+=============================  ====================================================
+``config.json``                timm's configuration; ours under ``torchgeo_sigmae``
+``model.safetensors``          the encoder under plain timm keys
+``decoder/model.safetensors``  the decoder, if it was exported
+``README.md``                  the model card
+=============================  ====================================================
 
 ``timm.create_model('local-dir:<folder>', pretrained=True)`` builds the encoder with the
 bands, cubes, groups and image size of pretraining, and without a head.
@@ -31,8 +31,9 @@ from .card import model_card
 
 __all__ = ('FILES', 'is_export', 'is_folder', 'read_export', 'write_export')
 
-_CONFIG, _MODEL, _DECODER = 'config.json', 'model.safetensors', 'decoder.safetensors'
-_CARD = 'README.md'
+_CONFIG, _MODEL, _CARD = 'config.json', 'model.safetensors', 'README.md'
+# Older versions of timm take any file of tensors beside config.json for the encoder.
+_DECODER = 'decoder/model.safetensors'
 
 #: The files of an exported folder.
 FILES = (_CONFIG, _MODEL, _DECODER, _CARD)
