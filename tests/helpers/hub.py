@@ -80,8 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
                     {'type': 'file', 'path': name, 'size': len(content), 'oid': name}
                     for name, content in files.items()
                 ])  # fmt: skip
-            case ['resolve', _, file] if file in files:
-                self.answer(files[file])
+            case ['resolve', _, *parts] if '/'.join(parts) in files:
+                self.answer(files['/'.join(parts)])
             case _:
                 self.missing('EntryNotFound')
 
