@@ -25,7 +25,7 @@ from .maps import (
     map_view,
 )
 from .parser import Parser, call, error_line, fail, suggestion, summary
-from .weights import adapt_bands
+from .weights import adapt_bands, publish
 
 if TYPE_CHECKING:
     from .fit import SIGMAECLI
@@ -42,6 +42,7 @@ COMMANDS: dict[str, Callable[..., list[Path]]] = {
     'evaluate features': evaluate_features,
     'evaluate reconstruction': evaluate_reconstruction,
     'adapt-bands': adapt_bands,
+    'publish': publish,
     'demo': demo,
 }
 
@@ -101,7 +102,8 @@ def _run(name: str, argv: Sequence[str]) -> None:
     values = parser.parse_args(argv)
     with error_line(parser.prog):
         files = call(COMMANDS[name], values)
-    print(f'Wrote {", ".join(map(str, files))}.')
+    if files:
+        print(f'Wrote {", ".join(map(str, files))}.')
 
 
 def _help(prefix: str = '') -> str:

@@ -11,10 +11,12 @@ data are magenta.
 from .canvas import rgb_channels
 from .curves import plot_training, read_log
 from .images import plot_image, plot_indices, plot_mask, plot_saliency
+from .loggers import log_figure, takes_figures
 from .reconstruction import plot_mask_ratios, plot_reconstruction
 from .view import view
 
 __all__ = (
+    'log_figure',
     'plot_image',
     'plot_indices',
     'plot_mask',
@@ -24,5 +26,6 @@ __all__ = (
     'plot_training',
     'read_log',
     'rgb_channels',
+    'takes_figures',
     'view',
 )
