@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -284,6 +285,25 @@ def test_nothing_is_read_before_it_is_computed(
         counts = Counter(log.read_text().splitlines()).values()
         assert set(counts) <= {1, 2}
         log.write_text('')
+
+
+def test_windows_are_computed_once(
+    pixels: np.ndarray, encoder: FrozenEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = small_task(mean=[1500.0] * 10, std=[900.0] * 10)
+    for name, compute in (
+        ('patch_layers', lambda x: lazy.saliency(x, window=32)),
+        ('embed_window', lambda x: lazy.embed(x, encoder, 32, window=32)),
+        (
+            'reconstruct_window',
+            lambda x: lazy.reconstruct(x, task, 0.75, 32, window=32),
+        ),
+    ):
+        counted = mock.Mock(wraps=getattr(lazy, name))
+        monkeypatch.setattr(lazy, name, counted)
+        compute(odc(pixels[None])).compute(scheduler='synchronous')
+        # The last row and column of windows are too narrow for a halo of 32 pixels.
+        assert counted.call_count == (2 * 3 if name == 'embed_window' else 3 * 4)
 
 
 def test_few_tasks_per_window(encoder: FrozenEncoder) -> None:

@@ -121,19 +121,22 @@ def saliency(
     maps = []
     for image in lazy.images():
         layers = lazy.map_windows(image, compute, (), count, patch_size, window)
-        joint = layers[-2:]
+        ends = None
         if combine == 'rank':
-            layers, joint = layers.rechunk(-1), joint[:, :0]
-        missing = dask.array.isnan(joint)
-        low = dask.array.where(missing, np.float32(np.inf), joint)
-        high = dask.array.where(missing, np.float32(-np.inf), joint)
-        ends = [] if combine == 'rank' else [low.min((1, 2)), high.max((1, 2))]
-        limits = dask.delayed(_limits)(ends, lazy.checked(image))
+            layers = layers.rechunk(-1)
+        else:
+            # Not through a task of its own, which would compute the layers again.
+            joint = layers[-2:]
+            missing = dask.array.isnan(joint)
+            low = dask.array.where(missing, np.float32(np.inf), joint).min((1, 2))
+            high = dask.array.where(missing, np.float32(-np.inf), joint).max((1, 2))
+            ends = dask.array.stack([low, high]).rechunk(-1)
         maps.append(
             dask.array.map_blocks(
                 _add_saliency,
                 layers,
-                limits,
+                ends,
+                lazy.checked(image),
                 alpha=alpha,
                 combine=combine,
                 dtype=np.float32,
@@ -298,18 +301,18 @@ def reconstruct(
     return lazy.wrap(maps, 'reconstruction', names, 1, attributes)
 
 
-def _limits(ends: list[np.ndarray], _checked: None) -> Limits | None:
-    """Smallest and largest richness, and heterogeneity, for :func:`add_saliency`."""
-    if not ends:
-        return None
-    (r_low, h_low), (r_high, h_high) = (end.tolist() for end in ends)
-    return (r_low, r_high), (h_low, h_high)
-
-
 def _add_saliency(
-    layers: np.ndarray, limits: Limits | None, alpha: float, combine: str
+    layers: np.ndarray,
+    ends: np.ndarray | None,
+    _checked: None,
+    alpha: float,
+    combine: str,
 ) -> np.ndarray:
-    """Append saliency to a block."""
+    """Append saliency to a block; *ends* are the limits of the whole image."""
+    limits: Limits | None = None
+    if ends is not None:
+        (r_low, h_low), (r_high, h_high) = ends.tolist()
+        limits = (r_low, r_high), (h_low, h_high)
     return add_saliency(layers, alpha, combine, limits)
 
 
