@@ -413,6 +413,7 @@ BAD: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda x: x.isel(band=[0, 1, 2, 2, *range(3, 10)]),
         r"data: \['B04', 'B04'\] are all B04",
     ),
+    'empty': (lambda x: x.isel(time=[]), "no values in {'time': 0, 'band': 4"),
     'chunks': (lambda x: x.chunk(y=4, x=100), r"chunks of 4 x 100 .*data.chunk\({'y'"),
 }  # fmt: skip
 

@@ -144,6 +144,8 @@ class LazyScene:
                 scene, height=part.height, width=part.width, transform=part.transform,
                 aoi=part.aoi,
             )  # fmt: skip
+        if not array.size:
+            raise ValueError(f'data: there are no values in {dict(array.sizes)}.')
         is_lazy = array.chunks is not None
         if is_lazy:
             _check_chunks(array, patch_size)
