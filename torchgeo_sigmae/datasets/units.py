@@ -14,7 +14,13 @@ from ..bands import BandSet
 from .band_files import UNIT
 from .scenes import RasterScene
 
-__all__ = ('check_baselines', 'check_reflectance', 'sample_values')
+__all__ = (
+    'check_baselines',
+    'check_reflectance',
+    'reflectance_problem',
+    'sample_values',
+    'sample_windows',
+)
 
 #: Processing baseline since which digital numbers of Sentinel-2 are 1000 larger.
 FIRST_WITH_OFFSET = 400
@@ -60,17 +66,19 @@ def check_baselines(scenes: Sequence[RasterScene]) -> None:
         )
 
 
+def sample_windows(scene: RasterScene) -> list[Window]:
+    """Cut some windows out of a scene, spread evenly."""
+    height, width = min(_SIDE, scene.height), min(_SIDE, scene.width)
+    rows, columns = (
+        [round(max(side - _SIDE, 0) * n / (_WINDOWS - 1)) for n in range(_WINDOWS)]
+        for side in (scene.height, scene.width)
+    )
+    return [Window(column, row, width, height) for row in rows for column in columns]
+
+
 def sample_values(scene: RasterScene) -> np.ndarray:
     """Read some windows of a scene, spread evenly, ``(C, N)``."""
-    chips = []
-    for i in range(_WINDOWS):
-        for j in range(_WINDOWS):
-            row, column = (
-                round(max(side - _SIDE, 0) * n / (_WINDOWS - 1))
-                for side, n in ((scene.height, i), (scene.width, j))
-            )
-            height, width = min(_SIDE, scene.height), min(_SIDE, scene.width)
-            chips.append(scene.read(Window(column, row, width, height)))
+    chips = [scene.read(window) for window in sample_windows(scene)]
     return np.concatenate([chip.reshape(len(chip), -1) for chip in chips], axis=1)
 
 
@@ -92,19 +100,29 @@ def check_reflectance(
         UserWarning: If the median is above 1.5 or below -0.05, or no value is above
             0.002: clouds reflect less, and deep water more.
     """
+    if problem := reflectance_problem(values, bands, name, unit):
+        warnings.warn(problem, stacklevel=3)
+
+
+def reflectance_problem(
+    values: np.ndarray,
+    bands: BandSet,
+    name: str,
+    unit: tuple[float, float] = (UNIT, 0.0),
+) -> str | None:
+    """What :func:`check_reflectance` warns of; None where values are plausible."""
     optical = [w is not None and w < _LONGEST for w in bands.wavelengths]
     reflectance = values[optical] * unit[0] + unit[1]
     reflectance = reflectance[np.isfinite(reflectance)]
     if not reflectance.size:
-        return
+        return None
     middle, brightest = float(np.median(reflectance)), float(reflectance.max())
     if -0.05 <= middle <= 1.5 and brightest >= 0.002:
-        return
-    warnings.warn(
+        return None
+    return (
         f'scale, offset: the reflectance of {name} is {middle:.4g} in the median and '
         f'{brightest:.4g} at most, which is implausible. Pass scale= and offset=, '
         'reflectance = value x scale + offset: 0.0001 and 0 for digital numbers of '
         'Sentinel-2, 0.0000275 and -0.2 for Landsat Collection 2, 1 and 0 for '
-        'reflectance.',
-        stacklevel=3,
+        'reflectance.'
     )
