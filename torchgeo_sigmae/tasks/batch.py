@@ -20,6 +20,7 @@ __all__ = (
     'default_transform',
     'mark_missing',
     'refuse_empty',
+    'select_image',
 )
 
 #: Key of a mask in a batch, ``(B, dates, H, W)``, float: 1 where any band has data.
@@ -53,6 +54,35 @@ def default_transform(size: int, crop: float = 0.2) -> K.AugmentationSequential:
         K.RandomVerticalFlip(p=0.5),
         data_keys=['input'],
     )
+
+
+def select_image(batch: dict[str, Any], key: str) -> dict[str, Any]:
+    """Take the images under a key; other tensors of the batch are dropped.
+
+    Args:
+        batch: A batch with ``batch[key]`` ``(B, C, H, W)``, ``(B, T, C, H, W)`` or, of
+            a single band, ``(B, H, W)``.
+        key: The key.
+
+    Returns:
+        A batch with ``'image'``, floating point, and the names of the samples: what is
+        no tensor stays, and WebDataset's ``'__key__'`` is the ``'filename'``.
+
+    Raises:
+        ValueError: If there is no image under this key.
+    """
+    image = batch.get(key)
+    if not isinstance(image, Tensor) or not 3 <= image.ndim <= 5:
+        images = [k for k, v in batch.items() if isinstance(v, Tensor) and v.ndim > 2]
+        raise ValueError(
+            f'batch.key: the batch holds no images under {key!r}, but under {images}. '
+            'Pass batch=BatchSpec(key=...) with one of them.'
+        )
+    kept = {k: v for k, v in batch.items() if not isinstance(v, Tensor)}
+    if '__key__' in kept:
+        kept.setdefault('filename', kept['__key__'])
+    image = image if image.is_floating_point() else image.float()
+    return {**kept, 'image': image.unsqueeze(1) if image.ndim == 3 else image}
 
 
 def mark_missing(
@@ -92,8 +122,8 @@ def mark_missing(
         )
     if 'image' not in batch:
         raise ValueError(
-            f"image: the batch has no 'image', but the keys {sorted(batch)}. Rename it "
-            'in a transform of the dataset.'
+            f"image: the batch has no 'image', but the keys {sorted(batch)}. Pass one "
+            'of them, batch=BatchSpec(key=...).'
         )
     image = batch['image']
     require_float(image, 'image')

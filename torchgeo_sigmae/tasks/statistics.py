@@ -266,6 +266,12 @@ def resolve_statistics(
     sensor = datamodule_sensor(datamodule)
     if spec.bands is not None:
         names = BandSet.from_data(spec.bands, bands.sensor)
+        if spec.key != 'image' and not set(bands) & set(names):
+            raise ValueError(
+                f'batch.key: {spec.key!r} holds the bands {list(names)}, but the model '
+                f'sees {list(bands)}. Pass another key, or bands= of these and their '
+                "sensor= ('any' where there is none)."
+            )
     elif sensor is not None and sensor.name != bands.sensor.name:
         raise ValueError(
             f'sensor: {type(datamodule).__name__} has bands of {sensor.name}, but the '
