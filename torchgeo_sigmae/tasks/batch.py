@@ -136,7 +136,10 @@ def mark_missing(
     if normalized and nodata is not None:
         absent = seen.new_full((len(channels), 1, 1), nodata)
         absent = statistics.normalize(absent, statistics.channels)
-        valid = valid & (~valid | ((seen - absent).abs() > 1e-4)).any(-3, keepdim=True)
+        # One band tells whether all bands of any pixel can have the value.
+        if not ((seen[..., :1, :, :] - absent[:1]).abs() > 1e-4).all():
+            differs = (seen - absent).abs() > 1e-4
+            valid = valid & (~valid | differs).any(-3, keepdim=True)
     marked = dict(batch)
     if not every or not valid.all():
         dates = torch.where(dates.isfinite(), dates, 0)
@@ -187,17 +190,24 @@ def augment(
     if isinstance(transform, nn.Identity):
         return image, valid
     result, moved = _transformed(transform, image, valid, seed)
-    before, after = (x.isfinite().any(dim=(2, 3)) for x in (image, result))
-    if (before & ~after).any():
+    # One pass and one transfer from the device, where nothing is missing.
+    finite, full = torch.stack([image.sum().isfinite(), moved.min() == 1]).tolist()
+    if not finite and _lost_a_band(image, result):
         # A band has become all NaN: the augmentation used its mean or maximum, as
         # contrast does. Once more with the band's mean, 0, in place of NaN.
-        finite = image.isfinite()
-        masks = torch.cat([valid, finite.to(valid.dtype)], dim=1)
-        filled = torch.where(finite, image, 0)
+        known = image.isfinite()
+        masks = torch.cat([valid, known.to(valid.dtype)], dim=1)
+        filled = torch.where(known, image, 0)
         result, masks = _transformed(transform, filled, masks, seed)
-        moved, finite = masks[:, :1], _shrink(masks[:, 1:]) > 0.5
-        result = torch.where(finite, result, torch.nan)
-    return result, _shrink(moved)
+        moved, known = masks[:, :1], _shrink(masks[:, 1:]) > 0.5
+        result = torch.where(known, result, torch.nan)
+    return result, moved if full else _shrink(moved)
+
+
+def _lost_a_band(before: Tensor, after: Tensor) -> bool:
+    """Tell whether a band with values has become all NaN in any image."""
+    had, has = (x.isfinite().any(dim=(2, 3)) for x in (before, after))
+    return bool((had & ~has).any())
 
 
 def _transformed(

@@ -532,7 +532,9 @@ class SIGMAETask(BaseTask):
         prediction, statistics = output.tensor_split([tokens.patches.shape[-1]], dim=-1)
         prediction = self.target.place(prediction, tokens, predicted)
         target = self.target.encode(tokens, predicted)
-        pixels = gather_tokens(tokens.pixels, predicted) & counts.unsqueeze(-1)
+        pixels = None
+        if not tokens.whole or self.hparams['predict_ratio'] < 1:
+            pixels = gather_tokens(tokens.pixels, predicted) & counts.unsqueeze(-1)
         loss = masked_mse(prediction, target, pixels)
         self.log('train_loss', loss, batch_size=size)
         self.train_loss.update(loss.detach())

@@ -190,7 +190,8 @@ class BatchStatistics:
         shape[dim] = -1
         mean = torch.tensor(self.model_mean, device=image.device).view(shape)
         std = torch.tensor(self.model_std, device=image.device).view(shape)
-        return (image.float() * std + mean) * self.scale + self.offset
+        out = image.float() * std
+        return out.add_(mean).mul_(self.scale).add_(self.offset)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain Python values, for checkpoints.
