@@ -40,7 +40,8 @@ def resumable(datamodule: _DataModule, seed: int = 0) -> _DataModule:
     Args:
         datamodule: A datamodule whose training loader draws from a map-style dataset:
             any ``NonGeoDataModule`` of TorchGeo, for example. Its loader is refused
-            when it is made, not here, if it cannot be made resumable.
+            when it is made, not here, if it cannot be made resumable: a stream, for
+            example.
         seed: Seed of the order and of everything random.
 
     Returns:
@@ -125,7 +126,14 @@ class _ResumableLoader(DataLoader[Any]):
     def __init__(self, loader: Any, owner: Any) -> None:
         name = type(owner).__name__
         what = type(getattr(loader, 'dataset', loader))
-        if not isinstance(loader, DataLoader) or issubclass(what, IterableDataset):
+        if isinstance(loader, DataLoader) and issubclass(what, IterableDataset):
+            raise TypeError(
+                f'datamodule: {name} streams its training data from a {what.__name__}, '
+                'an IterableDataset, which cannot be made resumable: a stream has no '
+                'sample indices. Train without resumable(): a resumed run goes on with '
+                'its weights, schedules and masks, and its stream begins anew.'
+            )
+        if not isinstance(loader, DataLoader):
             raise TypeError(
                 f'datamodule: {name}.train_dataloader() returns a {what.__name__}, '
                 'which cannot be made resumable. Return one DataLoader of a map-style '

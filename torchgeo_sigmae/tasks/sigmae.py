@@ -72,6 +72,7 @@ from .batch import (
     default_transform,
     mark_missing,
     refuse_empty,
+    select_image,
 )
 from .building import choose_masking, encoder_settings, family, start_encoder
 from .progress import (
@@ -487,6 +488,8 @@ class SIGMAETask(BaseTask):
             return batch
         normalize = self.batch.normalize
         raw = self._datamodule_normalizes or normalize is True
+        if self.batch.key != 'image' and isinstance(batch, dict):
+            batch = select_image(batch, self.batch.key)
         batch = mark_missing(
             batch, self.statistics, self.batch.nodata, normalized=not raw
         )
@@ -494,7 +497,9 @@ class SIGMAETask(BaseTask):
             refuse_empty(batch, self.batch.nodata)
         if not self._scale_checked:
             self._scale_checked = True
-            self.statistics.check_scale(batch['image'], normalized=not raw)
+            # Radar, beyond a millimeter, and elevation have no reflectance.
+            if any(nm and nm < 1e6 for nm in self.bands.wavelengths):
+                self.statistics.check_scale(batch['image'], normalized=not raw)
         if normalize:
             batch['image'] = self.statistics.normalize(batch['image'])
         return batch
@@ -527,7 +532,9 @@ class SIGMAETask(BaseTask):
         prediction, statistics = output.tensor_split([tokens.patches.shape[-1]], dim=-1)
         prediction = self.target.place(prediction, tokens, predicted)
         target = self.target.encode(tokens, predicted)
-        pixels = gather_tokens(tokens.pixels, predicted) & counts.unsqueeze(-1)
+        pixels = None
+        if not tokens.whole or self.hparams['predict_ratio'] < 1:
+            pixels = gather_tokens(tokens.pixels, predicted) & counts.unsqueeze(-1)
         loss = masked_mse(prediction, target, pixels)
         self.log('train_loss', loss, batch_size=size)
         self.train_loss.update(loss.detach())
