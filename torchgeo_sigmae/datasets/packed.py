@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.utils.data import default_collate, get_worker_info
+from torch.utils.data import get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 from torchgeo.datasets import NonGeoDataset
 
@@ -72,10 +72,12 @@ class PackIndex:
         columns: Files of the columns by name: ``'source'``, the index in *sources*;
             ``'window'``, first row and column in the file of the source; ``'label'``
             where the data have labels.
+        checksums: SHA-256 of the files of the columns.
         sources: What the chips were cut from. ``'name'``; and where known ``'place'``
             (sources that overlap on the ground have the same number), ``'split'``,
-            ``'date'``, ``'missing_bands'``, ``'crs'``, ``'transform'``, ``'height'``
-            and ``'width'``.
+            ``'date'``, ``'dates'`` (chips of a sample), ``'missing_bands'``,
+            ``'height'`` and ``'width'``; ``'crs'`` and ``'transform'`` of the part of
+            the file that starts at row and column ``'origin'``.
         settings: What the pack was made from and how.
         skipped: Files that could not be read.
     """
@@ -89,6 +91,7 @@ class PackIndex:
     std: list[float]
     shards: tuple[Shard, ...]
     columns: dict[str, str]
+    checksums: dict[str, str]
     sources: list[dict[str, Any]] = field(repr=False)
     settings: dict[str, Any] = field(default_factory=dict, repr=False)
     skipped: list[str] = field(default_factory=list)
@@ -317,6 +320,10 @@ class PackedChips(NonGeoDataset):
         if 'label' in self._columns:
             batch['label'] = torch.from_numpy(self._columns['label'][chips])
         return [batch]
+
+    def column(self, name: str) -> np.ndarray:
+        """A value for every chip of the pack, see :attr:`.PackIndex.columns`."""
+        return self._columns[name]
 
     def _gather(self, chips: np.ndarray, corners: np.ndarray) -> Tensor:
         """Stored values of crops."""

@@ -236,7 +236,10 @@ class _PlacedSampler(DistributedSampler[tuple[int, int]]):
 
 
 class _SeededSamples(Dataset[Any]):
-    """A dataset whose randomness depends on (seed, epoch, index) alone."""
+    """A dataset whose randomness depends on (seed, epoch, index) alone.
+
+    A batch is of one epoch.
+    """
 
     def __init__(self, dataset: Dataset[Any], seed: int) -> None:
         self.dataset = dataset
@@ -246,6 +249,14 @@ class _SeededSamples(Dataset[Any]):
         epoch, index = place
         with seeded(_SAMPLE, self.seed, epoch, index):
             return self.dataset[index]
+
+    def __getitems__(self, places: list[tuple[int, int]]) -> Any:
+        # A dataset that gathers batches takes a key in place of generators.
+        gather = getattr(self.dataset, 'gather', None)
+        if gather is None:
+            return [self[place] for place in places]
+        key = seed_from(_SAMPLE, self.seed, places[0][0])
+        return gather([index for _, index in places], key)
 
     def __len__(self) -> int:
         return len(cast(Any, self.dataset))
