@@ -14,6 +14,9 @@ from .splits import TOLERANCE, choose_places
 
 __all__ = ('split_pack',)
 
+#: Strips that are tried at every side.
+_CUTS = 257
+
 
 def split_pack(
     index: PackIndex,
@@ -71,14 +74,12 @@ def _set_aside(
     if error > TOLERANCE:
         inside = places == np.bincount(places).argmax()
         low, high = _extents(index, chips[inside], source, window)
-        for cut_train, cut_val in _cuts(low, high, fraction * len(chips), generator):
-            held = np.zeros(len(chips), bool)
-            used = ~inside
-            held[inside], used[inside] = cut_val, cut_train
-            share = held.sum() / (held.sum() + used.sum())
-            if abs(share / fraction - 1) < error:
-                train, val = chips[used], chips[held]
-                error = abs(share / fraction - 1)
+        others = len(chips) - int(inside.sum())
+        cut = _cut(low, high, others, fraction, generator)
+        if cut is not None and cut[2] < error:
+            used, held = ~inside, np.zeros(len(chips), bool)
+            used[inside], held[inside], error = cut
+            train, val = chips[used], chips[held]
     if not len(val):
         raise ValueError(
             f'val_fraction: {fraction}, but the {len(chips)} chips show the same '
@@ -131,19 +132,39 @@ def _extents(
     return low, high
 
 
-def _cuts(
-    low: np.ndarray, high: np.ndarray, count: float, generator: np.random.Generator
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Training and validation chips, with the cut at each of four sides."""
-    cuts = []
+def _cut(
+    low: np.ndarray,
+    high: np.ndarray,
+    others: int,
+    fraction: float,
+    generator: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """Cut a strip off one of the four sides of a place.
+
+    Args:
+        low: Lowest coordinates of chips, ``(N, 2)``.
+        high: Highest coordinates.
+        others: Number of training chips elsewhere.
+        fraction: Share of the validation chips.
+        generator: Chooses among equal sides.
+
+    Returns:
+        Training and validation chips, boolean ``(N,)``, and the relative error of the
+        share; None if a gap of one chip leaves nothing.
+    """
+    best = None
     for side in generator.permutation(4):
         axis, sign = side // 2, 1 - 2 * (side % 2)
         near, far = np.sort([sign * low[:, axis], sign * high[:, axis]], axis=0)
         gap = np.median(far - near)
-        at = np.sort(near)[::-1][min(max(round(count), 1), len(near)) - 1]
         tolerance = 1e-3 * gap
-        val = near >= at - tolerance
-        train = far <= at - gap + tolerance
-        if train.any() and val.any():
-            cuts.append((train, val))
-    return cuts
+        first = np.quantile(near, np.linspace(0, 1, _CUTS), method='nearest')
+        held = len(near) - np.searchsorted(np.sort(near), first - tolerance)
+        last = first - gap + tolerance
+        used = others + np.searchsorted(np.sort(far), last, 'right')
+        errors = np.where(used > 0, abs(held / (held + used) / fraction - 1), np.inf)
+        choice = int(errors.argmin())
+        error = float(errors[choice])
+        if np.isfinite(error) and (best is None or error < best[2]):
+            best = far <= last[choice], near >= first[choice] - tolerance, error
+    return best
