@@ -284,9 +284,7 @@ def test_arguments(packed: Path, tmp_path: Path) -> None:
         PackedChips('nowhere')
     with pytest.raises(FileNotFoundError, match=r'is no pack: it has no index.json'):
         PackedChips(tmp_path)
-    with pytest.raises(
-        ValueError, match=r'B11 not in the pack .*B04, B03, B02 of'
-    ):
+    with pytest.raises(ValueError, match=r'B11 not in the pack .*B04, B03, B02 of'):
         PackedChips(packed, ['B11', 'B04'])
     with pytest.raises(ValueError, match=r'have 8 x 8 pixels. Pass size=8 or less'):
         PackedChips(packed, size=9)

@@ -329,4 +329,6 @@ def _read_config(path: str) -> object:
     parser = OneLineErrors(prog='torchgeo-sigmae pack')
     parser.add_subclass_arguments(LightningDataModule, 'data')
     parsed = parser.parse_object({'data': content['data']})
-    return parser.instantiate_classes(parsed).data
+    # The name since jsonargparse 4.49, then the one before.
+    instantiate = getattr(parser, 'instantiate', None) or parser.instantiate_classes
+    return instantiate(parsed).data
