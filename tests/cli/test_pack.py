@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from torchgeo.datasets import BigEarthNet, EuroSAT
 
@@ -20,6 +21,8 @@ from helpers.processes import join, start
 from torchgeo_sigmae.bands import BIGEARTHNET_BANDS, EUROSAT_BANDS
 from torchgeo_sigmae.cli import main
 from torchgeo_sigmae.datasets import PackedChips
+
+EXAMPLES = Path(__file__).parents[2] / 'examples'
 
 
 def pack(*arguments: object) -> None:
@@ -150,6 +153,34 @@ def test_errors(
     error = capsys.readouterr().err
     assert error.count('\n') == 1
     assert re.search(message, error), error
+
+
+def test_pretraining_from_the_example_config(
+    real_data: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands of the file, and the second again."""
+    monkeypatch.chdir(tmp_path)
+    pack(real_data('scenes'), '--paths', 'ravaen*', '--output', 'data/pack')
+    command = [
+        'fit',
+        f'--config={EXAMPLES / "pretrain_packed.yaml"}',
+        '--data.init_args.root=data/pack',
+        '--data.init_args.length=32',
+        '--data.init_args.val_fraction=0.3',
+        '--trainer.max_epochs=1',
+        '--trainer.check_val_every_n_epoch=1',
+        '--trainer.accelerator=cpu',
+        '--trainer.enable_progress_bar=false',
+    ]
+    main(command)
+    (path,) = (tmp_path / 'outputs' / 'pretrain_packed' / 'resume').glob('*.ckpt')
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint['global_step'] == 2
+    assert checkpoint['encoder']['trained_on'][0]['root'] == 'data/pack'
+    said: list[str] = []
+    monkeypatch.setattr('torchgeo_sigmae.cli.fit.rank_zero_info', said.append)
+    main(command)
+    assert 'resume/step=000000002.ckpt (step 2)' in said[0]
 
 
 def test_a_killed_pack_goes_on(
