@@ -166,7 +166,7 @@ def test_pretraining_from_the_example_config(
         f'--config={EXAMPLES / "pretrain_packed.yaml"}',
         '--data.init_args.root=data/pack',
         '--data.init_args.length=32',
-        '--data.init_args.val_fraction=0.3',
+        '--data.init_args.val_fraction=0.2',
         '--trainer.max_epochs=1',
         '--trainer.check_val_every_n_epoch=1',
         '--trainer.accelerator=cpu',

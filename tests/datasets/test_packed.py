@@ -19,9 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 from helpers.geotiffs import RGB, numbered, write
 from torchgeo_sigmae.bands import BandSet
 from torchgeo_sigmae.datasets import PackedChips, RasterScene, SceneChips, find_scenes
+from torchgeo_sigmae.datasets.pack_index import PackIndex
 from torchgeo_sigmae.datasets.pack_sources import DatasetSource, SceneSource
 from torchgeo_sigmae.datasets.pack_splits import split_pack
-from torchgeo_sigmae.datasets.packed import PackIndex, decode
+from torchgeo_sigmae.datasets.packed import decode
 from torchgeo_sigmae.datasets.packing import Chip, check_pack, write_pack
 
 
@@ -311,8 +312,8 @@ def test_datasets(tmp_path: Path) -> None:
     images = np.stack(arrays(10)).reshape(5, 6, 8, 8)
     parts = {'train': Samples(images[:4]), 'test': Samples(images[4:])}
     source = DatasetSource(parts, BandSet(RGB), ['B02', 'B04'], dates=2)
-    index = write_pack(source, tmp_path, shard_bytes=3 * 4 * 2 * 64)
-    chips = PackedChips(tmp_path)
+    index = write_pack(source, tmp_path / 'pack', shard_bytes=3 * 4 * 2 * 64)
+    chips = PackedChips(tmp_path / 'pack')
     wanted = images.reshape(10, 3, 8, 8)[:, [2, 0]]
     for number, chip in enumerate(chips):
         np.testing.assert_array_equal(chip['image'], wanted[number])
@@ -324,6 +325,14 @@ def test_datasets(tmp_path: Path) -> None:
     assert len(splits['train']) == 6
     assert splits['val'].tolist() in [[2 * i, 2 * i + 1] for i in range(4)]
 
+    # Channels may be no bands of the sensor.
+    radar = DatasetSource(parts, BandSet.from_data(['VV', 'B04', 'DEM']), dates=2)
+    write_pack(radar, tmp_path / 'radar')
+    chips = PackedChips(tmp_path / 'radar', ['DEM', 'VV'])
+    assert chips.bands == ('DEM', 'VV')
+    np.testing.assert_array_equal(
+        chips[3]['image'], images.reshape(10, 3, 8, 8)[3, [2, 0]]
+    )
     with pytest.raises(ValueError, match='4 names for the image'):
         DatasetSource(parts, BandSet((*RGB, 'B08')))
     ragged: Any = [{'image': torch.zeros(3, 8, 8)}, {'image': torch.zeros(3, 8, 9)}]

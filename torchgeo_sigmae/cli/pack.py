@@ -101,7 +101,7 @@ def pack(
             damaged.
         ValueError: If an argument is wrong, or the folder holds something else.
     """
-    from ..datasets.packed import INDEX
+    from ..datasets.pack_index import INDEX
     from ..datasets.packing import check_pack, write_pack
 
     if check:

@@ -16,8 +16,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Sampler
 from torchgeo.datamodules import NonGeoDataModule
 
+from ..datasets.pack_index import PackIndex, choose_bands
 from ..datasets.pack_splits import split_pack
-from ..datasets.packed import PackedChips, PackIndex, choose_bands, decode
+from ..datasets.packed import PackedChips, decode
 from ..datasets.resumable import resumable
 from .scenes import augmentations
 
@@ -64,7 +65,8 @@ class PackedDataModule(NonGeoDataModule):
                 ground are one place. Whole places are set aside where they add up to
                 the share, else a strip of the largest place, with a gap of one chip.
                 Samples of datasets count as different places.
-            length: Number of training images in an epoch; None for one of every chip.
+            length: Number of training images in an epoch; None for one of every chip,
+                and at least one batch.
             val_length: Largest number of validation or test images.
             source_weights: How often chips of a source are seen, relative to 1, by
                 patterns of the names of sources (``{'*L2A*': 2.0}``). The first pattern
@@ -130,12 +132,14 @@ class PackedDataModule(NonGeoDataModule):
         """Pinned batches; for training, in proportion to the weights of sources."""
         dataset = getattr(self, f'{split}_dataset')
         train = split == 'train'
+        # At least one batch.
+        length = self.length or max(len(dataset), self.batch_size)
         trainer = self.trainer
         cuda = trainer is not None and isinstance(trainer.accelerator, CUDAAccelerator)
         return DataLoader(
             dataset,
             self.batch_size,
-            sampler=_Drawn(len(dataset), self.length, self._weights) if train else None,
+            sampler=_Drawn(len(dataset), length, self._weights) if train else None,
             num_workers=self.num_workers,
             pin_memory=cuda,
             drop_last=train,
@@ -161,8 +165,9 @@ class PackedDataModule(NonGeoDataModule):
     def _open(self) -> None:
         """Read the index, choose bands and split the chips."""
         index = PackIndex.read(self.root)
-        self.bands = choose_bands(index, self.bands, self.root)
-        channels = index.bands.channels(self.bands)
+        self.bands, channels = choose_bands(
+            index.bands, self.bands, f'the pack {self.root}'
+        )
         mean = torch.tensor([index.mean[i] for i in channels])
         std = torch.tensor([index.std[i] for i in channels])
         if not (std > 0).all():
@@ -219,11 +224,9 @@ class _Drawn(Sampler[int]):
     lists of Python numbers, and stop at 2 ** 24 weights.
     """
 
-    def __init__(
-        self, count: int, length: int | None, weights: np.ndarray | None
-    ) -> None:
+    def __init__(self, count: int, length: int, weights: np.ndarray | None) -> None:
         self._count = count
-        self._length = length or count
+        self._length = length
         self._sums = None if weights is None else np.cumsum(weights)
 
     def __len__(self) -> int:

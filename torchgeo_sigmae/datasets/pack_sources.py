@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from ..bands import BandSet
 from .band_files import UNIT, opened
 from .find import skip_on_error
+from .pack_index import choose_bands
 from .packing import Chip
 from .paths import file_state
 from .scenes import RasterScene
@@ -187,8 +188,10 @@ class DatasetSource:
         self.parts = {name: part for name, part in parts.items() if len(part)}  # type: ignore[arg-type]
         if not self.parts:
             raise ValueError('source: the dataset is empty.')
-        self.bands = bands if chosen is None else BandSet(chosen, bands.sensor)
-        self._channels = None if chosen is None else bands.channels(chosen)
+        name = ', '.join(parts)
+        self.bands, self._channels = choose_bands(
+            bands, chosen, f'the dataset ({name})'
+        )
         self._count = len(bands)
         self.scale, self.offset = scale, offset
         self._ends = np.cumsum([len(part) for part in self.parts.values()])  # type: ignore[arg-type]
@@ -245,8 +248,7 @@ class DatasetSource:
         """Images ``(dates, C, H, W)`` of a sample."""
         self._check(image, number)
         images = image.float().numpy().reshape(-1, self._count, *image.shape[-2:])
-        if self._channels is not None:
-            images = images[:, self._channels]
+        images = images[:, self._channels]
         if images.shape != (self.dates, *self.shape):
             raise ValueError(
                 f'source: the image of sample {number} is {tuple(images.shape)}, that '

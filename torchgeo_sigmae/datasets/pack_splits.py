@@ -9,7 +9,7 @@ import numpy as np
 from rasterio import CRS
 from rasterio.warp import transform
 
-from .packed import PackIndex
+from .pack_index import PackIndex
 from .splits import TOLERANCE, choose_places
 
 __all__ = ('split_pack',)

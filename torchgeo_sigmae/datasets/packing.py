@@ -3,11 +3,8 @@
 
 """Write packs: shard by shard, so that an interrupted run goes on where it stood."""
 
-import hashlib
 import json
-import os
 import shutil
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -21,19 +18,13 @@ from tqdm import tqdm
 
 from .._files import atomic_path, write_text
 from ..bands import BandSet
-from .packed import INDEX, MISSING, PackIndex, Shard, decode
+from .pack_index import INDEX, PackIndex, Shard
+from .shard_files import Moments, ShardFile, sha256
 
 __all__ = ('Chip', 'ChipSource', 'check_pack', 'write_pack')
 
 #: Folder of what is known of finished shards, until the index is written.
 _PACKING = 'packing'
-
-#: Length of the header of a shard: room for any number of chips, and a multiple of 64
-#: as NumPy has it, so that chips are aligned.
-_HEADER = 128
-
-#: Chips are checked, and types changed, by so many bytes at a time.
-_BLOCK = 2**24
 
 
 class Chip(NamedTuple):
@@ -171,14 +162,14 @@ def check_pack(root: str | Path) -> list[str]:
                 wrong.append(f'{path} is missing.')
             elif (size := path.stat().st_size) != shard.bytes:
                 wrong.append(f'{path} has {size} bytes instead of {shard.bytes}.')
-            elif _sha256(path) != shard.sha256:
+            elif sha256(path) != shard.sha256:
                 wrong.append(f'{path} has another checksum than when it was packed.')
             bar.update(shard.bytes)
     for file in index.columns.values():
         path = root / file
         if not path.is_file():
             wrong.append(f'{path} is missing.')
-        elif _sha256(path) != index.checksums[file]:
+        elif sha256(path) != index.checksums[file]:
             wrong.append(f'{path} has another checksum than when it was packed.')
     return wrong
 
@@ -294,12 +285,12 @@ def _pack_shard(
 ) -> None:
     """Write a shard, then what is known of it."""
     path = root / f'shard-{number:05}.npy'
-    moments, skipped = _Moments(source.shape[0]), set[str]()
+    moments, skipped = Moments(source.shape[0]), set[str]()
     columns: dict[str, list[Any]] = {'source': [], 'window': [], 'label': []}
     shard = None
     try:
         with atomic_path(path, 'output', remedy='Is there space?') as part:
-            file = _ShardFile(part, source.shape)
+            file = ShardFile(part, source.shape)
             try:
                 for chip in _read(source, start, stop, skipped):
                     advance(1)
@@ -317,7 +308,7 @@ def _pack_shard(
         raise error.args[0] from None
     if file.count:
         size = path.stat().st_size
-        shard = asdict(Shard(path.name, file.count, file.dtype, size, _sha256(path)))
+        shard = asdict(Shard(path.name, file.count, file.dtype, size, sha256(path)))
     else:
         path.unlink()
     manifest = {
@@ -353,7 +344,7 @@ def _finish(
     shards = tuple(Shard(**m['shard']) for m in manifests if m['shard'])
     count = sum(shard.count for shard in shards)
     skipped = sorted({name for m in manifests for name in m['skipped']})
-    moments = _Moments(source.shape[0])
+    moments = Moments(source.shape[0])
     for manifest in manifests:
         moments.merge(*map(np.array, manifest['moments']))
     if not count or not moments.count.any():
@@ -368,7 +359,7 @@ def _finish(
             columns[name] = f'{name}.npy'
             with atomic_path(root / columns[name]) as part:
                 np.save(part, np.array(values, dtype))
-            checksums[columns[name]] = _sha256(root / columns[name])
+            checksums[columns[name]] = sha256(root / columns[name])
     std = np.sqrt(moments.m2 / np.maximum(moments.count, 1))
     index = PackIndex(
         source.bands,
@@ -387,139 +378,3 @@ def _finish(
     )
     write_text(root / INDEX, index.to_json())
     return index
-
-
-class _ShardFile:
-    """Appends chips to a ``.npy`` file, in the smallest type that holds them all.
-
-    The file is written by calls that report a full disk; a memory map would end the
-    process.
-    """
-
-    def __init__(self, path: Path, shape: tuple[int, int, int]) -> None:
-        self.count = 0
-        self.dtype = next(iter(MISSING))
-        self._path, self._shape = path, shape
-        self._lowest, self._highest, self._integers = np.inf, -np.inf, True
-        self._file = path.open('wb')
-        self._file.write(bytes(_HEADER))
-
-    def append(self, values: np.ndarray) -> None:
-        """Append a chip, float32 with NaN where missing."""
-        stored = self._exact(values)
-        if stored is None:
-            finite = np.isfinite(values)
-            known = np.where(finite, values, 0)
-            self._lowest = min(self._lowest, float(known.min()))
-            self._highest = max(self._highest, float(known.max()))
-            self._integers &= bool((np.rint(known) == known).all())
-            self._choose_type()
-            stored = np.ascontiguousarray(values)
-            if self.dtype != 'float32':
-                stored = known.astype(self.dtype)
-                stored[~finite] = MISSING[self.dtype]
-        self._file.write(stored)
-        self.count += 1
-
-    def _exact(self, values: np.ndarray) -> np.ndarray | None:
-        """The usual case, fast: no missing value, and a type that has not to change."""
-        if self.dtype == 'float32':
-            return None
-        with np.errstate(invalid='ignore'):
-            stored = values.astype(self.dtype, order='C')
-        low, high = stored.min(), stored.max()
-        # The first chip chooses the type.
-        if not self.count or MISSING[self.dtype] in (low, high):
-            return None
-        if not (stored == values).all():
-            return None
-        self._lowest = min(self._lowest, float(low))
-        self._highest = max(self._highest, float(high))
-        return stored
-
-    def close(self) -> None:
-        """Write the header, which holds the number of chips."""
-        self._file.close()
-        with self._path.open('rb+') as file:
-            file.write(_header(self.dtype, (self.count, *self._shape)))
-
-    def _choose_type(self) -> None:
-        """Take a type that holds all values so far, and change those written."""
-        fits = {
-            'uint16': self._lowest >= 0 and self._highest < 65535,
-            'int16': self._lowest > -32768 and self._highest < 32768,
-        }
-        dtype = next((d for d in fits if fits[d] and self._integers), 'float32')
-        if dtype == self.dtype:
-            return
-        old, self.dtype = self.dtype, dtype
-        if not self.count:
-            return
-        self._file.close()
-        wide = self._path.with_name(f'{self._path.name}.wide')
-        try:
-            with self._path.open('rb') as narrow, wide.open('wb') as file:
-                file.write(narrow.read(_HEADER))
-                while block := narrow.read(_BLOCK):
-                    stored = torch.from_numpy(np.frombuffer(block, old).copy())
-                    values = decode(stored).numpy()
-                    missing = np.isnan(values)
-                    values[missing] = 0
-                    changed = values.astype(dtype)
-                    changed[missing] = MISSING[dtype]
-                    file.write(changed)
-            os.replace(wide, self._path)
-        finally:
-            wide.unlink(missing_ok=True)
-        self._file = self._path.open('ab')
-
-
-def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
-    """The header of a ``.npy`` file, version 1.0, of a fixed length."""
-    text = repr({'descr': np.dtype(dtype).str, 'fortran_order': False, 'shape': shape})
-    length = _HEADER - 10
-    padded = f'{text:<{length - 1}}\n'.encode('latin1')
-    return b'\x93NUMPY\x01\x00' + struct.pack('<H', length) + padded
-
-
-def _sha256(path: Path) -> str:
-    """Checksum of a file."""
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
-class _Moments:
-    """Mean and sum of squared deviations of every band, added up chip by chip."""
-
-    def __init__(self, bands: int) -> None:
-        self.count, self.mean, self.m2 = np.zeros((3, bands))
-
-    def add(self, values: np.ndarray) -> None:
-        """Add the valid values of a chip ``(C, H, W)``.
-
-        As for scenes, a pixel is missing where all its bands are 0, too.
-        """
-        flat = values.reshape(len(values), -1)
-        low = flat.min(axis=0)
-        if (low > 0).all() and np.isfinite(low).all() and np.isfinite(flat.max()):
-            # The usual case, fast.
-            count = np.full(len(flat), flat.shape[1], np.float64)
-            mean = flat.mean(axis=1, dtype=np.float64)
-            centered = flat - mean[:, None]
-            m2 = np.einsum('ij,ij->i', centered, centered)
-        else:
-            valid = np.isfinite(flat)
-            valid &= (np.where(valid, flat, 0) != 0).any(axis=0)
-            known = np.where(valid, flat, 0).astype(np.float64)
-            count = valid.sum(axis=1).astype(np.float64)
-            mean = known.sum(axis=1) / np.maximum(count, 1)
-            m2 = (np.where(valid, known - mean[:, None], 0) ** 2).sum(axis=1)
-        self.merge(count, mean, m2)
-
-    def merge(self, count: np.ndarray, mean: np.ndarray, m2: np.ndarray) -> None:
-        """Add moments (Chan, Golub and LeVeque, 1983)."""
-        total = np.maximum(self.count + count, 1)
-        difference = mean - self.mean
-        self.m2 = self.m2 + m2 + difference**2 * self.count * count / total
-        self.mean = self.mean + difference * count / total
-        self.count = self.count + count
