@@ -236,8 +236,10 @@ class _Drawn(Sampler[int]):
         if self._sums is None:
             rounds = -(-self._length // self._count)
             order = torch.cat([torch.randperm(self._count) for _ in range(rounds)])
-            yield from order[: self._length].tolist()
+            order = order[: self._length]
         else:
             drawn = torch.rand(self._length, dtype=torch.float64).numpy()
             places = np.searchsorted(self._sums, drawn * self._sums[-1], 'right')
-            yield from places.tolist()
+            order = torch.from_numpy(places)
+        for part in order.split(2**16):
+            yield from part.tolist()

@@ -107,16 +107,15 @@ class PackedChips(NonGeoDataset):
         self._names = [source['name'] for source in self.index.sources]
         for shard in self.index.shards:
             self._check(shard)
-        self._columns = {
-            name: self._load(file, self.index.count)
-            for name, file in self.index.columns.items()
-        }
         # Mapped when first used, and by every process for itself.
         self._shards: dict[int, np.ndarray] = {}
+        self._columns: dict[str, np.ndarray] = {}
+        for name in self.index.columns:
+            self.column(name)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without the mapped files, whose content would be copied."""
-        return self.__dict__ | {'_shards': {}}
+        return self.__dict__ | {'_shards': {}, '_columns': {}}
 
     def __len__(self) -> int:
         """Return the number of chips."""
@@ -158,18 +157,21 @@ class PackedChips(NonGeoDataset):
             noise = sample_noise(key, torch.from_numpy(positions), 2)
             corners = (noise.double().numpy() * (room + 1)).astype(np.int64)
         image = self._gather(chips, corners)
-        sources = self._columns['source'][chips].tolist()
+        sources = self.column('source')[chips].tolist()
         batch = Batch(
             image=image if self.stored else decode(image),
             path=[self._names[source] for source in sources],
-            window=torch.from_numpy(self._columns['window'][chips] + corners),
+            window=torch.from_numpy(self.column('window')[chips] + corners),
         )
-        if 'label' in self._columns:
-            batch['label'] = torch.from_numpy(self._columns['label'][chips])
+        if 'label' in self.index.columns:
+            batch['label'] = torch.from_numpy(self.column('label')[chips])
         return [batch]
 
     def column(self, name: str) -> np.ndarray:
         """A value for every chip of the pack, see :attr:`.PackIndex.columns`."""
+        if name not in self._columns:
+            file = self.index.columns[name]
+            self._columns[name] = self._load(file, self.index.count)
         return self._columns[name]
 
     def _gather(self, chips: np.ndarray, corners: np.ndarray) -> Tensor:
@@ -192,7 +194,7 @@ class PackedChips(NonGeoDataset):
                 top, left = places[i]
                 chip = chip[:, top : top + height, left : left + width]
             if chip.dtype != row.dtype:
-                chip = decode(torch.from_numpy(chip)).numpy()
+                chip = decode(torch.from_numpy(chip.copy())).numpy()
             if channels is None:
                 row[...] = chip
             else:
@@ -230,7 +232,7 @@ class PackedChips(NonGeoDataset):
         path = Path(self.root, file)
         try:
             # The plain array: slices of numpy.memmap take longer.
-            array: np.ndarray = np.asarray(np.load(path, mmap_mode='c'))
+            array: np.ndarray = np.asarray(np.load(path, mmap_mode='r'))
         except FileNotFoundError as error:
             raise FileNotFoundError(f'{path} is missing. {_REPAIR}') from error
         except (OSError, ValueError) as error:

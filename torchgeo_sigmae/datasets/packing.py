@@ -130,9 +130,7 @@ def write_pack(
                 f'{error} {finished} of {len(ranges)} shards in {root} are finished '
                 'and stay: run the same command to go on.'
             ) from error
-    manifests = [_finished(root, parts, number) for number in ranges]
-    assert None not in manifests
-    index = _finish(source, root, [m for m in manifests if m is not None], settings)
+    index = _finish(source, root, parts, len(ranges), settings)
     shutil.rmtree(parts, ignore_errors=True)
     return index
 
@@ -337,28 +335,37 @@ def _read(
 def _finish(
     source: ChipSource,
     root: Path,
-    manifests: Sequence[dict[str, Any]],
+    parts: Path,
+    num_shards: int,
     settings: dict[str, Any],
 ) -> PackIndex:
     """Write the columns and, at last, the index."""
-    shards = tuple(Shard(**m['shard']) for m in manifests if m['shard'])
-    count = sum(shard.count for shard in shards)
-    skipped = sorted({name for m in manifests for name in m['skipped']})
+    shards, skipped = [], set[str]()
     moments = Moments(source.shape[0])
-    for manifest in manifests:
-        moments.merge(*map(np.array, manifest['moments']))
+    dtypes = {'source': 'int32', 'window': 'int32', 'label': None}
+    values: dict[str, list[np.ndarray]] = {name: [] for name in dtypes}
+    for number in range(num_shards):
+        manifest = _finished(root, parts, number)
+        assert manifest is not None
+        skipped.update(manifest['skipped'])
+        if manifest['shard']:
+            shards.append(Shard(**manifest['shard']))
+            moments.merge(*map(np.array, manifest['moments']))
+            for name, dtype in dtypes.items():
+                # Lists of Python numbers are many times as large.
+                values[name].append(np.array(manifest['columns'][name], dtype))
+    count = sum(shard.count for shard in shards)
     if not count or not moments.count.any():
         raise ValueError(
             'source: no chip has data. Look at bands, nodata and min_valid.'
         )
     columns, checksums = {}, {}
-    for name, dtype in (('source', 'int32'), ('window', 'int32'), ('label', None)):
-        values = [value for m in manifests for value in m['columns'][name]]
+    for name, chunks in values.items():
         # Labels are kept if all chips have one.
-        if len(values) == count:
+        if sum(map(len, chunks)) == count:
             columns[name] = f'{name}.npy'
             with atomic_path(root / columns[name]) as part:
-                np.save(part, np.array(values, dtype))
+                np.save(part, np.concatenate(chunks))
             checksums[columns[name]] = sha256(root / columns[name])
     std = np.sqrt(moments.m2 / np.maximum(moments.count, 1))
     index = PackIndex(
@@ -369,12 +376,12 @@ def _finish(
         source.offset,
         moments.mean.tolist(),
         std.tolist(),
-        shards,
+        tuple(shards),
         columns,
         checksums,
         source.sources,
         settings,
-        skipped,
+        sorted(skipped),
     )
     write_text(root / INDEX, index.to_json())
     return index
