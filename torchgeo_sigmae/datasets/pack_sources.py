@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ class SceneSource:
             settings: What decides about the chips beside the scenes.
         """
         scenes = [(split, scene) for split, part in splits.items() for scene in part]
-        self.scenes = [scene for _, scene in scenes]
+        self.scenes = [_sharing(scene) for _, scene in scenes]
         self.bands = self.scenes[0].bands
         self.shape = len(self.bands), size, size
         self.scale, self.offset = self.scenes[0].unit
@@ -120,8 +121,8 @@ class SceneSource:
                 ExitStack() as open_,
             ):
                 for path in scene.paths:
-                    # Open files share decoded blocks.
-                    open_.enter_context(opened(path))
+                    # Blocks are decoded once, not for every chip they touch.
+                    open_.enter_context(opened(path, sharing=True))
                 for chip in self._chips(number, inside):
                     done += 1
                     yield chip
@@ -264,6 +265,12 @@ class DatasetSource:
                 f'bands: {self._count} names for the image {tuple(image.shape)} of '
                 f'sample {number}. Pass one name for every channel of a date.'
             )
+
+
+def _sharing(scene: RasterScene) -> RasterScene:
+    """A scene whose reads share decoded blocks."""
+    files = tuple(replace(file, sharing=True) for file in scene.files)
+    return replace(scene, files=files)
 
 
 def _starts(side: int, size: int) -> list[int]:
