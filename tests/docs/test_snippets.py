@@ -187,6 +187,7 @@ def trained(template: Path) -> Path:
     """A run of one step of every kind of encoder the pages load."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(template)
+        main(['pack', 'data/scenes', '--output', 'data/pack'])
         small = {'decoder_dim': 128, 'decoder_depth': 2, 'decoder_num_heads': 4}
         for folder, family, arguments in (
             ('run', 'sigmae', {}),

@@ -24,10 +24,10 @@ from shapely.geometry import mapping, shape
 
 from .scenes import RasterScene
 
-__all__ = ('label_places', 'split_scenes')
+__all__ = ('TOLERANCE', 'choose_places', 'label_places', 'split_scenes')
 
 #: Largest relative error of the share that is set aside.
-_TOLERANCE = 0.1
+TOLERANCE = 0.1
 
 #: Random orders of places that are tried; fewer if there are many.
 _TRIES, _MOST_STEPS = 1000, 100_000
@@ -63,11 +63,11 @@ def split_scenes(
     generator = np.random.default_rng(seed)
     places = label_places(scenes)
     pixels = np.array([scene.num_pixels for scene in scenes], float)
-    chosen, error = _choose_places(np.bincount(places, pixels), fraction, generator)
+    chosen, error = choose_places(np.bincount(places, pixels), fraction, generator)
     aside = np.isin(places, chosen)
     train = [scene for scene, val in zip(scenes, aside, strict=True) if not val]
     val = [scene for scene, val in zip(scenes, aside, strict=True) if val]
-    if error > _TOLERANCE:
+    if error > TOLERANCE:
         cut = _cut_largest(scenes, places, fraction, size, generator)
         if cut is not None and cut[2] < error:
             train, val, error = cut
@@ -77,7 +77,7 @@ def split_scenes(
             f'ground and cannot be split: a block and a gap of one chip, {size} px, do '
             'not fit in. Pass val_fraction=0, a smaller size=, or val_paths= to choose.'
         )
-    if error > _TOLERANCE:
+    if error > TOLERANCE:
         warnings.warn(
             f'val_fraction: {fraction:.3g} was asked for, and {_share(train, val):.3g} '
             f'is set aside. The {len(scenes)} scenes show {places.max() + 1} places, '
@@ -171,7 +171,7 @@ def _share(train: Sequence[RasterScene], val: Sequence[RasterScene]) -> float:
     return val_pixels / max(train_pixels + val_pixels, 1)
 
 
-def _choose_places(
+def choose_places(
     areas: np.ndarray, fraction: float, generator: np.random.Generator
 ) -> tuple[np.ndarray, float]:
     """Choose places whose areas add up to a share, and return its relative error.
@@ -194,7 +194,7 @@ def _choose_places(
         error = abs(total - wanted) / wanted
         if error < least:
             best, least = np.array(chosen), error
-        if error <= _TOLERANCE:
+        if error <= TOLERANCE:
             break
     return best, least
 
@@ -384,7 +384,7 @@ def _cut_largest(
             continue
         left += total - before - areas[largest]
         error = abs(float(pixels / (pixels + left)) / fraction - 1)
-        rank = max(error, rank) + (error > 0.9 * _TOLERANCE)
+        rank = max(error, rank) + (error > 0.9 * TOLERANCE)
         if kind not in best or rank < best[kind][0]:
             best[kind] = rank, error, block
     kinds = list(generator.permutation(sorted(best)))
