@@ -10,7 +10,8 @@ SIGMAETask at its defaults in ``Trainer.fit``, on
 - ``eurosat``: TorchGeo's EuroSAT, a GeoTIFF of 13 bands a chip;
 - ``bigearthnet``: TorchGeo's BigEarthNet, twelve files a patch;
 - ``scenes``: windows of scenes, decoded for every chip;
-- ``scenes in memory``: the same, decoded once (the default for small ones).
+- ``scenes in memory``: the same, decoded once (the default for small ones);
+- ``pack``: chips of 128 px of the scenes, packed before.
 
 The few samples there are repeated, so that no epoch ends while time is taken. Shares
 are those of the wall-clock time of the steps, the first ones left out: *waiting* for
@@ -41,7 +42,15 @@ from torchgeo.datamodules import (
     NonGeoDataModule,
 )
 
-from torchgeo_sigmae import PatchSaliency, SceneDataModule, SIGMAETask
+from torchgeo_sigmae import (
+    PackedDataModule,
+    PatchSaliency,
+    SceneDataModule,
+    SIGMAETask,
+)
+from torchgeo_sigmae.datasets import find_scenes
+from torchgeo_sigmae.datasets.pack_sources import SceneSource
+from torchgeo_sigmae.datasets.packing import write_pack
 from torchgeo_sigmae.masking import MaskSchedule
 from torchgeo_sigmae.models import MaskedAutoencoder
 from torchgeo_sigmae.tasks import sigmae
@@ -81,6 +90,14 @@ def sources(arguments: argparse.Namespace) -> dict[str, Callable[[int], Any]]:
             cache=cache, length=LENGTH,
         )  # fmt: skip
 
+    def pack(workers: int) -> LightningDataModule:
+        root = arguments.output / 'pack'
+        write_pack(SceneSource({'': find_scenes(data / 'scenes')}, 128), root)
+        return PackedDataModule(
+            root, size=arguments.size, batch_size=batch, num_workers=workers,
+            length=LENGTH,
+        )  # fmt: skip
+
     return {
         'eurosat': lambda workers: Eurosat(
             root=str(data / 'eurosat'), batch_size=batch, num_workers=workers
@@ -91,6 +108,7 @@ def sources(arguments: argparse.Namespace) -> dict[str, Callable[[int], Any]]:
         ),
         'scenes': scenes(False),
         'scenes in memory': scenes(True),
+        'pack': pack,
     }  # fmt: skip
 
 
@@ -190,7 +208,7 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--data', type=Path, default=DATA)
     parser.add_argument('--output', type=Path, default=Path('outputs/benchmarks'))
-    names = ('eurosat', 'bigearthnet', 'scenes', 'scenes in memory')
+    names = ('eurosat', 'bigearthnet', 'scenes', 'scenes in memory', 'pack')
     parser.add_argument('--only', nargs='+', choices=names, default=names)
     parser.add_argument('--workers', type=int, nargs='+', default=[0, 2])
     parser.add_argument('--model', default='sigmae_vit_small_patch8')

@@ -215,11 +215,22 @@ def test_loop(real_data: Callable[[str], Path], tmp_path: Path) -> None:
         '--model', 'sigmae_vit_tiny_patch16', '--size', 32, '--batch-size', 2,
         '--steps', 2, '--skip', 1, '--threads', 1, '--one-by-one',
     )  # fmt: skip
-    assert table.count('| scenes in memory | 0 |') == 1
+    for name in ('scenes in memory', 'pack'):
+        assert table.count(f'| {name} | 0 |') == 1
     for row in json.loads((tmp_path / 'loop.json').read_text())['loops']:
         parts = [value for name, value in row.items() if name not in NOT_PARTS]
         assert all(value > -0.01 for value in parts), row
         assert sum(parts) == pytest.approx(1)
+
+
+def test_loading(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+    table = run(
+        'benchmarks.loading', '--data', real_data('eurosat').parent, '--output',
+        tmp_path, '--chips', 64, '--sizes', 32, '--batch-size', 16, '--batches', 2,
+        '--repetitions', 1, '--warm-up', 0, '--workers', 0, 1,
+    )  # fmt: skip
+    for name, count in {'pack': 2, 'gather': 2, 'eurosat, 64 px': 1}.items():
+        assert table.count(f'\n| {name} |') == count
 
 
 def test_scaling(tmp_path: Path) -> None:
