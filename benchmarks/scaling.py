@@ -6,11 +6,11 @@
     python -m benchmarks.scaling [--data PATH] [--output PATH]
 
 Counted: floating-point operations of a step, per image; gradients to be added up over
-the GPUs, per step. Measured here: reading a BigEarthNet patch (twelve files) by
-TorchGeo's dataset, on one core. Assumed, and to be changed by options: what a GPU does
-in a second (``--peak``, of which ``--utilisation`` is reached), the slowest link
-between GPUs (``--link``), loader processes per GPU (``--workers``) and the batch of a
-GPU.
+the GPUs, per step. Measured here, on one core: reading a BigEarthNet patch (twelve
+files) by TorchGeo's dataset, and, with ``--pack PATH``, a chip of a pack. Assumed, and
+to be changed by options: what a GPU does in a second (``--peak``, of which
+``--utilisation`` is reached), the slowest link between GPUs (``--link``), loader
+processes per GPU (``--workers``) and the batch of a GPU.
 
 A step takes as long as computing and then adding up (a ring: every GPU sends and
 receives ``2 (n - 1) / n`` times the gradients; nothing overlaps), or as loading where
@@ -29,6 +29,7 @@ from torchgeo.datasets import BigEarthNet
 from tqdm import tqdm
 
 from torchgeo_sigmae import BatchSpec, SIGMAETask
+from torchgeo_sigmae.datasets.packed import PackedChips
 
 from .measure import DATA, count_flop, inside, where, write_record
 
@@ -71,6 +72,18 @@ def read_seconds(data: Path, count: int) -> float | None:
     return sorted(seconds)[count // 2]
 
 
+def pack_seconds(root: Path, count: int, batch: int = 256) -> float:
+    """Measure how long reading a chip of a pack takes, in shuffled batches."""
+    dataset = PackedChips(root, stored=True)
+    seconds = []
+    for _ in range(count):
+        chips = torch.randint(len(dataset), (batch,)).tolist()
+        start = time.perf_counter()
+        dataset.gather(chips, 0)
+        seconds.append((time.perf_counter() - start) / batch)
+    return sorted(seconds)[count // 2]
+
+
 def predict(
     arguments: argparse.Namespace,
     images: int,
@@ -96,12 +109,15 @@ def main(arguments: argparse.Namespace) -> None:
     """Count, measure, predict, and write the table."""
     flop, gradients = count(arguments)
     measured = read_seconds(arguments.data, arguments.reads)
-    read = arguments.read_seconds if measured is None else measured
+    read = {'files': arguments.read_seconds if measured is None else measured}
+    if arguments.pack is not None:
+        read['pack'] = pack_seconds(arguments.pack, arguments.reads)
+    times = ', '.join(f'{1e3 * value:.3g} ms ({name})' for name, value in read.items())
     print(
         f'Counted: {flop / 1e9:.1f} GFLOP an image, {gradients / 2**20:.0f} MiB of '
         f'gradients ({arguments.model}, {arguments.size} px, 90 % masked).\n'
         + ('Assumed' if measured is None else 'Measured')
-        + f': {1e3 * read:.1f} ms to read an image on one core ({where()}).\n'
+        + f': {times} to read an image on one core ({where()}).\n'
         f'Assumed: {arguments.peak / 1e12:.0f} TFLOP/s a GPU of which '
         f'{arguments.utilisation:.0%} are reached, {arguments.link / 1e9:.0f} GB/s '
         f'between GPUs, {arguments.workers} loaders and a batch of '
@@ -111,16 +127,20 @@ def main(arguments: argparse.Namespace) -> None:
     print('|---' * (1 + len(GPUS)) + '|')
     records = []
     for name, (images, epochs) in RUNS.items():
-        cells = []
-        for gpus in GPUS:
-            hours, longest = predict(
-                arguments, images * epochs, gpus, flop, gradients, read
-            )
-            cells.append(f'{hours:.1f} ({longest})')
-            records.append(
-                {'run': name, 'gpus': gpus, 'hours': hours, 'longest': longest}
-            )
-        print(f'| {name}, {epochs} epochs | {" | ".join(cells)} |')
+        for source, seconds in read.items():
+            cells = []
+            for gpus in GPUS:
+                hours, longest = predict(
+                    arguments, images * epochs, gpus, flop, gradients, seconds
+                )
+                cells.append(f'{hours:.1f} ({longest})')
+                records.append(
+                    {
+                        'run': name, 'source': source, 'gpus': gpus, 'hours': hours,
+                        'longest': longest,
+                    }
+                )  # fmt: skip
+            print(f'| {name}, {epochs} epochs, {source} | {" | ".join(cells)} |')
     write_record(
         arguments, 'scaling', flop=flop, gradients=gradients, read_seconds=read,
         predicted=records,
@@ -131,6 +151,7 @@ if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--data', type=Path, default=DATA)
     parser.add_argument('--output', type=Path, default=Path('outputs/benchmarks'))
+    parser.add_argument('--pack', type=Path, help='a pack whose chips are as large')
     parser.add_argument('--model', default='sigmae_vit_base_patch8')
     parser.add_argument('--size', type=int, default=96)
     parser.add_argument('--batch-size', type=int, default=256)
