@@ -154,14 +154,16 @@ ALIASES = {
 
 @pytest.mark.parametrize('sensor', list(PUBLISHED))
 def test_bands_are_as_published(sensor: str) -> None:
-    known = get_sensor(sensor)
-    assert known.name == sensor
-    found = {band.name: (band.common, band.wavelength) for band in known.bands}
-    assert found == {
+    published = get_sensor(sensor)
+    assert published.name == sensor
+    actual = {band.name: (band.common, band.wavelength) for band in published.bands}
+    assert actual == {
         name: (common, math.floor(wave + 0.5))
         for name, (common, wave) in PUBLISHED[sensor].items()
     }
-    assert {name: known.band(name).name for name in known.aliases} == ALIASES[sensor]
+    assert {name: published.band(name).name for name in published.aliases} == ALIASES[
+        sensor
+    ]
 
 
 def test_sensors_have_several_names() -> None:
@@ -169,9 +171,9 @@ def test_sensors_have_several_names() -> None:
         assert get_sensor(name) is SENTINEL2
     for name in ('landsat8', 'landsat-8', 'landsat9', 'Landsat-9'):
         assert get_sensor(name) is LANDSAT8
-    own = Sensor('own', (Band('X', 'x', 500.0),), {})
-    assert get_sensor(own) is own
-    assert BandSet(['x'], own) == ('X',)
+    custom = Sensor('custom', (Band('X', 'x', 500.0),), {})
+    assert get_sensor(custom) is custom
+    assert BandSet(['x'], custom) == ('X',)
 
 
 def test_names_a_sensor_does_not_know_stay_as_they_are() -> None:
