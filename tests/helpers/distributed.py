@@ -23,7 +23,7 @@ from torchgeo.datamodules import NonGeoDataModule
 
 from helpers.killed_runs import HashedTask
 from helpers.processes import join, start_group
-from helpers.training import SMALL, quiet_trainer
+from helpers.training import SMALL, narrow_encoders, quiet_trainer
 from torchgeo_sigmae import (
     FineTuning,
     PackedDataModule,
@@ -164,6 +164,7 @@ def fit_sharded(size: int, chips: Path, folder: Path, sharded: bool) -> None:
     torch.save((count, weights), folder / f'{os.environ["LOCAL_RANK"]}.pt')
 
 
+@narrow_encoders()
 def fit_and_draw(size: int, chips: Path, folder: Path) -> None:
     """Fit two steps; write metrics, weights, learning rate and what is drawn next."""
     seed_everything(0, verbose=False)
@@ -216,6 +217,7 @@ def count_positives(size: int, folder: Path) -> None:
     (folder / f'{trainer.global_rank}.json').write_text(json.dumps(record))
 
 
+@narrow_encoders()
 def _fit_jobs(
     size: int,
     chips: Path,

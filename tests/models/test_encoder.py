@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 import re
+from functools import cache
 
 import pytest
 import timm
@@ -26,6 +27,7 @@ NAMES = (
 )
 
 
+@cache
 def small(name: str, size: int) -> timm.models.VisionTransformer:
     encoder = build_encoder(name, 4, size)
     encoder.blocks = encoder.blocks[:2]
