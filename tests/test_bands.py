@@ -1,7 +1,6 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-import dataclasses
 import math
 
 import pytest
@@ -28,15 +27,8 @@ from torchgeo_sigmae.bands import (
 @pytest.mark.parametrize(
     ('spelling', 'name'),
     [
-        ('b4', 'B04'),
-        ('B4', 'B04'),
-        ('B04', 'B04'),
         (' b04 ', 'B04'),
         ('B8a', 'B8A'),
-        ('B08A', 'B8A'),
-        ('b8a', 'B8A'),
-        ('B8', 'B08'),
-        ('B12', 'B12'),
         ('nir', 'B08'),
         ('NIR', 'B08'),
         ('red', 'B04'),
@@ -200,13 +192,6 @@ def test_advice_names_all_there_is() -> None:
             assert str(caught.value).endswith(f'landsat8. {hint}{advice}')
     with pytest.raises(ValueError, match=r"Did you mean 'B8A'\?"):
         SENTINEL2.band('b8aa')
-
-
-def test_tables_cannot_be_changed() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        SENTINEL2.name = 'x'
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        SENTINEL2.bands[0].wavelength = 1.0
 
 
 def test_band_orders() -> None:

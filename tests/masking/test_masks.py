@@ -244,14 +244,6 @@ def test_predict_ratio_outside_is_refused(ratio: float) -> None:
         select_targets(masked, draw(1, 4), ratio)
 
 
-def test_a_small_share_is_one_token() -> None:
-    masked = torch.arange(6).expand(50, -1)
-    index, counts = select_targets(masked, draw(50, 6), 0.01)
-    assert index.shape == (50, 1)
-    assert counts.all()
-    assert len(index.unique()) == 6
-
-
 def test_of_few_valid_tokens_one_is_predicted() -> None:
     masked = torch.arange(20)[None]
     valid = torch.zeros(1, 20, dtype=torch.bool)
