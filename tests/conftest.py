@@ -8,8 +8,6 @@ import platform
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import matplotlib as mpl
 import numpy as np
@@ -20,6 +18,7 @@ from PIL import Image
 from rasterio.transform import from_origin
 from torchgeo.datasets import SSL4EOS12
 
+from helpers.training import narrow_encoders
 from torchgeo_sigmae.bands import OSCD_BANDS
 from torchgeo_sigmae.datasets import (
     SyntheticSentinel2,
@@ -28,7 +27,6 @@ from torchgeo_sigmae.datasets import (
 )
 from torchgeo_sigmae.datasets.pack_sources import SceneSource
 from torchgeo_sigmae.datasets.packing import write_pack
-from torchgeo_sigmae.models.registry import Architecture
 
 mpl.use('Agg')
 
@@ -190,15 +188,8 @@ def ssl4eo_root(ssl4eo_files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope='module')
 def narrow_models() -> Iterator[None]:
-    """Our names with a sixth of their width: the same code, a fraction of the time."""
-    arguments = Architecture.arguments
-
-    def narrow(architecture: Architecture) -> dict[str, Any]:
-        known = arguments(architecture)
-        width = known['embed_dim'] // 6 // 16 * 16
-        return {**known, 'embed_dim': width, 'num_heads': 2}
-
-    with mock.patch.object(Architecture, 'arguments', narrow):
+    """Narrow encoders in every test of a module that asks for them once."""
+    with narrow_encoders():
         yield
 
 

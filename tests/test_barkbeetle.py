@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""The example of one's own image pairs, and the tasks on it."""
+"""The example of a user's image pairs, and the tasks on it."""
 
 import importlib
 from collections.abc import Callable
@@ -14,10 +14,13 @@ import rasterio
 import torch
 
 from helpers.geotiffs import write
+from helpers.training import ONE_EPOCH
 from torchgeo_sigmae import BatchSpec, SIGMAETask
 from torchgeo_sigmae.bands import SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.cli import main
 from torchgeo_sigmae.plotting import read_log
+
+pytestmark = pytest.mark.usefixtures('narrow_models')
 
 EXAMPLES = Path(__file__).parents[1] / 'examples'
 
@@ -47,13 +50,13 @@ def sites(tmp_path: Path) -> Path:
 
 
 def test_the_split_is_that_of_the_data(barkbeetle: ModuleType, sites: Path) -> None:
-    found = {
+    actual = {
         split: {int(path.name) for path in barkbeetle.BarkBeetle(sites, split).sites}
         for split in ('train', 'val', 'test')
     }
-    assert found['test'] == {100, 105}
-    assert found['val'] == {101, 106}
-    assert found['train'] == set(range(100, 110)) - {100, 101, 105, 106}
+    assert actual['test'] == {100, 105}
+    assert actual['val'] == {101, 106}
+    assert actual['train'] == set(range(100, 110)) - {100, 101, 105, 106}
     with pytest.raises(FileNotFoundError, match=r'root: no <site>/mask\.tif under'):
         barkbeetle.BarkBeetle(sites / '100')
 
@@ -125,10 +128,8 @@ def run(name: str, root: Path, path: Path, *arguments: str) -> dict[str, float]:
             f'--data.init_args.root={root}',
             f'--trainer.default_root_dir={path}',
             f'--trainer.logger.init_args.save_dir={path}',
-            '--trainer.max_epochs=1',
-            '--trainer.accelerator=cpu',
-            '--trainer.enable_progress_bar=false',
-            '--trainer.enable_model_summary=false',
+            '--trainer.limit_train_batches=2',
+            *ONE_EPOCH,
             *arguments,
         ]
     )

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import timm
 
-from torchgeo_sigmae import BatchSpec, SIGMAETask
-from torchgeo_sigmae.bands import SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS
+from helpers.training import small_task
+from torchgeo_sigmae.bands import SENTINEL2_L2A_BANDS
 from torchgeo_sigmae.cli import main
 
 CELLS = Path(__file__).parents[1] / 'examples' / 'comparison'
@@ -19,21 +19,12 @@ DATASETS = ('eurosat', 'bigearthnet', 'oscd')
 MODELS = ('resnet50-imagenet', 'resnet50-seco', 'vit-scratch', 'vit-imagenet', *OURS)
 
 
-@pytest.fixture(scope='module')
-def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Encoders of ten bands, as SIGMAETask exports them."""
-    found = {}
-    for family in OURS:
-        found[family] = tmp_path_factory.mktemp('encoders') / f'{family}.pth'
-        SIGMAETask(
-            f'{family}_vit_small_patch8',
-            bands=SENTINEL2_TEN_BANDS,
-            decoder_dim=16,
-            decoder_depth=1,
-            decoder_num_heads=1,
-            batch=BatchSpec(mean=1000.0, std=500.0),
-        ).export(found[family])
-    return found
+def export(family: str, path: Path) -> Path:
+    """An encoder of ten bands, as SIGMAETask exports it."""
+    small_task(
+        model=f'{family}_vit_small_patch8', size=96, mean=1000.0, std=500.0
+    ).export(path)
+    return path
 
 
 @pytest.fixture(scope='module')
@@ -46,10 +37,12 @@ def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     output = tmp_path_factory.mktemp('imagenet') / 'rgb.pth'
-    own = timm.create_model
+    create_model = timm.create_model
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            timm, 'create_model', lambda name, pretrained=False, **kw: own(name, **kw)
+            timm,
+            'create_model',
+            lambda name, pretrained=False, **kw: create_model(name, **kw),
         )
         script.main(output)
     return output
@@ -97,15 +90,17 @@ def dry_run(path: Path, dataset: str, model: str, root: Path, weights: object) -
 def test_every_cell(
     dataset: str,
     model: str,
-    encoders: dict[str, Path],
-    imagenet: Path,
     request: pytest.FixtureRequest,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     root = request.getfixturevalue(f'{dataset}_root')
-    weights = {**encoders, 'vit-imagenet': imagenet}.get(model)
+    weights = None
+    if model in OURS:
+        weights = export(model, tmp_path / 'encoder.pth')
+    elif model == 'vit-imagenet':
+        weights = request.getfixturevalue('imagenet')
     if weights is not None and dataset == 'bigearthnet':
         # As the cells say: its twelve bands take an adapted file.
         source, weights = weights, tmp_path / 'twelve.pth'

@@ -4,6 +4,7 @@
 """Models that torch.compile wrapped save plain keys, load, resume and fine-tune."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from timm.layers import DropPath
 from torch import nn
 from torch.utils.data import DataLoader
 
+from helpers.downstream import torchgeo_task
 from helpers.training import quiet_trainer, small_task
 from torchgeo_sigmae import FineTuning, SIGMAETask
-from torchgeo_sigmae._compat import Classification, SemanticSegmentation
+from torchgeo_sigmae._compat import Classification
 from torchgeo_sigmae.callbacks.fine_tuning import parameter_groups, set_drop_path
 from torchgeo_sigmae.weights import load_weights, read_weights
+
+pytestmark = pytest.mark.usefixtures('narrow_models')
 
 MODEL = 'sigmae_vit_tiny_patch8'
 
@@ -92,12 +96,8 @@ def test_a_checkpoint_with_wrapped_keys_loads(tmp_path: Path) -> None:
         assert torch.equal(value, again.state_dict()[key])
 
 
-def classification() -> Any:
-    return Classification(MODEL, in_channels=10, num_classes=2)
-
-
-def segmentation() -> Any:
-    return SemanticSegmentation('unet', MODEL, in_channels=10, num_classes=2)
+classification = partial(torchgeo_task, 'classification', MODEL)
+segmentation = partial(torchgeo_task, 'unet', MODEL)
 
 
 @pytest.mark.parametrize(

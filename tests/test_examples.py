@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from helpers.geotiffs import write
+from helpers.training import ONE_EPOCH
 from torchgeo_sigmae.bands import (
     OSCD_BANDS,
     SENTINEL2_L2A_BANDS,
@@ -22,6 +23,8 @@ from torchgeo_sigmae.bands import (
 from torchgeo_sigmae.cli import main
 from torchgeo_sigmae.plotting import read_log
 from torchgeo_sigmae.weights import read_weights
+
+pytestmark = pytest.mark.usefixtures('narrow_models')
 
 EXAMPLES = Path(__file__).parents[1] / 'examples'
 
@@ -59,15 +62,8 @@ TESTED = {
     'test_examples.test_the_run_of_the_packaged_weights': ('pretrain_sentinel2.yaml',),
 }
 
-FAST = [
-    '--trainer.max_epochs=1',
-    # The command line reads 1 as 1.0, all of them.
-    '--trainer.limit_val_batches=2',
-    '--trainer.check_val_every_n_epoch=1',
-    '--trainer.accelerator=cpu',
-    '--trainer.enable_progress_bar=false',
-    '--trainer.enable_model_summary=false',
-]
+# The command line reads 1 as 1.0, all of them.
+FAST = [*ONE_EPOCH, '--trainer.limit_val_batches=2']
 
 
 @pytest.mark.parametrize(
@@ -148,9 +144,9 @@ def test_pretraining_on_real_data_from_the_example_config(
     ]
     main(command)
     output = tmp_path / 'outputs' / f'pretrain_{name}'
-    found = list(output.rglob('*.ckpt'))
-    assert found
-    for path in found:
+    actual = list(output.rglob('*.ckpt'))
+    assert actual
+    for path in actual:
         assert torch.load(path, weights_only=True)['global_step'] == 1
         hparams = read_weights(path).info
         assert hparams['bands'] == list(SENTINEL2_TEN_BANDS)
@@ -184,13 +180,13 @@ def test_progressive_pretraining_from_the_example_configs(
             ('pretrain_s2mae_stage2', 'barkbeetle'),
         )
     }
-    found = {}
+    actual = {}
     for name, command in commands.items():
         main(command)
         (path,) = (tmp_path / 'outputs' / name / 'resume').glob('*.ckpt')
         assert torch.load(path, weights_only=True)['global_step'] == 1
-        found[name] = read_weights(path)
-    first, second = found.values()
+        actual[name] = read_weights(path)
+    first, second = actual.values()
     assert first.info['bands'] == list(SENTINEL2_TEN_BANDS)
     assert second.info['bands'] == list(SENTINEL2_L2A_BANDS)
     stages = second.info['trained_on']
@@ -200,11 +196,11 @@ def test_progressive_pretraining_from_the_example_configs(
         (12, 96),
     ]
     assert [Path(stage['root']).name for stage in stages] == ['scenes', 'barkbeetle']
-    # Cubes of two bands in both, on 8 x 8 and on 12 x 12 places.
-    assert first.encoder['spectral_embed'].shape == (1, 5, 192)
-    assert second.encoder['spectral_embed'].shape == (1, 6, 192)
-    assert first.encoder['pos_embed'].shape == (1, 1 + 64, 192)
-    assert second.encoder['pos_embed'].shape == (1, 1 + 144, 192)
+    # Cubes of two bands in both, on 8 x 8 and on 12 x 12 patch positions.
+    assert first.encoder['spectral_embed'].shape == (1, 5, 32)
+    assert second.encoder['spectral_embed'].shape == (1, 6, 32)
+    assert first.encoder['pos_embed'].shape == (1, 1 + 64, 32)
+    assert second.encoder['pos_embed'].shape == (1, 1 + 144, 32)
     # It went on: Adam's first step moves a weight by little more than 0.0005 at most.
     moved = [
         (value - first.encoder[key]).abs().max()
@@ -273,9 +269,9 @@ def test_every_example_opens_with_what_it_does_needs_and_takes(path: Path) -> No
         end = next(i for i, line in enumerate(lines) if not line.startswith('#'))
         header = '\n'.join(line.removeprefix('#').strip() for line in lines[:end])
         assert isinstance(yaml.safe_load(text), dict)
-    found = re.fullmatch(r'(.+?)\bNeeds: (.+?)\bTakes:\s(.+)', header, re.S)
-    assert found, 'What it does. Needs: what. Takes: how long.'
-    does, needs, takes = found.groups()
+    actual = re.fullmatch(r'(.+?)\bNeeds: (.+?)\bTakes:\s(.+)', header, re.S)
+    assert actual, 'What it does. Needs: what. Takes: how long.'
+    does, needs, takes = actual.groups()
     assert len(does.split()) >= 4
     assert needs.strip()
     assert re.match(

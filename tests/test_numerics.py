@@ -99,12 +99,12 @@ def test_all_precisions_agree_with_double(dtype: torch.dtype, autocast: bool) ->
         normal = normalize_patches(raw, counts)[0]
     expected = saliency_oracle(image[GUIDING].double().numpy(), valid.numpy(), 8)
     np.testing.assert_allclose(saliency.numpy(), expected, rtol=0, atol=1e-4)
-    for found, double, atol in (
+    for actual, double, atol in (
         (indices, indices_in_double(image), 1e-5),
         (loss, masked_mse(prediction.double(), target.double(), counts), 1e-5),
         (normal[some], normalize_patches(raw.double(), counts)[0][some], 1e-4),
     ):
-        torch.testing.assert_close(found.double(), double, rtol=0, atol=atol)
+        torch.testing.assert_close(actual.double(), double, rtol=0, atol=atol)
 
 
 def test_gradients_of_losses_agree_with_finite_differences() -> None:
@@ -147,6 +147,7 @@ def test_gradients_of_models_agree_with_finite_differences(
     assert torch.autograd.gradcheck(predict, inputs, fast_mode=True)
 
 
+@pytest.mark.usefixtures('narrow_models')
 @pytest.mark.parametrize('family', FAMILIES)
 def test_deterministic_training_is_bit_equal(family: str, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(1)
@@ -199,8 +200,8 @@ def test_extremes_of_integers_do_not_wrap(dtype: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(saliency.numpy(), wanted, rtol=0, atol=1e-5)
     # Missing at the lowest, and at the highest value.
     for nodata in (array.min(), array.max()):
-        known = valid_values(image, float(nodata)).numpy()
-        assert (known == (array != nodata).any(axis=0)).all()
+        data = valid_values(image, float(nodata)).numpy()
+        assert (data == (array != nodata).any(axis=0)).all()
     bands = len(NAMES)
     statistics = BatchStatistics(
         NAMES, tuple(range(bands)), (1000.5,) * bands, (3.0,) * bands, 1.0, 0.0

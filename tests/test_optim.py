@@ -142,11 +142,11 @@ def test_errors() -> None:
 
 def test_gradients_are_freed_before_the_next_forward_pass(tmp_path: Path) -> None:
     task = small_task('sigmae', mean=None, std=None, normalize=None)
-    held = []
+    accumulated = []
 
     class Look(Callback):
         def on_train_batch_start(self, *args: object) -> None:
-            held.append(any(p.grad is not None for p in task.parameters()))
+            accumulated.append(any(p.grad is not None for p in task.parameters()))
 
     data = SyntheticSentinel2DataModule(batch_size=2, root=tmp_path)
     quiet_trainer(
@@ -154,4 +154,4 @@ def test_gradients_are_freed_before_the_next_forward_pass(tmp_path: Path) -> Non
         callbacks=[Look()],
     ).fit(task, data)  # fmt: skip
     # What is accumulated stays until the step.
-    assert held == [False, True, False, True]
+    assert accumulated == [False, True, False, True]

@@ -68,11 +68,11 @@ def test_a_name_that_says_landsat_is_never_a_band_of_sentinel2() -> None:
         (['SR_B4', 'ST_B10'], 'landsat8'),
     ],
 )
-def test_names_of_one_sensor_alone_are_believed(names: list[str], sensor: str) -> None:
+def test_names_of_one_sensor_alone_select_it(names: list[str], sensor: str) -> None:
     assert BandSet(names).sensor == get_sensor(sensor)
 
 
-def test_enmap_is_known_by_its_wavelengths() -> None:
+def test_bands_of_enmap_have_its_wavelengths() -> None:
     enmap = get_sensor('EnMAP')
     assert len(enmap.bands) == 224
     for common, micrometers in (('red', 0.665), ('nir', 0.833), ('swir1', 1.614)):
@@ -99,9 +99,9 @@ def test_built_in_sensors_are_stored_by_name(name: str) -> None:
     assert get_sensor(sensor.plain()) is sensor
 
 
-def test_a_sensor_of_ones_own_is_stored_whole() -> None:
+def test_a_custom_sensor_is_stored_whole() -> None:
     sensor = Sensor(
-        'own', (Band('X', 'red', 500.0), Band('H', 'height')), {'rot': 'red'}
+        'custom', (Band('X', 'red', 500.0), Band('H', 'height')), {'rot': 'red'}
     )
     stored = sensor.plain()
     assert isinstance(stored, dict)

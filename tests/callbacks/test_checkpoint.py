@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Checkpoints that are written whole, and found and checked before use."""
+"""Checkpoints that are written whole, looked up and checked before use."""
 
 import os
 import pickle
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from helpers.training import quiet_trainer
+from helpers.training import SMALL, quiet_trainer
 from torchgeo_sigmae import (
     ResumableCheckpoint,
     SIGMAETask,
@@ -22,20 +22,14 @@ from torchgeo_sigmae import (
 from torchgeo_sigmae.callbacks import newest_checkpoint
 from torchgeo_sigmae.callbacks.checkpoint import checkpoints
 
+pytestmark = pytest.mark.usefixtures('narrow_models')
+
 
 def fit(root: Path, path: Path, keep: ResumableCheckpoint, **kwargs: Any) -> None:
     datamodule = SyntheticSentinel2DataModule(
-        root=root, batch_size=kwargs.pop('batch_size', 32)
+        root=root, batch_size=kwargs.pop('batch_size', 8)
     )
-    task = SIGMAETask(
-        model='sigmae_vit_tiny_patch16',
-        size=32,
-        decoder_dim=16,
-        decoder_depth=1,
-        decoder_num_heads=1,
-        predict_ratio=0.5,
-        lr=1e-3,
-    )
+    task = SIGMAETask(**SMALL)
     quiet_trainer(
         path,
         callbacks=[keep],
@@ -46,17 +40,17 @@ def fit(root: Path, path: Path, keep: ResumableCheckpoint, **kwargs: Any) -> Non
 
 
 def names(path: Path) -> list[str]:
-    return [found.name for found in checkpoints(path)]
+    return [actual.name for actual in checkpoints(path)]
 
 
 def test_the_newest_are_kept(synthetic_root: Path, tmp_path: Path) -> None:
     fit(synthetic_root, tmp_path, ResumableCheckpoint(every_n_train_steps=2))
-    found = ['step=000000006.ckpt', 'step=000000004.ckpt']
-    assert names(tmp_path / 'resume') == found
-    assert sorted(os.listdir(tmp_path / 'resume')) == sorted(found)
-    everything = ResumableCheckpoint(tmp_path / 'own', every_n_train_steps=2, keep=9)
+    actual = ['step=000000006.ckpt', 'step=000000004.ckpt']
+    assert names(tmp_path / 'resume') == actual
+    assert sorted(os.listdir(tmp_path / 'resume')) == sorted(actual)
+    everything = ResumableCheckpoint(tmp_path / 'other', every_n_train_steps=2, keep=9)
     fit(synthetic_root, tmp_path, everything)
-    assert len(names(tmp_path / 'own')) == 3
+    assert len(names(tmp_path / 'other')) == 3
 
 
 def test_by_time(
@@ -88,7 +82,7 @@ def test_half_written_ones_are_removed(synthetic_root: Path, tmp_path: Path) -> 
 def test_a_crash_while_writing_leaves_the_one_before(
     synthetic_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = os.replace
+    replace = os.replace
     written = []
 
     def crash(source: Any, target: Any) -> None:
@@ -96,23 +90,23 @@ def test_a_crash_while_writing_leaves_the_one_before(
             written.append(target)
             if len(written) == 2:
                 raise KeyboardInterrupt
-        own(source, target)
+        replace(source, target)
 
     monkeypatch.setattr(os, 'replace', crash)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         fit(synthetic_root, tmp_path, ResumableCheckpoint(every_n_train_steps=2))
-    found = newest_checkpoint(tmp_path / 'resume')
-    assert found is not None
-    assert found[0].name == 'step=000000002.ckpt'
-    assert found[1]['global_step'] == 2
+    actual = newest_checkpoint(tmp_path / 'resume')
+    assert actual is not None
+    assert actual[0].name == 'step=000000002.ckpt'
+    assert actual[1]['global_step'] == 2
 
 
 def test_another_order_of_the_data_warns(synthetic_root: Path, tmp_path: Path) -> None:
     keep = ResumableCheckpoint(every_n_train_steps=2, keep=9)
     fit(synthetic_root, tmp_path, keep)
     path = tmp_path / 'resume' / 'step=000000004.ckpt'
-    with pytest.warns(UserWarning, match=r"drew its data with .*'batch_size': 32"):
-        fit(synthetic_root, tmp_path, keep, ckpt_path=path, batch_size=24, max_epochs=2)
+    with pytest.warns(UserWarning, match=r"drew its data with .*'batch_size': 8"):
+        fit(synthetic_root, tmp_path, keep, ckpt_path=path, batch_size=6, max_epochs=2)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +119,7 @@ def test_bad_numbers(options: dict[str, Any]) -> None:
         ResumableCheckpoint(**options)
 
 
-# ---------------------------------------------------------------------------- finding
+# --------------------------------------------------------------------------- look-up
 
 
 def sound(path: Path, step: int) -> None:
@@ -143,18 +137,18 @@ class Payload:
         return Path.touch, (self.path,)
 
 
-def test_there_is_none(tmp_path: Path) -> None:
+def test_a_folder_without_our_checkpoints(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path / 'nowhere') is None
     sound(tmp_path / 'last.ckpt', 1)  # not ours
     assert newest_checkpoint(tmp_path) is None
 
 
-def test_the_newest_is_found(tmp_path: Path) -> None:
+def test_the_newest_checkpoint_by_step(tmp_path: Path) -> None:
     for step in (9, 10, 1000):
         sound(tmp_path / f'step={step:09}.ckpt', step)
-    found = newest_checkpoint(tmp_path)
-    assert found is not None
-    assert found[1]['global_step'] == 1000
+    actual = newest_checkpoint(tmp_path)
+    assert actual is not None
+    assert actual[1]['global_step'] == 1000
 
 
 def damage(path: Path, how: str, evil: Path) -> None:
@@ -185,10 +179,10 @@ def test_a_damaged_newest_falls_back_to_the_one_before(
     sound(tmp_path / 'step=000000002.ckpt', 2)
     damage(tmp_path / 'step=000000002.ckpt', how, tmp_path / 'evil')
     with pytest.warns(UserWarning, match='step=000000002.ckpt cannot be read') as seen:
-        found = newest_checkpoint(tmp_path)
+        actual = newest_checkpoint(tmp_path)
     assert any('the one before' in str(w.message) for w in seen)
-    assert found is not None
-    assert found[1]['global_step'] == 1
+    assert actual is not None
+    assert actual[1]['global_step'] == 1
     assert not (tmp_path / 'evil').exists()
     damage(tmp_path / 'step=000000001.ckpt', how, tmp_path / 'evil')
     with pytest.raises(

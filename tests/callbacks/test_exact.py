@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from torchgeo.datamodules import NonGeoDataModule
 
-from helpers.training import quiet_trainer
+from helpers.training import SMALL, quiet_trainer
 from torchgeo_sigmae import (
     PackedDataModule,
     ResumableCheckpoint,
@@ -22,6 +22,8 @@ from torchgeo_sigmae import (
 )
 from torchgeo_sigmae.callbacks.checkpoint import checkpoints
 from torchgeo_sigmae.plotting import read_log
+
+pytestmark = pytest.mark.usefixtures('narrow_models')
 
 
 def fit(
@@ -37,21 +39,13 @@ def fit(
     datamodule: NonGeoDataModule
     if (root / 'index.json').exists():
         # Crops at random.
-        datamodule = PackedDataModule(root, None, 48, 32, workers)
+        datamodule = PackedDataModule(root, None, 48, 8, workers)
     else:
         datamodule = resumable(
-            SyntheticSentinel2DataModule(root=root, batch_size=32, num_workers=workers)
+            SyntheticSentinel2DataModule(root=root, batch_size=8, num_workers=workers)
         )
     torch.manual_seed(5)
-    task = SIGMAETask(
-        model='sigmae_vit_tiny_patch16',
-        size=32,
-        decoder_dim=16,
-        decoder_depth=1,
-        decoder_num_heads=1,
-        predict_ratio=0.5,
-        lr=1e-3,
-    )
+    task = SIGMAETask(**SMALL, predict_ratio=0.5)
     trainer = quiet_trainer(
         path,
         logger=CSVLogger(path, name='log'),
@@ -116,10 +110,10 @@ def test_every_checkpoint_continues_to_the_same_end(
 ) -> None:
     root = request.getfixturevalue(data)
     state, log = fit(root, tmp_path / 'whole', workers, **kwargs)
-    found = checkpoints(tmp_path / 'whole' / 'resume')[::-1]
-    assert [path.name for path in found] == [f'step={i:09}.ckpt' for i in written]
+    actual = checkpoints(tmp_path / 'whole' / 'resume')[::-1]
+    assert [path.name for path in actual] == [f'step={i:09}.ckpt' for i in written]
     assert ('train_loss_epoch', max(step for _, step in log)) in log
-    for path in found[:-1]:
+    for path in actual[:-1]:
         folder = tmp_path / path.stem
         resumed, rest = fit(root, folder, workers, path, **kwargs)
         assert list(resumed) == list(state)
@@ -161,14 +155,7 @@ def test_scenes_continue_too(synthetic_root: Path, tmp_path: Path) -> None:
             seed=3,
         )
         torch.manual_seed(5)
-        task = SIGMAETask(
-            model='sigmae_vit_tiny_patch16',
-            size=32,
-            decoder_dim=16,
-            decoder_depth=1,
-            decoder_num_heads=1,
-            lr=1e-3,
-        )
+        task = SIGMAETask(**SMALL)
         quiet_trainer(
             path,
             callbacks=[ResumableCheckpoint(every_n_train_steps=2, keep=9)],
@@ -177,10 +164,10 @@ def test_scenes_continue_too(synthetic_root: Path, tmp_path: Path) -> None:
         return task
 
     whole = fit_scenes(tmp_path)
-    found = checkpoints(tmp_path / 'resume')
-    assert [path.name for path in found[::-1]] == [
+    actual = checkpoints(tmp_path / 'resume')
+    assert [path.name for path in actual[::-1]] == [
         *('step=000000002.ckpt', 'step=000000004.ckpt', 'step=000000006.ckpt')
     ]
-    resumed = fit_scenes(tmp_path, found[1])
+    resumed = fit_scenes(tmp_path, actual[1])
     for key, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[key], value), key

@@ -7,6 +7,7 @@ import copy
 import math
 import pickle
 import re
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,20 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from helpers.downstream import torchgeo_task
 from helpers.training import quiet_trainer
 from torchgeo_sigmae import FineTuning, ResumableCheckpoint, SIGMAETask, resumable
 from torchgeo_sigmae._compat import (
     BaseTask,
     ChangeDetection,
     Classification,
-    PixelwiseRegression,
-    Regression,
-    SemanticSegmentation,
 )
 from torchgeo_sigmae.callbacks.checkpoint import checkpoints
 from torchgeo_sigmae.callbacks.fine_tuning import parameter_groups, set_drop_path
 from torchgeo_sigmae.cli import main
 from torchgeo_sigmae.plotting import read_log
+
+pytestmark = pytest.mark.usefixtures('narrow_models')
 
 CONFIG = Path(__file__).parents[1] / 'conf' / 'finetuning.yaml'
 VIT = 'sigmae_vit_tiny_patch16'
@@ -73,36 +74,14 @@ def fit(task: LightningModule, *callbacks: Callback, **kwargs: Any) -> Trainer:
     return trainer
 
 
-def classification(**kwargs: Any) -> Classification:
-    return Classification(model=VIT, in_channels=4, num_classes=2, **kwargs)
-
-
-def segmentation(model: str = 'upernet', backbone: str = VIT, **kwargs: Any) -> Any:
-    return SemanticSegmentation(
-        model=model, backbone=backbone, in_channels=4, num_classes=2, **kwargs
-    )
-
-
-def change(model: str = 'fcsiamdiff', backbone: str = VIT, **kwargs: Any) -> Any:
-    return ChangeDetection(model=model, backbone=backbone, in_channels=4, **kwargs)
-
-
-def regression(**kwargs: Any) -> Regression:
-    return Regression(model=VIT, in_channels=4, **kwargs)
-
-
-def pixelwise(**kwargs: Any) -> PixelwiseRegression:
-    return PixelwiseRegression(model='unet', backbone=VIT, in_channels=4, **kwargs)
-
-
 TASKS = [
-    classification,
-    regression,
-    segmentation,
-    pixelwise,
-    change,
-    lambda **kwargs: change('changevit', **kwargs),
+    partial(torchgeo_task, kind, VIT, 4)
+    for kind in (
+        *('classification', 'regression', 'pixelwise'),
+        *('upernet', 'fcsiamdiff', 'changevit'),
+    )
 ]
+classification = TASKS[0]
 
 
 def layers_below_head(task: BaseTask, name: str) -> int:
@@ -138,20 +117,25 @@ def by_name(task: BaseTask, groups: list[dict[str, Any]]) -> dict[str, dict[str,
 def test_learning_rate_and_decay_of_every_parameter(make: Any) -> None:
     task = make()
     groups = parameter_groups(task, 0.1, 0.05, 0.75)
-    found = by_name(task, groups)
-    assert set(found) == {name for name, _ in task.named_parameters()}
+    actual = by_name(task, groups)
+    assert set(actual) == {name for name, _ in task.named_parameters()}
     for name, parameter in task.named_parameters():
         expected = 0.1 * 0.75 ** layers_below_head(task, name)
-        assert found[name]['lr'] == pytest.approx(expected), name
+        assert actual[name]['lr'] == pytest.approx(expected), name
         token = name.endswith(('pos_embed', 'cls_token', 'dist_token'))
         plain = parameter.ndim <= 1 or token
-        assert found[name]['weight_decay'] == (0 if plain else 0.05), name
+        assert actual[name]['weight_decay'] == (0 if plain else 0.05), name
     assert len({group['lr'] for group in groups}) == BLOCKS + 2
-    # From the lowest layer to the head, under names of their own.
+    # From the lowest layer to the head, under different names.
     assert [group['lr'] for group in groups] == sorted(g['lr'] for g in groups)
     names = [group['name'] for group in groups]
     assert len(set(names)) == len(names)
     assert {'head', 'head_no_decay', 'head-1', 'head-13_no_decay'} <= set(names)
+
+
+@cache
+def shared_task() -> BaseTask:
+    return classification()
 
 
 @settings(max_examples=20, deadline=None)
@@ -163,18 +147,15 @@ def test_learning_rate_and_decay_of_every_parameter(make: Any) -> None:
 def test_any_decay_and_any_frozen_blocks(
     decay: float, lr: float, frozen: set[int]
 ) -> None:
-    task = TINY
+    task = shared_task()
     task.requires_grad_(True)
     for block in frozen:
         task.model.blocks[block].requires_grad_(False)
-    found = by_name(task, parameter_groups(task, lr, 0.05, decay))
-    assert set(found) == {n for n, p in task.named_parameters() if p.requires_grad}
-    for name, group in found.items():
+    actual = by_name(task, parameter_groups(task, lr, 0.05, decay))
+    assert set(actual) == {n for n, p in task.named_parameters() if p.requires_grad}
+    for name, group in actual.items():
         expected = lr * decay ** layers_below_head(task, name)
         assert group['lr'] == pytest.approx(expected)
-
-
-TINY = classification()
 
 
 @pytest.mark.parametrize('make', TASKS)
@@ -182,13 +163,13 @@ def test_a_frozen_encoder_is_left_out(make: Any) -> None:
     task = make(freeze_backbone=True)
     before = {name: p.detach().clone() for name, p in task.named_parameters()}
     (optimizer,) = fit(task, FineTuning(lr=1e-2)).optimizers
-    found = by_name(task, optimizer.param_groups)
-    assert set(found) == {n for n, p in task.named_parameters() if p.requires_grad}
+    actual = by_name(task, optimizer.param_groups)
+    assert set(actual) == {n for n, p in task.named_parameters() if p.requires_grad}
     assert {group['initial_lr'] for group in optimizer.param_groups} == {1e-2}
     for name, parameter in task.named_parameters():
-        if name not in found:
+        if name not in actual:
             assert torch.equal(parameter, before[name]), name
-    assert any(not torch.equal(task.get_parameter(n), before[n]) for n in found)
+    assert any(not torch.equal(task.get_parameter(n), before[n]) for n in actual)
     assert not [m for m in task.modules() if isinstance(m, DropPath)]
 
 
@@ -200,7 +181,7 @@ def drop_rates(task: BaseTask) -> list[list[float]]:
     ]
 
 
-@pytest.mark.parametrize('make', [classification, segmentation, TASKS[-1]])
+@pytest.mark.parametrize('make', [classification, *TASKS[3::2]])
 def test_drop_path_grows_with_depth(make: Any) -> None:
     task = make()
     state = list(task.state_dict())
@@ -248,12 +229,12 @@ def test_schedule_and_scaling_by_the_batch() -> None:
     )
     top = 5e-4 * 4 / 256
     assert len(rates.steps) == 20
-    for step, found in enumerate(rates.steps):
+    for step, actual in enumerate(rates.steps):
         share = (step + 1) / 5
         if step >= 4:
             share = (1 + math.cos(math.pi * (step - 4) / 16)) / 2
-        assert found['head'] == pytest.approx(top * share)
-        assert found['head-13'] == pytest.approx(top * share / 2**13)
+        assert actual['head'] == pytest.approx(top * share)
+        assert actual['head-13'] == pytest.approx(top * share / 2**13)
     (optimizer,) = trainer.optimizers
     assert optimizer.param_groups[0]['lr'] == pytest.approx(0, abs=1e-12)
     assert optimizer.defaults['betas'] == (0.9, 0.999)
@@ -299,21 +280,21 @@ def test_the_task_is_left_as_it_was() -> None:
         fit(task, FineTuning(), Stop())
     assert 'configure_optimizers' not in vars(task)
     # Other stages do not touch it, nor a replacement of others.
-    mine = task.configure_optimizers
-    task.configure_optimizers = mine
+    replacement = task.configure_optimizers
+    task.configure_optimizers = replacement
     FineTuning().setup(Trainer(logger=False), task, 'test')
     FineTuning().teardown(Trainer(logger=False), task, 'test')
-    assert vars(task)['configure_optimizers'] is mine
+    assert vars(task)['configure_optimizers'] is replacement
 
 
 @pytest.mark.parametrize(
     'make',
     [
-        lambda: segmentation('unet', 'resnet18'),
-        lambda: change('fcsiamdiff', 'resnet18'),
-        lambda: Classification(model='resnet18', in_channels=4, num_classes=2),
+        lambda: torchgeo_task('unet', 'resnet18', 4),
+        lambda: torchgeo_task('fcsiamdiff', 'resnet18', 4),
+        lambda: torchgeo_task('classification', 'resnet18', 4),
         # Has blocks, but not of a transformer.
-        lambda: Classification(model='efficientnet_b0', in_channels=4, num_classes=2),
+        lambda: torchgeo_task('classification', 'efficientnet_b0', 4),
     ],
 )
 def test_other_encoders_take_the_rest_of_the_recipe(make: Any) -> None:
@@ -325,19 +306,19 @@ def test_other_encoders_take_the_rest_of_the_recipe(make: Any) -> None:
     with pytest.raises(ValueError, match=r'^drop_path: 0\.1: .* Pass layer_decay=1'):
         fit(task, FineTuning(layer_decay=1))
     (optimizer,) = fit(task, FineTuning(lr=1e-3, **PLAIN)).optimizers
-    found = by_name(task, optimizer.param_groups)
+    actual = by_name(task, optimizer.param_groups)
     assert [group['name'] for group in optimizer.param_groups] == [
         'head_no_decay',
         'head',
     ]
     for name, parameter in task.named_parameters():
-        assert found[name]['initial_lr'] == 1e-3
-        assert found[name]['weight_decay'] == (0.05 if parameter.ndim > 1 else 0)
+        assert actual[name]['initial_lr'] == 1e-3
+        assert actual[name]['weight_decay'] == (0.05 if parameter.ndim > 1 else 0)
 
 
 def test_a_frozen_encoder_of_another_kind_needs_no_arguments() -> None:
     (optimizer,) = fit(
-        segmentation('unet', 'resnet18', freeze_backbone=True), FineTuning()
+        torchgeo_task('unet', 'resnet18', 4, freeze_backbone=True), FineTuning()
     ).optimizers
     assert len(optimizer.param_groups) == 2
 
@@ -363,9 +344,9 @@ def fit_and_keep(folder: Path, checkpoint: Path | None = None) -> Any:
 
 def test_resumed_runs_are_exact(tmp_path: Path) -> None:
     state, optimizer, scheduler = fit_and_keep(tmp_path / 'whole')
-    found = checkpoints(tmp_path / 'whole' / 'resume')[::-1]
-    assert len(found) == 4
-    for path in found[:-1]:
+    actual = checkpoints(tmp_path / 'whole' / 'resume')[::-1]
+    assert len(actual) == 4
+    for path in actual[:-1]:
         resumed = fit_and_keep(tmp_path / path.stem, path)
         assert all(torch.equal(resumed[0][key], value) for key, value in state.items())
         groups = resumed[1]['param_groups']
@@ -410,7 +391,7 @@ def test_refusals() -> None:
         fit(pretraining, FineTuning())
     with pytest.raises(ValueError, match='replaced the optimizer of this task'):
         fit(classification(), FineTuning(), FineTuning())
-    task = segmentation('unet', 'resnet18', freeze_backbone=True)
+    task = torchgeo_task('unet', 'resnet18', 4, freeze_backbone=True)
     task.requires_grad_(False)
     with pytest.raises(ValueError, match='freeze_backbone, freeze_decoder: everything'):
         fit(task, FineTuning())

@@ -3,6 +3,7 @@
 
 """No NaN reaches the weights, and whoever brings one is named."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -89,23 +90,22 @@ def test_a_step_that_is_not_finite_is_not_taken(
     assert any(not torch.equal(weights[key], initial[key]) for key in weights)
 
 
-def test_the_batch_of_several_is_named(tmp_path: Path) -> None:
-    made = spoiled('loss')
+@pytest.mark.parametrize(
+    ('what', 'batches', 'step', 'named'),
+    [
+        # The loss is that of one batch, the gradient that of all since the last step.
+        ('loss', 4, 0, range(8, 12)),
+        ('gradient', 2, 1, range(8, 16)),
+    ],
+)
+def test_samples_of_accumulated_batches_are_named(
+    tmp_path: Path, what: str, batches: int, step: int, named: range
+) -> None:
     loader = torch.utils.data.DataLoader(Samples(16), 4)
-    with pytest.raises(RuntimeError, match='Step 0: the loss') as caught:
-        fit(tmp_path, made, loader, accumulate_grad_batches=4)
-    assert '8.tif' in str(caught.value)
-    assert '3.tif' not in str(caught.value)
-    assert '12.tif' not in str(caught.value)
-
-
-def test_a_gradient_of_several_batches_names_them_all(tmp_path: Path) -> None:
-    made = spoiled('gradient')
-    loader = torch.utils.data.DataLoader(Samples(16), 4)
-    with pytest.raises(RuntimeError, match='Step 1: the gradient') as caught:
-        fit(tmp_path, made, loader, accumulate_grad_batches=2)
-    assert all(f'{i}.tif' in str(caught.value) for i in range(8, 16))
-    assert '7.tif' not in str(caught.value)
+    with pytest.raises(RuntimeError, match=f'Step {step}: the {what}') as caught:
+        fit(tmp_path, spoiled(what), loader, accumulate_grad_batches=batches)
+    listed = re.findall(r'(\d+)\.tif', str(caught.value))
+    assert [*map(int, listed)] == [*named]
 
 
 def test_without_names_samples_are_named(tmp_path: Path) -> None:
@@ -117,8 +117,8 @@ def test_without_names_samples_are_named(tmp_path: Path) -> None:
         def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
             super().on_train_batch_start(batch, batch_idx)
             first = batch['image'][:, 0, -1, -1]
-            known = (data.image[:, 0, -1, -1] - 3000) / 2000
-            seen.append([int((known - one).abs().argmin()) for one in first])
+            normalized = (data.image[:, 0, -1, -1] - 3000) / 2000
+            seen.append([int((normalized - one).abs().argmin()) for one in first])
 
     made = spoiled('loss', transform=torch.nn.Identity())
     made.__class__ = Watch
@@ -166,8 +166,10 @@ def test_samples_without_a_valid_pixel_are_no_error(tmp_path: Path) -> None:
     for norm in (False, True):
         task = small_task(norm_pix_loss=norm, spectral_weight=0.5)
         trainer = quiet_trainer(tmp_path, max_epochs=1)
-        trainer.fit(task, torch.utils.data.DataLoader(data, 4))
+        loader = torch.utils.data.DataLoader(data, 4)
+        trainer.fit(task, loader, loader)
         assert 0 < trainer.callback_metrics['train_loss_epoch'] < torch.inf
+        assert trainer.callback_metrics['val_loss'].isfinite()
         assert all(p.isfinite().all() for p in task.parameters())
 
 

@@ -16,22 +16,22 @@ def test_a_killed_run_ends_like_one_that_was_not(
     synthetic_root: Path, tmp_path: Path
 ) -> None:
     """Killed while it writes a checkpoint, and while it writes its log."""
-    whole = Run(synthetic_root, tmp_path / 'whole')
+    whole = Run(synthetic_root, tmp_path / 'whole', epochs=4)
     processes = whole.start()
-    killed = Run(synthetic_root, tmp_path / 'killed')
+    killed = Run(synthetic_root, tmp_path / 'killed', epochs=4)
     assert killed.survive(['checkpoint', 'log']).total() == 2
     assert join(processes) == [0]
     assert differences(killed.folder, whole.folder) == []
 
-    # A difference would be found, in the last bit of a weight and in the log.
+    # A difference is reported, in the last bit of a weight and in the log.
     newest = checkpoints(killed.folder / 'resume')[0]
-    assert newest.name == 'step=000000032.ckpt'
+    assert newest.name == 'step=000000016.ckpt'
     content = torch.load(newest, weights_only=True)
     bias = next(v for k, v in content['state_dict'].items() if k.endswith('bias'))
     bias[0] = torch.nextafter(bias[0], torch.tensor(9.0))
     torch.save(content, newest)
     last = max((killed.folder / 'log').glob('version_*/metrics.csv'))
     last.write_text(last.read_text().replace('0.', '0.0', 1))
-    found = differences(killed.folder, whole.folder)
-    assert 'state_dict' in found
-    assert len(found) == 2
+    actual = differences(killed.folder, whole.folder)
+    assert 'state_dict' in actual
+    assert len(actual) == 2

@@ -111,8 +111,8 @@ def test_a_start_in_the_same_folder_loses_nothing(tmp_path: Path) -> None:
     again.save()
     assert keep_log(again, number) == number == 1
     assert read_log(tmp_path)['train_loss'][1].tolist() == [0.5, 0.25, 7, 6]
-    found = sorted(path.name for path in Path(again.log_dir).glob('*.*'))
-    assert found == ['metrics.csv', 'metrics.kept-0.csv', 'metrics.kept-1.csv']
+    actual = sorted(path.name for path in Path(again.log_dir).glob('*.*'))
+    assert actual == ['metrics.csv', 'metrics.kept-0.csv', 'metrics.kept-1.csv']
 
 
 def test_what_a_killed_copy_left_behind_is_removed(tmp_path: Path) -> None:
@@ -125,11 +125,11 @@ def test_what_a_killed_copy_left_behind_is_removed(tmp_path: Path) -> None:
         keep_log(logger)
 
     killed(copy)
-    found = {path.name for path in Path(logger.log_dir).iterdir()}
-    assert len(found) == 2, 'the log and half a copy'
+    actual = {path.name for path in Path(logger.log_dir).iterdir()}
+    assert len(actual) == 2, 'the log and half a copy'
     keep_log(logger)
-    found = {path.name for path in Path(logger.log_dir).iterdir()}
-    assert found == {'metrics.csv', 'metrics.kept-0.csv'}
+    actual = {path.name for path in Path(logger.log_dir).iterdir()}
+    assert actual == {'metrics.csv', 'metrics.kept-0.csv'}
 
 
 def test_nothing_to_keep(tmp_path: Path) -> None:

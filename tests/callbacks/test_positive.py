@@ -5,8 +5,6 @@
 
 import json
 import math
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,12 +15,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MetricCollection
 
+from helpers.distributed import count_positives
+from helpers.processes import join, start_group
+from helpers.training import quiet_trainer
 from torchgeo_sigmae import PositiveClassMetrics
 from torchgeo_sigmae._compat import (
     ChangeDetection,
@@ -33,11 +34,11 @@ from torchgeo_sigmae._compat import (
 NAMES = ('iou', 'f1', 'precision', 'recall')
 
 
-def count(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+def count(actual: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """The definitions, for positive pixels given as booleans."""
-    both = float(np.sum(found & truth))
-    only_found, only_true = np.sum(found & ~truth), np.sum(~found & truth)
-    precision = both / np.sum(found) if found.any() else 0.0
+    both = float(np.sum(actual & truth))
+    only_found, only_true = np.sum(actual & ~truth), np.sum(~actual & truth)
+    precision = both / np.sum(actual) if actual.any() else 0.0
     recall = both / np.sum(truth) if truth.any() else math.nan
     either = both + only_found + only_true
     return {
@@ -72,18 +73,6 @@ class Pixels(Dataset[dict[str, Tensor]]):
         return {'image': torch.randn(shape, generator=generator), 'mask': mask}
 
 
-def trainer(*callbacks: Callback, **kwargs: Any) -> Trainer:
-    return Trainer(
-        accelerator='cpu',
-        callbacks=list(callbacks),
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **kwargs,
-    )
-
-
 def reference(task: LightningModule, data: Pixels, positive: int) -> dict[str, float]:
     """Predict again, and count."""
     task.eval()
@@ -94,13 +83,13 @@ def reference(task: LightningModule, data: Pixels, positive: int) -> dict[str, f
     with torch.no_grad():
         logits = task.model(images)
     if task.hparams['task'] == 'binary':
-        found = (torch.sigmoid(logits[:, 0]) >= 0.5).long().numpy()
+        actual = (torch.sigmoid(logits[:, 0]) >= 0.5).long().numpy()
     else:
-        found = logits.argmax(1).numpy()
+        actual = logits.argmax(1).numpy()
     truth = torch.stack([sample['mask'] for sample in samples]).numpy()
-    truth = truth.reshape(found.shape)
+    truth = truth.reshape(actual.shape)
     counts = truth != 255
-    return count(found[counts] == positive, truth[counts] == positive)
+    return count(actual[counts] == positive, truth[counts] == positive)
 
 
 RESNET = {'backbone': 'resnet18', 'in_channels': 3}
@@ -113,11 +102,9 @@ THREE = {'task': 'multiclass', 'num_classes': 3, 'loss': 'ce', 'ignore_index': 2
     ('make', 'kwargs', 'positive'),
     [
         (SemanticSegmentation, {'model': 'unet', **RESNET, **BINARY}, 1),
-        (SemanticSegmentation, {'model': 'unet', **RESNET, **THREE}, 2),
-        (SemanticSegmentation, {'model': 'upernet', **OURS, **THREE}, 1),
-        (ChangeDetection, {'model': 'unet', **RESNET, **BINARY}, 0),
+        (SemanticSegmentation, {'model': 'unet', **OURS, **THREE}, 2),
         (ChangeDetection, {'model': 'unet', **RESNET, **THREE}, 1),
-        (ChangeDetection, {'model': 'fcsiamdiff', **OURS, **BINARY}, 1),
+        (ChangeDetection, {'model': 'fcsiamdiff', **OURS, **BINARY}, 0),
         (ChangeDetection, {'model': 'changevit', **OURS, **BINARY}, 1),
     ],
 )
@@ -130,8 +117,8 @@ def test_against_a_plain_count(
     val, test = (
         Pixels(length, dates, 3 if multiclass else 2, multiclass) for length in (5, 3)
     )
-    run = trainer(
-        PositiveClassMetrics(positive),
+    run = quiet_trainer(
+        callbacks=[PositiveClassMetrics(positive)],
         max_epochs=2,
         limit_train_batches=1,
         num_sanity_val_steps=2,
@@ -189,9 +176,9 @@ def test_any_data_in_any_batches(data: st.DataObject) -> None:
     if ignored in (255, -100):
         truth[rng.random(truth.shape) < 0.3] = ignored
     logits = rng.normal(size=(size, 1 if binary else classes, 3, 4)).astype('float32')
-    found = (logits[:, 0] >= 0).astype(int) if binary else logits.argmax(1)
+    actual = (logits[:, 0] >= 0).astype(int) if binary else logits.argmax(1)
     counts = truth != ignored
-    expected = count(found[counts] == positive, truth[counts] == positive)
+    expected = count(actual[counts] == positive, truth[counts] == positive)
 
     cuts = sorted(data.draw(st.sets(st.integers(1, size - 1)))) if size > 1 else []
     channel = data.draw(st.booleans())
@@ -275,7 +262,7 @@ def test_classes_of_images() -> None:
     task = Classification(model='resnet18', in_channels=3, num_classes=3)
     samples = [{'image': torch.randn(3, 32, 32), 'label': torch.tensor(i % 3)}
                for i in range(6)]  # fmt: skip
-    run = trainer(PositiveClassMetrics(2))
+    run = quiet_trainer(callbacks=[PositiveClassMetrics(2)])
     (logged,) = run.validate(task, DataLoader(samples, batch_size=4), verbose=False)
     task.eval()
     with torch.no_grad():
@@ -310,76 +297,17 @@ def test_refusals() -> None:
         evaluate(three, PositiveClassMetrics(3), [])
 
 
-SCRIPT = """
-import json, sys
-import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
-from torch.utils.data import DataLoader
-from torchgeo_sigmae import FineTuning, PositiveClassMetrics
-from torchgeo_sigmae._compat import SemanticSegmentation
-
-out = sys.argv[1]
-torch.set_num_threads(1)
-seed_everything(0, verbose=False)
-
-def sample(index):
-    generator = torch.Generator().manual_seed(index)
-    mask = (torch.rand(32, 32, generator=generator) < 0.2 * (index + 1)).long()
-    return {'image': torch.randn(3, 32, 32, generator=generator), 'mask': mask}
-
-data = [sample(i) for i in range(4)]
-
-class Record(Callback):
-    def on_fit_end(self, trainer, task):
-        task.eval()
-        matrix = torch.zeros(2, 2, dtype=torch.long)
-        for sample in data:
-            found = (task.model(sample['image'][None])[0, 0] >= 0).long()
-            for truth, predicted in zip(sample['mask'].flatten(), found.flatten()):
-                matrix[truth, predicted] += 1
-        record = {
-            'matrix': matrix.flatten().tolist(),
-            'metrics': {k: float(v) for k, v in trainer.callback_metrics.items()},
-            'lr': [group['initial_lr'] for group in trainer.optimizers[0].param_groups],
-        }
-        with open(f'{out}/{trainer.global_rank}.json', 'w') as file:
-            json.dump(record, file)
-
-task = SemanticSegmentation(
-    model='fcn', num_filters=4, in_channels=3, task='binary', loss='bce'
-)
-trainer = Trainer(
-    # Forks, which is quicker than starting Python a second time.
-    accelerator='cpu', strategy='ddp_fork', devices=2, max_epochs=1, logger=False,
-    enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-    callbacks=[
-        FineTuning(layer_decay=1, drop_path=0), PositiveClassMetrics(), Record()
-    ],
-    default_root_dir=out,
-)
-loader = DataLoader(data, batch_size=1)
-trainer.fit(task, loader, loader)
-"""
-
-
 def test_two_processes_count_together(tmp_path: Path) -> None:
-    script = tmp_path / 'train.py'
-    script.write_text(SCRIPT)
-    run = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    assert join(start_group(2, count_positives, 2, tmp_path)) == [0, 0]
     records = [json.loads((tmp_path / f'{rank}.json').read_text()) for rank in (0, 1)]
     for record in records:
         _, false_positive, false_negative, positive = record['matrix']
         wrong = false_positive + false_negative
-        found = record['metrics']
-        assert found['val_iou_positive'] == pytest.approx(positive / (positive + wrong))
-        assert found['val_recall_positive'] == pytest.approx(
+        actual = record['metrics']
+        assert actual['val_iou_positive'] == pytest.approx(
+            positive / (positive + wrong)
+        )
+        assert actual['val_recall_positive'] == pytest.approx(
             positive / (positive + false_negative)
         )
         # One sample per process.

@@ -32,12 +32,14 @@ from torchgeo_sigmae.datamodules.inspect import datamodule_normalization
 from torchgeo_sigmae.evaluation import FrozenEncoder
 from torchgeo_sigmae.weights import adapt_bands, read_weights, write_weights
 
+pytestmark = pytest.mark.usefixtures('narrow_models')
+
 MODEL = 'sigmae_vit_tiny_patch8'
 S2MAE, SATMAE = 's2mae_vit_tiny_patch8', 'satmae_vit_tiny_patch8'
 
 
 @pytest.fixture(scope='module')
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def encoder(narrow_models: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp('encoder') / 'encoder.pth'
     small_task(size=64).export(path)
     return path
@@ -73,15 +75,15 @@ def test_other_bands_are_refused(encoder: Path, bands: tuple[str, ...]) -> None:
         [band.lower().replace('b0', 'b') for band in SENTINEL2_TEN_BANDS],
         # Another number is the task's to refuse.
         SENTINEL2_TEN_BANDS[:3],
-        # What these are nobody can tell.
+        # Names that say nothing.
         [f'channel{i}' for i in range(10)],
     ],
 )
-def test_what_agrees_or_cannot_be_told_is_not(encoder: Path, bands: list[str]) -> None:
+def test_equal_and_unidentifiable_bands_pass(encoder: Path, bands: list[str]) -> None:
     check_bands(encoder, gives(*bands))
 
 
-def test_nothing_is_known_about_the_weights_of_others(
+def test_weights_without_bands_and_unknown_data_pass(
     encoder: Path, tmp_path: Path
 ) -> None:
     torch.save({'state_dict': {}}, tmp_path / 'other.pth')
@@ -92,11 +94,13 @@ def test_nothing_is_known_about_the_weights_of_others(
     check_bands(encoder, object())
 
 
-def test_files_without_bands_or_of_an_own_sensor(encoder: Path, tmp_path: Path) -> None:
+def test_files_without_bands_or_of_a_custom_sensor_pass(
+    encoder: Path, tmp_path: Path
+) -> None:
     for change in ({'bands': None}, {'sensor': 'drone'}):
-        known = read_weights(encoder)
-        known.info.update(change)
-        write_weights(known, tmp_path / 'changed.pth')
+        weights = read_weights(encoder)
+        weights.info.update(change)
+        write_weights(weights, tmp_path / 'changed.pth')
         check_bands(tmp_path / 'changed.pth', gives(*SHUFFLED))
 
 
@@ -140,7 +144,7 @@ def raw_and(normalized_by: tuple[float, float]) -> tuple[Any, torch.Tensor, Any]
 
 
 def as_pretrained(raw: torch.Tensor) -> torch.Tensor:
-    """What training.task tells of its data."""
+    """Normalized as in pretraining by small_task."""
     return (raw - 3000.0) / 2000.0
 
 
@@ -170,9 +174,9 @@ def test_the_first_layer_makes_up_for_another_normalisation(
         before = made.model.forward_features(given)
         for _ in range(2):  # the second time there is nothing left to do
             match_normalization(made.model, path, datamodule)
-        found = made.model.forward_features(given)
+        actual = made.model.forward_features(given)
     assert not torch.allclose(before, expected, rtol=0.1, atol=0.1)
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_what_was_trained_since_is_left_alone(encoder: Path) -> None:
@@ -216,12 +220,14 @@ def test_what_cannot_be_made_up_for_is_said(
     assert torch.equal(made.model.patch_embed.proj.weight, before)
 
 
-def test_where_nothing_is_known_nothing_is_done(encoder: Path, tmp_path: Path) -> None:
+def test_the_first_layer_stays_without_statistics(
+    encoder: Path, tmp_path: Path
+) -> None:
     made = Classification(MODEL, weights=str(encoder), in_channels=10, num_classes=10)
     before = made.model.patch_embed.proj.weight.clone()
-    known = read_weights(encoder)
-    known.info['mean'] = None
-    write_weights(known, tmp_path / 'changed.pth')
+    without = read_weights(encoder)
+    without.info['mean'] = None
+    write_weights(without, tmp_path / 'changed.pth')
     _, _, datamodule = raw_and((500.0, 300.0))
     for weights, data in (
         (tmp_path / 'changed.pth', datamodule),
@@ -288,23 +294,24 @@ def warnings_of_values(weights: Any, data: Any, **kwargs: Any) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ('factor', 'shift', 'unit'),
+    ('factor', 'shift', 'unit', 'datamodule'),
     [
-        (1.0, 0.0, r'The mean of the weights is about 3000\.$'),
-        (1e-4, 0.0, r'that of your values 0\.2\d*: convert mean and std to the unit'),
-        (1e-4, 1000.0, 'that of your values'),
-        (255 / 4000, 0.0, 'that of your values'),
-        (1 / 4000, 0.0, 'that of your values'),
-        (1 / 5000, 5000.0, 'that of your values'),
+        (1.0, 0.0, r'The mean of the weights is about 3000\.$', False),
+        (1.0, 0.0, r'The mean of the weights is about 3000\.$', True),
+        (1e-4, 0.0, r'your values 0\.2\d*: convert mean and std to the unit', True),
+        (1e-4, 1000.0, 'that of your values', False),
+        (255 / 4000, 0.0, 'that of your values', False),
+        (1 / 4000, 0.0, 'that of your values', False),
+        (1 / 5000, 5000.0, 'that of your values', False),
     ],
 )
-@pytest.mark.parametrize('own_datamodule', [False, True])
-def test_values_that_are_not_normalized_are_told(
-    encoder: Path, factor: float, shift: float, unit: str, own_datamodule: bool
+def test_values_that_are_not_normalized_are_reported(
+    encoder: Path, factor: float, shift: float, unit: str, datamodule: bool
 ) -> None:
-    data: Any = Images(factor, shift)
-    if own_datamodule:
-        data = LightningDataModule.from_datasets(data, batch_size=4)
+    images = Images(factor, shift)
+    data: Any = images
+    if datamodule:
+        data = LightningDataModule.from_datasets(images, batch_size=4)
     (text,) = warnings_of_values(str(encoder), data)
     assert re.search(
         r"weights: '.*encoder.pth' expects bands with mean 0 and standard deviation 1, "
@@ -313,7 +320,7 @@ def test_values_that_are_not_normalized_are_told(
         text,
     )
     assert re.search(unit, text)
-    mean = (data.images if not own_datamodule else Images(factor, shift).images).mean()
+    mean = images.images.mean()
     low, high = re.findall(r'means of (\S+) to (\S+)', text)[0]
     # Without the padding.
     assert float(low) == pytest.approx(float(mean), rel=0.2)
@@ -323,7 +330,7 @@ def test_values_that_are_not_normalized_are_told(
 def test_normalized_values_are_not(encoder: Path) -> None:
     assert not warnings_of_values(str(encoder), Images(1 / 900, 2000.0))
     assert not warnings_of_values(str(encoder), Images(1 / 2000, 3000.0))
-    # Nothing is known about what is not pretrained.
+    # Random weights expect nothing.
     assert not warnings_of_values(None, Images())
 
 
@@ -353,11 +360,11 @@ def test_a_datamodule_that_normalizes_is_believed_by_its_values(
 
 
 def test_snow_is_no_mistake(encoder: Path) -> None:
-    known = read_weights(encoder)
+    weights = read_weights(encoder)
     snow = 4 + torch.rand(4, 10, 32, 32)
     none = torch.ones(1), torch.zeros(1)
-    assert warn_of_values(snow, known, *none)
-    assert warn_of_values(torch.full((4, 10, 8, 8), torch.nan), known, *none)
+    assert warn_of_values(snow, weights, *none)
+    assert warn_of_values(torch.full((4, 10, 8, 8), torch.nan), weights, *none)
 
 
 @pytest.mark.parametrize('dense', [False, True])

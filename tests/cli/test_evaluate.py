@@ -22,6 +22,8 @@ from torchgeo_sigmae.cli import main
 from torchgeo_sigmae.evaluation.reconstruction import reconstruction_report
 from torchgeo_sigmae.plotting import plot_mask_ratios
 
+pytestmark = pytest.mark.usefixtures('narrow_models')
+
 
 def checkpoint(path: Path, family: str = 'sigmae', **arguments: object) -> Path:
     """A training checkpoint of a task that was never trained."""
@@ -69,11 +71,11 @@ def test_the_command(
     assert (output / 'report.md').read_text().strip() in table
     assert '12 chips of 32 px from 2 scenes.' in table
     assert (output / 'report.png').read_bytes()[:4] == b'\x89PNG'
-    found = json.loads((output / 'report.json').read_text())
-    assert list(found) == ['0.5', '0.75']
+    actual = json.loads((output / 'report.json').read_text())
+    assert list(actual) == ['0.5', '0.75']
     oracle = 'oracle_' * bool(options.get('norm_pix_loss'))
     assert ('kept their own mean' in table) == bool(oracle)
-    for values in found.values():
+    for values in actual.values():
         assert {f'{oracle}{name}' for name in ('psnr', 'ssim', 'rmse_B08')} < {*values}
         assert 0 < values['baseline_loss'] < np.inf
 
@@ -93,12 +95,12 @@ def test_what_is_hidden_is_what_is_measured(tmp_path: Path) -> None:
         return forward(image, keep, *rest)
 
     task.model.forward = look
-    found = reconstruction_report(task, loader, (0.25, 0.5, 0.75))
+    actual = reconstruction_report(task, loader, (0.25, 0.5, 0.75))
     # Of sixteen patches.
     assert seen == [12, 12, 8, 8, 4, 4]
     assert task.mask_schedule is before
     # Other masks, other pixels.
-    assert len({values['baseline_loss'] for values in found.values()}) == 3
+    assert len({values['baseline_loss'] for values in actual.values()}) == 3
     with pytest.raises(ValueError, match=r'mask_ratio: 1.5'):
         reconstruction_report(task, loader, (1.5,))
     assert task.mask_schedule is before

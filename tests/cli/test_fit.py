@@ -24,6 +24,8 @@ from torchgeo_sigmae.callbacks.checkpoint import checkpoints
 from torchgeo_sigmae.cli import main
 from torchgeo_sigmae.datasets import is_resumable
 
+pytestmark = pytest.mark.usefixtures('narrow_models')
+
 CONFIG = Path(__file__).parents[1] / 'conf' / 'resume.yaml'
 
 
@@ -41,7 +43,7 @@ class Seen:
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     """Look at the arguments, do not train."""
     seen = Seen()
-    own = Trainer.fit
+    original = Trainer.fit
 
     def fit(
         self: Trainer,
@@ -60,7 +62,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
             weights_only=weights_only,
         )
 
-    fit.__doc__ = own.__doc__
+    fit.__doc__ = original.__doc__
     monkeypatch.setattr(Trainer, 'fit', fit)
     return seen
 

@@ -71,14 +71,14 @@ def test_ground_control_points_stay(scene_file: Path, tmp_path: Path) -> None:
     main(['map', 'similarity', str(embedding), '--at', '3', '3', '-o', str(similar)])
     for made in (saliency, embedding, similar):
         with rasterio.open(made) as file:
-            found, crs = file.gcps
+            actual, crs = file.gcps
         assert crs == 'EPSG:4326'
-        for point, (row, column) in zip(found, corners, strict=True):
+        for point, (row, column) in zip(actual, corners, strict=True):
             assert (point.row, point.col) == (row / 8, column / 8)
             assert (point.x, point.y) == (15 + column * 1e-4, 45 - row * 1e-4)
 
 
-def test_implausible_values_are_told(scene_file: Path, tmp_path: Path) -> None:
+def test_implausible_values_warn(scene_file: Path, tmp_path: Path) -> None:
     with rasterio.open(scene_file) as file:
         array, names = file.read(), file.descriptions
     path = str(write(tmp_path / 'x.tif', array * np.float32(1e-4), names, east=5e5))
@@ -89,10 +89,10 @@ def test_implausible_values_are_told(scene_file: Path, tmp_path: Path) -> None:
         main(['map', 'saliency', path, '-o', str(tmp_path / 'b.tif'), '--scale', '1'])
         main(['map', 'saliency', str(scene_file), '-o', str(tmp_path / 'c.tif')])
     with (
-        rasterio.open(tmp_path / 'b.tif') as told,
+        rasterio.open(tmp_path / 'b.tif') as scaled,
         rasterio.open(tmp_path / 'c.tif') as plain,
     ):
-        np.testing.assert_allclose(told.read(1), plain.read(1), atol=1e-5)
+        np.testing.assert_allclose(scaled.read(1), plain.read(1), atol=1e-5)
 
 
 def test_several_scenes_in_an_area(scene_file: Path, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ LANDSAT7 = ('B1', 'B2', 'B3', 'B4', 'B5', 'B6', 'B6', 'B7', 'B8')
         ('Substation', {'bands': [3, 2, 1], **FIRST}, None, ('B04', 'B03', 'B02'), 1),
     ],
 )
-def test_what_the_datamodule_tells(
+def test_bands_sensor_and_dates_of_a_datamodule(
     name: str,
     options: dict[str, Any],
     sensor: str | None,
@@ -123,14 +123,14 @@ def test_what_the_datamodule_tells(
     dates: int,
 ) -> None:
     datamodule = make(name, 'nowhere', **options)
-    found = datamodule_bands(datamodule)
-    assert found is not None
-    assert bands in (None, found)
-    told = datamodule_sensor(datamodule)
-    assert (told and told.name) == sensor
-    # What cannot be told is guessed, but never Landsat.
-    assert found.sensor.name == (
-        sensor or ('sentinel1' if 'VV' in found else 'sentinel2')
+    actual = datamodule_bands(datamodule)
+    assert actual is not None
+    assert bands in (None, actual)
+    named = datamodule_sensor(datamodule)
+    assert (named and named.name) == sensor
+    # Without a name it is guessed, but never Landsat.
+    assert actual.sensor.name == (
+        sensor or ('sentinel1' if 'VV' in actual else 'sentinel2')
     )
     assert datamodule_dates(datamodule) == dates
 

@@ -22,7 +22,7 @@ from torchgeo_sigmae.datasets import RasterScene, SceneChips, find_scenes
 from torchgeo_sigmae.maps import open_raster
 from torchgeo_sigmae.transforms import SpectralIndex
 
-#: The bands of these scenes make none of the known ones.
+#: The bands of these scenes make none of the default indices.
 _INDEX = SpectralIndex('GRVI', '(green - red) / (green + red)', 'a test')
 
 pytestmark = pytest.mark.usefixtures('narrow_models')
@@ -154,8 +154,8 @@ def test_another_chip_is_drawn_from_the_same_seed(root: Path) -> None:
         replaced += 1
         assert first['path'] != str(root / 'c.tif')
         row, column = first['window'].tolist()
-        (own,) = [s for s in scenes if s.path == first['path']]
-        expected = own.read(Window(column, row, 32, 32))
+        (source,) = [s for s in scenes if s.path == first['path']]
+        expected = source.read(Window(column, row, 32, 32))
         np.testing.assert_array_equal(first['image'], expected)
     assert 0 < replaced <= 11
     assert dataset.skipped == [str(root / 'c.tif')]
@@ -242,8 +242,8 @@ def test_systems_that_are_nowhere_on_earth(tmp_path: Path, crs: str) -> None:
     transform = Affine(10.0, 0.0, 5.0, 0.0, -10.0, 5.0)
     array = np.ones((3, 8, 8), 'uint16')
     path = write(tmp_path / 'a.tif', array, crs=crs, transform=transform)
-    (found,) = find_scenes(tmp_path, bands=RGB)
-    assert found.footprint is None
+    (actual,) = find_scenes(tmp_path, bands=RGB)
+    assert actual.footprint is None
     assert open_raster(path, RGB).height == 8
 
 

@@ -114,11 +114,25 @@ def test_zero_is_missing_where_all_bands_of_the_file_are_zero(tmp_path: Path) ->
     assert np.argwhere(holes(path)).tolist() == [[band, 1, 1] for band in range(3)]
 
 
-def test_other_nodata_is_missing_in_its_band_alone(tmp_path: Path) -> None:
-    array = numbered(20, 20).astype('float32')
-    array[1, 4, 4] = -9999
-    path = write(tmp_path / 'a.tif', array, nodata=-9999)
-    assert np.argwhere(holes(path)).tolist() == [[1, 4, 4]]
+@pytest.mark.parametrize(
+    ('dtype', 'value', 'nodata'),
+    [
+        ('uint16', 65535, 65535),
+        ('int16', -9999, -9999),
+        ('float32', np.nan, np.nan),
+        ('float32', -1e30, -1e30),
+        ('uint16', 0, None),  # nothing says what is missing
+    ],
+)
+def test_other_nodata_is_missing_in_its_band_alone(
+    tmp_path: Path, dtype: str, value: float, nodata: float | None
+) -> None:
+    array = numbered(20, 20).astype(dtype)
+    array[1, 4, 4] = value
+    array[:, 7, 7] = value
+    path = write(tmp_path / 'a.tif', array, nodata=nodata)
+    missing = [[0, 7, 7], [1, 4, 4], [1, 7, 7], [2, 7, 7]]
+    assert np.argwhere(holes(path)).tolist() == ([] if nodata is None else missing)
 
 
 @pytest.mark.parametrize('where', ['band', 'file', 'folder'])
@@ -149,7 +163,7 @@ def test_clouds(
     assert np.array_equal(holes(path, mask_band=mask_band), expected)
 
 
-def test_clouds_that_nobody_tells(tmp_path: Path) -> None:
+def test_unknown_mask_bands_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / 'a.tif', numbered(8, 8))
     with pytest.raises(ValueError, match=r'mask_band: .*a\.tif has no band SCL, and'):
         RasterScene.open(path, RGB, mask_band='SCL')
@@ -173,12 +187,12 @@ def test_scale_and_offset_mean_reflectance(tmp_path: Path) -> None:
     expected = RasterScene.open(plain, RGB).read()
     np.testing.assert_array_equal(expected, numbered(20, 20))
     tagged = scaled(tmp_path / 'a.tif', numbered(20, 20) + np.uint16(1000), 1e-4, -0.1)
-    untold = write(tmp_path / 'b.tif', numbered(20, 20) + np.uint16(1000))
+    untagged = write(tmp_path / 'b.tif', numbered(20, 20) + np.uint16(1000))
     landsat = np.round((numbered(20, 20) * 1e-4 + 0.2) / 2.75e-5).astype('uint32')
     for path, arguments, error in (
         (tagged, {}, 0),
-        (untold, {'scale': 1e-4, 'offset': -0.1}, 0),
-        (untold, {'offset': -0.1}, 0),
+        (untagged, {'scale': 1e-4, 'offset': -0.1}, 0),
+        (untagged, {'offset': -0.1}, 0),
         (scaled(tmp_path / 'c.tif', landsat, 2.75e-5, -0.2), {}, 0.2),
         (write(tmp_path / 'd.tif', landsat), {'scale': 2.75e-5, 'offset': -0.2}, 0.2),
         (write(tmp_path / 'e.tif', numbered(20, 20) * 1e-4), {'scale': 1}, 0.01),
@@ -218,7 +232,7 @@ OLD = 'S2A_MSIL2A_20200706T085611_N0214_R007_T33NZA_20200706T153419.tif'
 NEW = 'S2A_MSIL2A_20220706T085611_N0400_R007_T33NZA_20220706T153419.tif'
 
 
-def test_mixed_processing_baselines_are_told(tmp_path: Path) -> None:
+def test_mixed_processing_baselines_warn(tmp_path: Path) -> None:
     write(tmp_path / OLD, numbered(8, 8))
     write(tmp_path / NEW, numbered(8, 8))
     with pytest.warns(UserWarning, match=f'offset: .*{NEW} is of .* and .*{OLD} of an'):
@@ -226,7 +240,7 @@ def test_mixed_processing_baselines_are_told(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         find_scenes(tmp_path, bands=RGB, offset=0)
-    # Those whose offset is known mix well.
+    # Files with their offset mix well.
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', NotGeoreferencedWarning)
         scaled(tmp_path / NEW, numbered(8, 8), 1e-4, -0.1)
@@ -244,7 +258,7 @@ def test_baseline_in_tags(tmp_path: Path) -> None:
         find_scenes(tmp_path, bands=RGB)
 
 
-def test_a_product_name_tells_the_offset_of_a_folder(tmp_path: Path) -> None:
+def test_a_product_name_implies_the_offset_of_a_folder(tmp_path: Path) -> None:
     for name, offset in ((OLD, 0), (NEW, 1000)):
         folder = tmp_path / name.replace('.tif', '.SAFE')
         for band, values in zip(RGB, numbered(8, 8), strict=True):
@@ -253,14 +267,14 @@ def test_a_product_name_tells_the_offset_of_a_folder(tmp_path: Path) -> None:
         np.testing.assert_array_equal(image, numbered(8, 8).astype(float) - offset)
 
 
-@pytest.mark.parametrize(('level', 'told'), [(3e4, 'median'), (5e-4, 'at most')])
-def test_implausible_reflectance_is_told(
-    tmp_path: Path, level: float, told: str
+@pytest.mark.parametrize(('level', 'which'), [(3e4, 'median'), (5e-4, 'at most')])
+def test_implausible_reflectance_warns(
+    tmp_path: Path, level: float, which: str
 ) -> None:
     rng = np.random.default_rng(0)
     array = (level * rng.uniform(0.5, 1, (3, 32, 32))).astype('float32')
     write(tmp_path / 'a.tif', array)
-    with pytest.warns(UserWarning, match=f'scale, offset: .* {told}'):
+    with pytest.warns(UserWarning, match=f'scale, offset: .* {which}'):
         SceneDataModule(tmp_path, RGB, size=16, val_fraction=0).setup('fit')
 
 
@@ -353,8 +367,8 @@ def test_real_scenes_that_lack_bands(real_data: Callable[[str], Path]) -> None:
     ],
 )
 def test_descriptions(name: str | None, band: str | None) -> None:
-    found = find_band(name, get_sensor('sentinel2'))
-    assert (found and found.name) == band
+    actual = find_band(name, get_sensor('sentinel2'))
+    assert (actual and actual.name) == band
 
 
 @pytest.mark.parametrize(
@@ -386,7 +400,7 @@ def test_landsat_names_are_no_bands_of_sentinel2(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('name', ['LE07_L2SP_186055_T1.tif', 'x/LT05_186055_T1'])
-def test_the_name_of_a_landsat_product_tells_its_satellite(
+def test_the_name_of_a_landsat_product_names_its_satellite(
     tmp_path: Path, name: str
 ) -> None:
     bands = ('SR_B3', 'SR_B4')

@@ -108,7 +108,7 @@ def test_it_can_be_copied_and_pickled() -> None:
         assert other.train_dataloader.args[1].__self__ is other
 
 
-def test_loaders_of_ones_own() -> None:
+def test_datamodules_from_datasets() -> None:
     datamodule = LightningDataModule.from_datasets(Numbers(), batch_size=4)
     watch = run(resumable(datamodule))
     assert sorted(flat(watch.seen[:5])) == list(range(20))
@@ -139,12 +139,15 @@ def test_everything_is_drawn_anew() -> None:
 
 
 def test_the_global_generators_are_left_alone_by_samples() -> None:
-    datamodule = resumable(Module())
-    torch.manual_seed(7)
-    expected = torch.rand(3)
-    torch.manual_seed(7)
-    next(iter(datamodule.train_dataloader()))
-    assert torch.equal(torch.rand(3), expected)
+    drawn = []
+    for loads in (False, True):
+        torch.manual_seed(7)
+        np.random.seed(7)
+        random.seed(7)
+        if loads:
+            next(iter(resumable(Module()).train_dataloader()))
+        drawn.append((torch.rand(()).item(), np.random.rand(), random.random()))
+    assert drawn[0] == drawn[1]
 
 
 @pytest.mark.parametrize(('limit', 'batches'), [(3, 3), (0.5, 2), (99, 5), (1.0, 5)])
@@ -220,9 +223,9 @@ def test_what_cannot_be_resumed_is_refused() -> None:
     ):
         resumable(Several()).train_dataloader()
     loader = torch.utils.data.BatchSampler(range(20), 4, False)
-    own = Module(batch_sampler=loader, batch_size=1, shuffle=False)
+    module = Module(batch_sampler=loader, batch_size=1, shuffle=False)
     with pytest.raises(TypeError, match='batch sampler of its own'):
-        resumable(own).train_dataloader()
+        resumable(module).train_dataloader()
     with pytest.raises(
         TypeError, match=r'Module streams .* from a Stream, .* cannot be made resumable'
     ):

@@ -242,7 +242,7 @@ def test_several_places_and_a_block() -> None:
     assert apart(train, val, 640)
 
 
-def test_a_share_that_cannot_be_met_is_told() -> None:
+def test_a_share_that_cannot_be_met_warns() -> None:
     scenes = [scene(1e5 * i, 0, 64) for i in range(3)]
     with pytest.warns(
         UserWarning, match=r'val_fraction: 0\.1 was asked for, and 0\.333'

@@ -16,7 +16,7 @@ from torchgeo.datasets import EuroSAT
 from torchgeo.models import ResNet18_Weights
 from torchvision.transforms.v2.functional import resize
 
-from helpers.training import small_task
+from helpers.training import narrow_encoders, small_task
 from torchgeo_sigmae import BatchSpec, SIGMAE_Weights, SIGMAETask
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, BandSet
 from torchgeo_sigmae.cli import main
@@ -41,16 +41,21 @@ def export(family: str, path: Path) -> SIGMAETask:
     return made
 
 
-@pytest.mark.parametrize('family', ['sigmae', 's2mae', 'satmae'])
-@pytest.mark.parametrize('depth', [None, 1, 7, 12])
+@pytest.mark.parametrize(
+    ('family', 'depth'),
+    [
+        *(('sigmae', depth) for depth in (None, 1, 12)),
+        *((family, depth) for family in ('s2mae', 'satmae') for depth in (None, 7)),
+    ],
+)
 def test_features_are_those_of_the_encoder(
     family: str, depth: int | None, tmp_path: Path
 ) -> None:
     made = export(family, tmp_path / 'encoder.pth')
-    found = FrozenEncoder.load(tmp_path / 'encoder.pth', depth=depth)
-    assert found.name == 'encoder.pth'
-    assert found.bands == SENTINEL2_TEN_BANDS
-    assert not any(p.requires_grad for p in found.parameters())
+    frozen = FrozenEncoder.load(tmp_path / 'encoder.pth', depth=depth)
+    assert frozen.name == 'encoder.pth'
+    assert frozen.bands == SENTINEL2_TEN_BANDS
+    assert not any(p.requires_grad for p in frozen.parameters())
     # Another size than that of pretraining, and not square.
     raw = 1000 + 300 * torch.randn(2, 10, 48, 64, generator=generator())
     mean = torch.tensor([1000.0 + 100 * i for i in range(10)])[:, None, None]
@@ -66,13 +71,13 @@ def test_features_are_those_of_the_encoder(
                 output_fmt='NLC',
                 intermediates_only=True,
             )[0]
-    assert found.patch_features(raw).shape == (2, 192, 6, 8)
-    features = found.patch_features(raw).flatten(2).transpose(1, 2)
+    assert frozen.patch_features(raw).shape == (2, 192, 6, 8)
+    features = frozen.patch_features(raw).flatten(2).transpose(1, 2)
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found(raw), expected.mean(1), rtol=1e-4, atol=1e-4)
-    found.pooling = 'mean+std'
+    torch.testing.assert_close(frozen(raw), expected.mean(1), rtol=1e-4, atol=1e-4)
+    frozen.pooling = 'mean+std'
     spread = expected.std(1, correction=0)
-    torch.testing.assert_close(found(raw)[:, 192:], spread, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(frozen(raw)[:, 192:], spread, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('magnification', [2.0, 0.5])
@@ -96,16 +101,16 @@ def test_scaled_images_are_resized_as_torchvision_does(
     'name', ['sigmae_vit_tiny_patch16', 'vit_tiny_patch16_224', 'resnet18']
 )
 def test_models_by_name_have_random_weights_and_the_datas_statistics(name: str) -> None:
-    found = FrozenEncoder.load(name, ['B04', 'B03', 'B02', 'B08'])
+    frozen = FrozenEncoder.load(name, ['B04', 'B03', 'B02', 'B08'])
     raw = 500 + 50 * torch.randn(3, 4, 64, 64, generator=generator())
-    found.fit_normalization(raw)
-    assert found.transform is not None
-    normal = found.transform(raw)
+    frozen.fit_normalization(raw)
+    assert frozen.transform is not None
+    normal = frozen.transform(raw)
     torch.testing.assert_close(
         normal.mean((0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-3
     )
     torch.testing.assert_close(normal.std((0, 2, 3)), torch.ones(4), rtol=0, atol=1e-3)
-    assert found(raw).isfinite().all()
+    assert frozen(raw).isfinite().all()
 
 
 def test_weights_of_torchgeo(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,13 +119,13 @@ def test_weights_of_torchgeo(monkeypatch: pytest.MonkeyPatch) -> None:
     model = timm.create_model('resnet18', in_chans=13)
     kind = type(weights)
     monkeypatch.setattr(kind, 'get_state_dict', lambda *_, **__: model.state_dict())
-    found = FrozenEncoder.load(str(weights))
-    assert found.bands == BandSet.from_data(weights.meta['bands'])
+    frozen = FrozenEncoder.load(str(weights))
+    assert frozen.bands == BandSet.from_data(weights.meta['bands'])
     raw = 3000 * torch.rand(2, 13, 64, 64, generator=generator())
     model.eval()
     with torch.no_grad():
         expected = model.forward_features(weights.transforms(raw)).mean((2, 3))
-    torch.testing.assert_close(found(raw), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(frozen(raw), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_band_statistics_against_numpy() -> None:
@@ -147,9 +152,9 @@ def test_refusals(tmp_path: Path, eurosat_root: Path, oscd_root: Path) -> None:
             FrozenEncoder.load(tmp_path / 'encoder.pth', magnification=magnification)
     with pytest.raises(FileNotFoundError, match=r"'nothing.pth' is neither a file nor"):
         FrozenEncoder.load('nothing.pth')
-    known = read_weights(tmp_path / 'encoder.pth')
-    del known.info['bands']
-    write_weights(known, tmp_path / 'bandless.pth')
+    without = read_weights(tmp_path / 'encoder.pth')
+    del without.info['bands']
+    write_weights(without, tmp_path / 'bandless.pth')
     with pytest.raises(ValueError, match=r'bandless.pth.* does not tell its bands'):
         FrozenEncoder.load(tmp_path / 'bandless.pth')
     for bands, message in (
@@ -169,19 +174,19 @@ def test_refusals(tmp_path: Path, eurosat_root: Path, oscd_root: Path) -> None:
 
 
 def test_features_of_a_dataset(eurosat_root: Path) -> None:
-    # Bands in an order of their own, which the dataset spells its own way.
+    # Bands in another order and spelling than the dataset's.
     bands = ('b8a', 'B4', 'B02')
-    found = extract_features(
+    features = extract_features(
         BandStatistics(bands), 'EuroSAT', eurosat_root, ('val', 'test'), batch_size=7
     )
-    assert np.array_equal(found.split, [0] * 20 + [1] * 40)
+    assert np.array_equal(features.split, [0] * 20 + [1] * 40)
     val = EuroSAT(eurosat_root, 'val', bands=('B8A', 'B04', 'B02'))
     test = EuroSAT(eurosat_root, 'test', bands=('B8A', 'B04', 'B02'))
     samples = [val[3], test[39]]
     for row, sample in zip((3, 59), samples, strict=True):
-        assert found.labels[row] == sample['label']
+        assert features.labels[row] == sample['label']
         means = sample['image'].mean((1, 2))
-        np.testing.assert_allclose(found.values[row, :3], means, rtol=1e-5)
+        np.testing.assert_allclose(features.values[row, :3], means, rtol=1e-5)
 
 
 def test_all_splits_are_normalized_by_the_first(eurosat_root: Path) -> None:
@@ -204,48 +209,50 @@ def test_tokens_of_a_dataset(tmp_path: Path, eurosat_root: Path) -> None:
     encoder = FrozenEncoder.load(tmp_path / 'encoder.pth')
     for one, dim in ((encoder, 192), (BandStatistics(), 20)):
         plain = extract_features(one, 'EuroSAT', eurosat_root, ('val',), batch_size=7)
-        found = extract_features(
+        features = extract_features(
             one, 'EuroSAT', eurosat_root, ('val',), batch_size=7, tokens=True
         )
-        np.testing.assert_allclose(found.values, plain.values, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(features.values, plain.values, rtol=1e-5, atol=1e-5)
         assert plain.tokens is None
-        assert found.tokens is not None
-        assert found.tokens.shape == (20, 64, dim)
-    maps = found.tokens.reshape(20, 8, 8, 20)
+        assert features.tokens is not None
+        assert features.tokens.shape == (20, 64, dim)
+    maps = features.tokens.reshape(20, 8, 8, 20)
     image = EuroSAT(eurosat_root, 'val', bands=SENTINEL2_TEN_BANDS)[3]['image']
     patch = image[:, 8:16, 48:56].mean((1, 2))
     np.testing.assert_allclose(maps[3, 1, 6, :10], patch, rtol=1e-4)
 
 
 def run(*arguments: Any) -> None:
-    main(['evaluate', 'features', *map(str, arguments)])
+    with narrow_encoders():
+        main(['evaluate', 'features', *map(str, arguments)])
 
 
-class TestPlaces:
-    """What features tell of the place in the image alone."""
+class TestPositionBias:
+    """The part of the features that depends on the patch position alone."""
 
     def test_against_a_sum_over_every_shift(self) -> None:
-        found = FrozenEncoder.load('sigmae_vit_tiny_patch8')
-        found.fit_normalization(torch.randn(8, 10, 16, 16, generator=generator()))
+        with narrow_encoders():
+            frozen = FrozenEncoder.load('sigmae_vit_tiny_patch8')
+        frozen.fit_normalization(torch.randn(8, 10, 16, 16, generator=generator()))
         image = torch.randn(1, 10, 16, 16, generator=generator(1))
         shifts = [(row, column) for row in range(16) for column in range(16)]
         rolled = torch.cat([image.roll(shift, (-2, -1)) for shift in shifts])
-        wanted = found.patch_features(rolled).double().mean(dim=0)
+        wanted = frozen.patch_features(rolled).double().mean(dim=0)
         wanted -= wanted.mean(dim=(-2, -1), keepdim=True)
-        found.remove_position_bias(
+        frozen.remove_position_bias(
             image.expand(4, -1, -1, -1), count=4096, batch_size=256
         )
-        error = (found.position_bias - wanted).norm() / wanted.norm()
+        error = (frozen.position_bias - wanted).norm() / wanted.norm()
         assert error < 0.05
 
-    def test_they_go_and_nothing_else_does(self, eurosat_root: Path) -> None:
-        found = FrozenEncoder.load(SIGMAE_Weights.SENTINEL2)
-        data = EuroSAT(eurosat_root, 'train', bands=found.bands)
+    def test_it_is_removed_and_nothing_else(self, eurosat_root: Path) -> None:
+        frozen = FrozenEncoder.load(SIGMAE_Weights.SENTINEL2)
+        data = EuroSAT(eurosat_root, 'train', bands=frozen.bands)
         images = torch.stack([data[i]['image'] for i in range(0, 140, 2)])
         learned, others = images[::2], images[1::2]
-        before = found.patch_features(others)
-        found.remove_position_bias(learned, count=140)
-        after = found.patch_features(others)
+        before = frozen.patch_features(others)
+        frozen.remove_position_bias(learned, count=140)
+        after = frozen.patch_features(others)
         means = [x.mean(dim=(-2, -1)) for x in (before, after)]
         torch.testing.assert_close(*means, rtol=0, atol=1e-4)
         shares = [
@@ -257,26 +264,26 @@ class TestPlaces:
         assert shares[1] < 0.1
 
     def test_of_another_size(self) -> None:
-        found = FrozenEncoder.load('sigmae_vit_tiny_patch8')
-        found.fit_normalization(torch.randn(8, 10, 32, 32, generator=generator()))
-        found.remove_position_bias(
+        frozen = FrozenEncoder.load('sigmae_vit_tiny_patch8')
+        frozen.fit_normalization(torch.randn(8, 10, 32, 32, generator=generator()))
+        frozen.remove_position_bias(
             torch.randn(2, 10, 32, 32, generator=generator()), count=2
         )
         with pytest.raises(
             ValueError, match=r'estimated for \(4, 4\) patches, not for'
         ):
-            found.patch_features(torch.zeros(1, 10, 32, 40))
+            frozen.patch_features(torch.zeros(1, 10, 32, 40))
 
     def test_of_a_dataset(self, eurosat_root: Path) -> None:
-        known = FrozenEncoder.load(SIGMAE_Weights.SENTINEL2, pooling='mean+std')
+        frozen = FrozenEncoder.load(SIGMAE_Weights.SENTINEL2, pooling='mean+std')
         plain, removed = (
             extract_features(
-                known, 'EuroSAT', eurosat_root, ('val',), progress=False,
+                frozen, 'EuroSAT', eurosat_root, ('val',), progress=False,
                 remove_position_bias=remove,
             )
             for remove in (False, True)
         )  # fmt: skip
-        assert known.position_bias is not None
+        assert frozen.position_bias is not None
         mean, std = np.split(plain.values, 2, axis=1)
         same, less = np.split(removed.values, 2, axis=1)
         np.testing.assert_allclose(same, mean, atol=1e-4)
@@ -323,7 +330,7 @@ def test_position_shares_of_the_first_edition(eurosat_root: Path) -> None:
 
 def test_missing_pixels_are_shown_as_the_mean(tmp_path: Path) -> None:
     export('sigmae', tmp_path / 'encoder.pth')
-    found = FrozenEncoder.load(tmp_path / 'encoder.pth')
+    frozen = FrozenEncoder.load(tmp_path / 'encoder.pth')
     image = 1000 + 300 * torch.randn(1, 10, 32, 32, generator=generator())
     filled = image.clone()
     filled[..., 3:20, 5:9] = torch.tensor([1000.0 + 100 * i for i in range(10)])[
@@ -332,14 +339,15 @@ def test_missing_pixels_are_shown_as_the_mean(tmp_path: Path) -> None:
     for value in (torch.nan, torch.inf):
         image[..., 3:20, 5:9] = value
         torch.testing.assert_close(
-            found.patch_features(image), found.patch_features(filled)
+            frozen.patch_features(image), frozen.patch_features(filled)
         )
 
 
 def test_the_command(
     tmp_path: Path, eurosat_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    export('sigmae', tmp_path / 'encoder.pth')
+    with narrow_encoders():
+        export('sigmae', tmp_path / 'encoder.pth')
     run(
         tmp_path / 'encoder.pth', '--root', eurosat_root, '--samples-per-class', 1, 5,
         '--probes', 'knn', 'attentive', '-o', tmp_path / 'out' / 'probe.json',
@@ -364,12 +372,13 @@ def test_the_command(
     # Ten classes: what says nothing reaches 0.1.
     assert accuracy['band mean and std']['knn'][0] > 0.4
     assert accuracy['band mean and std']['attentive'][0] > 0.4
-    # What was exported has weights of its own.
+    # The export does not have the weights of the untrained encoder.
     assert accuracy[names[1]] != accuracy[names[2]]
 
 
 def test_the_command_with_folds(tmp_path: Path, eurosat_root: Path) -> None:
-    export('sigmae', tmp_path / 'encoder.pth')
+    with narrow_encoders():
+        export('sigmae', tmp_path / 'encoder.pth')
     output = tmp_path / 'probe.json'
     arguments = (
         tmp_path / 'encoder.pth', '--root', eurosat_root, '--splits', 'val',
@@ -382,17 +391,17 @@ def test_the_command_with_folds(tmp_path: Path, eurosat_root: Path) -> None:
     assert json.loads(output.read_text())['accuracy'] == first
 
 
-def test_random_weights_hang_on_the_seed(tmp_path: Path, eurosat_root: Path) -> None:
-    found = []
+def test_random_weights_depend_on_the_seed(tmp_path: Path, eurosat_root: Path) -> None:
+    runs = []
     for seed in (0, 0, 1):
         torch.rand(seed + 3)
         run(
             'sigmae_vit_tiny_patch16', '--root', eurosat_root, '--splits', 'val',
             '--folds', 2, '--probes', 'knn', '--seed', seed, '-o', tmp_path / 'p.json',
         )  # fmt: skip
-        found.append(json.loads((tmp_path / 'p.json').read_text())['accuracy'])
-    assert list(found[0]) == ['band mean and std', 'sigmae_vit_tiny_patch16']
-    assert found[0] == found[1] != found[2]
+        runs.append(json.loads((tmp_path / 'p.json').read_text())['accuracy'])
+    assert list(runs[0]) == ['band mean and std', 'sigmae_vit_tiny_patch16']
+    assert runs[0] == runs[1] != runs[2]
 
 
 def test_the_command_says_what_is_wrong(

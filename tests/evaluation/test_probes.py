@@ -29,7 +29,7 @@ def blobs(distance: float, probe: str = 'linear') -> np.ndarray:
 
 
 @pytest.mark.parametrize('probe', list(PROBES))
-def test_what_is_apart_is_told_apart_and_noise_is_not(probe: str) -> None:
+def test_separate_classes_are_predicted_and_noise_is_not(probe: str) -> None:
     splits = folds(2)
     assert probe_scores(blobs(20.0, probe), LABELS, splits, probe).mean() == 1
     scores = probe_scores(blobs(0.0, probe), LABELS, splits, probe)
@@ -42,7 +42,7 @@ def test_percent() -> None:
     assert percent(np.array([0.8345])) == '83.5'
 
 
-def test_attention_finds_the_one_token_that_tells() -> None:
+def test_attention_picks_the_informative_token() -> None:
     """The class is in one of sixteen tokens, which are otherwise alike."""
     generator = np.random.default_rng(0)
     labels = np.arange(300) % 3

@@ -1,14 +1,16 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Distributed runs of small tasks, and what their processes tell."""
+"""Distributed runs of small tasks, and what their processes report."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
@@ -16,27 +18,21 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader
 from torchgeo.datamodules import NonGeoDataModule
 
 from helpers.killed_runs import HashedTask
 from helpers.processes import join, start_group
-from helpers.training import quiet_trainer
+from helpers.training import SMALL, narrow_encoders, quiet_trainer
 from torchgeo_sigmae import (
+    FineTuning,
     PackedDataModule,
+    PositiveClassMetrics,
     SIGMAETask,
     SyntheticSentinel2DataModule,
     resumable,
 )
-
-#: A task small enough for many processes on one core.
-SMALL: dict[str, Any] = {
-    'model': 'sigmae_vit_tiny_patch8',
-    'size': 32,
-    'decoder_dim': 32,
-    'decoder_depth': 1,
-    'decoder_num_heads': 2,
-    'lr': 1e-3,
-}
+from torchgeo_sigmae._compat import SemanticSegmentation
 
 
 @dataclass(frozen=True)
@@ -168,6 +164,60 @@ def fit_sharded(size: int, chips: Path, folder: Path, sharded: bool) -> None:
     torch.save((count, weights), folder / f'{os.environ["LOCAL_RANK"]}.pt')
 
 
+@narrow_encoders()
+def fit_and_draw(size: int, chips: Path, folder: Path) -> None:
+    """Fit two steps; write metrics, weights, learning rate and what is drawn next."""
+    seed_everything(0, verbose=False)
+    task = SIGMAETask(**{**SMALL, 'lr': None}, predict_ratio=0.5)
+    trainer = make_trainer(
+        size, folder, limit_train_batches=2, limit_val_batches=1.0,
+        num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(task, SyntheticSentinel2DataModule(root=chips, batch_size=16))
+    # All processes get the same images.
+    images = torch.rand(4, 10, 64, 64, generator=torch.Generator().manual_seed(0))
+    with mock.patch.object(task, 'log'):
+        tokens, _, keep, _, _ = task._draw({'image': images})
+    record = {
+        'drawn': [float(tokens.image.double().sum()), keep.flatten().tolist()],
+        'metrics': {k: float(v) for k, v in trainer.callback_metrics.items()},
+        'weights': float(sum(p.double().abs().sum() for p in task.parameters())),
+        'initial_lr': trainer.optimizers[0].param_groups[0]['initial_lr'],
+    }
+    (folder / f'{trainer.global_rank}.json').write_text(json.dumps(record))
+
+
+def count_positives(size: int, folder: Path) -> None:
+    """Segment with PositiveClassMetrics and FineTuning; write metrics and a count."""
+    samples = []
+    for index in range(4):
+        generator = torch.Generator().manual_seed(index)
+        mask = torch.rand(32, 32, generator=generator) < 0.2 * (index + 1)
+        image = torch.randn(3, 32, 32, generator=generator)
+        samples.append({'image': image, 'mask': mask.long()})
+    seed_everything(0, verbose=False)
+    task = SemanticSegmentation(
+        model='fcn', num_filters=4, in_channels=3, task='binary', loss='bce'
+    )
+    callbacks = [FineTuning(layer_decay=1, drop_path=0), PositiveClassMetrics()]
+    trainer = make_trainer(size, folder, limit_val_batches=1.0, callbacks=callbacks)
+    loader = DataLoader(samples, batch_size=1)
+    trainer.fit(task, loader, loader)
+    task.eval()
+    matrix = torch.zeros(2, 2, dtype=torch.long)
+    for sample in samples:
+        predicted = (task.model(sample['image'][None])[0, 0] >= 0).long()
+        for pair in zip(sample['mask'].flatten(), predicted.flatten(), strict=True):
+            matrix[pair] += 1
+    record = {
+        'matrix': matrix.flatten().tolist(),
+        'metrics': {k: float(v) for k, v in trainer.callback_metrics.items()},
+        'lr': [group['initial_lr'] for group in trainer.optimizers[0].param_groups],
+    }
+    (folder / f'{trainer.global_rank}.json').write_text(json.dumps(record))
+
+
+@narrow_encoders()
 def _fit_jobs(
     size: int,
     chips: Path,

@@ -58,11 +58,11 @@ def saliency_oracle(
     saliency = np.zeros((valid.shape[-2] // patch, valid.shape[-1] // patch))
     maps = statistics_oracle(image, valid, patch)
     for weight, values in zip((alpha, 1 - alpha), maps, strict=True):
-        known = np.isfinite(values)
-        spread = np.ptp(values[known]) if known.any() else 0.0
+        counted = np.isfinite(values)
+        spread = np.ptp(values[counted]) if counted.any() else 0.0
         if abs(spread - _FLAT) < 1e-5:
             return np.full_like(saliency, np.nan)
         if spread > _FLAT:
-            scaled = (values - values[known].min()) / spread
-            saliency += weight * np.where(known, scaled, 0)
+            scaled = (values - values[counted].min()) / spread
+            saliency += weight * np.where(counted, scaled, 0)
     return saliency

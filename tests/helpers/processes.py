@@ -25,7 +25,7 @@ import torch
 ROOT = Path(__file__).parents[2]
 
 _SERVER = multiprocessing.get_context('forkserver')
-_SERVER.set_forkserver_preload(['helpers.training'])
+_SERVER.set_forkserver_preload(['helpers.distributed'])
 
 
 def start(

@@ -3,13 +3,35 @@
 
 """Small, quiet training runs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from lightning.pytorch import Trainer
 
 from torchgeo_sigmae import BatchSpec, Guidance, SIGMAETask
+from torchgeo_sigmae.models.registry import Architecture
+
+#: Arguments of a small task for data that their datamodule normalizes.
+SMALL: dict[str, Any] = {
+    'model': 'sigmae_vit_tiny_patch8',
+    'size': 32,
+    'decoder_dim': 32,
+    'decoder_depth': 1,
+    'decoder_num_heads': 2,
+    'lr': 1e-3,
+}
+
+
+#: Options of the command ``fit`` for one quiet epoch on the CPU.
+ONE_EPOCH = [
+    *('--trainer.max_epochs=1', '--trainer.check_val_every_n_epoch=1'),
+    *('--trainer.accelerator=cpu', '--trainer.enable_progress_bar=false'),
+    '--trainer.enable_model_summary=false',
+]
 
 
 def quiet_trainer(path: Path | None = None, **kwargs: Any) -> Trainer:
@@ -25,22 +47,27 @@ def quiet_trainer(path: Path | None = None, **kwargs: Any) -> Trainer:
     return Trainer(**{**quiet, **kwargs})
 
 
+@contextmanager
+def narrow_encoders() -> Iterator[None]:
+    """Our names with a sixth of their width: the same code, a fraction of the time."""
+    arguments = Architecture.arguments
+
+    def narrow(architecture: Architecture) -> dict[str, Any]:
+        full = arguments(architecture)
+        width = full['embed_dim'] // 6 // 16 * 16
+        return {**full, 'embed_dim': width, 'num_heads': 2}
+
+    with mock.patch.object(Architecture, 'arguments', narrow):
+        yield
+
+
 def small_task(
     family: str = 'sigmae', kind: type[SIGMAETask] = SIGMAETask, **kwargs: Any
 ) -> SIGMAETask:
     """A small task of one of our families, for batches of raw values."""
-    small = {
-        'model': f'{family}_vit_tiny_patch8',
-        'size': 32,
-        'decoder_dim': 32,
-        'decoder_depth': 1,
-        'decoder_num_heads': 2,
-        'lr': 1e-3,
-        'mean': 3000.0,
-        'std': 2000.0,
-        'normalize': True,
-    }
-    return kind(**grouped(**{**small, **kwargs}))
+    raw = {'mean': 3000.0, 'std': 2000.0, 'normalize': True}
+    model = f'{family}_vit_tiny_patch8'
+    return kind(**grouped(**{**SMALL, **raw, 'model': model, **kwargs}))
 
 
 def grouped(**kwargs: Any) -> dict[str, Any]:

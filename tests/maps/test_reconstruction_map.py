@@ -18,9 +18,11 @@ from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.cli import main
 from torchgeo_sigmae.maps import open_raster, reconstruction_map
 
+pytestmark = pytest.mark.usefixtures('narrow_models')
+
 
 def trained(family: str, **changes: object) -> SIGMAETask:
-    """A task that knows the statistics of its data."""
+    """A task with the statistics of its data."""
     torch.manual_seed(0)
     made = small_task(family, mean=[1500.0] * 10, std=[900.0] * 10, **changes)
     return made.eval()
@@ -42,8 +44,8 @@ def scene_file(pixels: np.ndarray, tmp_path: Path) -> Path:
 def read(path: Path) -> np.ndarray:
     with rasterio.open(path) as file:
         assert file.descriptions == (*SENTINEL2_TEN_BANDS, 'mask', 'error')
-        found: np.ndarray = file.read()
-    return found
+        actual: np.ndarray = file.read()
+    return actual
 
 
 @pytest.mark.parametrize('family', ['sigmae', 's2mae', 'satmae'])

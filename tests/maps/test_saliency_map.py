@@ -36,9 +36,9 @@ def padded(image: np.ndarray, patch_size: int) -> torch.Tensor:
     """Reflectance of an image filled up to whole patches, missing pixels NaN."""
     height, width = (math.ceil(n / patch_size) * patch_size for n in image.shape[1:])
     whole = torch.full((len(image), height, width), torch.nan)
-    found = torch.from_numpy(image.astype('float32'))
-    found[:, (found == 0).all(0)] = torch.nan
-    whole[:, : image.shape[1], : image.shape[2]] = found
+    actual = torch.from_numpy(image.astype('float32'))
+    actual[:, (actual == 0).all(0)] = torch.nan
+    whole[:, : image.shape[1], : image.shape[2]] = actual
     return whole * 1e-4
 
 
@@ -72,13 +72,13 @@ def test_equals_the_saliency_of_the_whole_to_the_bit(
         raster, folder / 'map.tif', patch_size, combine=combine, alpha=0.3,
         window=windows * patch_size,
     )  # fmt: skip
-    found = read(folder / 'map.tif')
+    actual = read(folder / 'map.tif')
     wanted = patch_saliency(
         padded(image, patch_size), BANDS, patch_size, alpha=0.3, combine=combine
     )
-    known = np.isfinite(found['saliency'])
-    assert np.array_equal(found['saliency'][known], wanted.numpy()[known])
-    assert not wanted.numpy()[~known].any()
+    valid = np.isfinite(actual['saliency'])
+    assert np.array_equal(actual['saliency'][valid], wanted.numpy()[valid])
+    assert not wanted.numpy()[~valid].any()
     assert {path.name for path in folder.iterdir()} == {'map.tif', 'scene.tif'}
 
 
@@ -86,26 +86,24 @@ def test_layers_say_what_the_patches_hold(tmp_path: Path) -> None:
     image = image_of(30, 41)
     raster = open_raster(write(tmp_path / 's.tif', image, BANDS, east=5e5), BANDS)
     saliency_map(raster, tmp_path / 'm.tif', indices=['NDVI', 'NDBI'], window=16)
-    found = read(tmp_path / 'm.tif')
-    assert list(found) == ['NDVI', 'NDBI', 'richness', 'heterogeneity', 'saliency']
+    actual = read(tmp_path / 'm.tif')
+    assert list(actual) == ['NDVI', 'NDBI', 'richness', 'heterogeneity', 'saliency']
     _, red, nir, swir = padded(image, 8).double()
     ndvi, ndbi = (nir - red) / (nir + red), (swir - nir) / (swir + nir)
     for name, layer in (('NDVI', ndvi), ('NDBI', ndbi)):
         for row in range(4):
             for column in range(6):
                 patch = layer[8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
-                assert found[name][row, column] == pytest.approx(
+                assert actual[name][row, column] == pytest.approx(
                     float(patch.nanmean()), abs=1e-6, nan_ok=True
                 )
     layers = torch.stack([ndvi, ndbi])
     richness, heterogeneity = patch_statistics(
         layers.nan_to_num(0), 8, layers[0].isfinite()
     )
-    known = np.isfinite(found['richness'])
-    np.testing.assert_allclose(found['richness'][known], richness[known], atol=1e-6)
-    np.testing.assert_allclose(
-        found['heterogeneity'][known], heterogeneity[known], atol=1e-6
-    )
+    for name, layer in (('richness', richness), ('heterogeneity', heterogeneity)):
+        valid = np.isfinite(actual[name])
+        np.testing.assert_allclose(actual[name][valid], layer[valid], atol=1e-6)
 
 
 def test_is_a_cloud_optimized_geotiff_on_the_grid_of_the_patches(
@@ -205,15 +203,6 @@ def test_full_disk_leaves_nothing_under_the_name(tmp_path: Path) -> None:
     saliency_map(open_raster(scene, BANDS), target, window=128)
     wanted = patch_saliency(padded(image, 8), BANDS, 8)
     assert np.array_equal(read(target)['saliency'], wanted)
-
-
-def test_target_that_cannot_be_written(tmp_path: Path) -> None:
-    raster = open_raster(write(tmp_path / 's.tif', image_of(30, 30), BANDS), BANDS)
-    (tmp_path / 'file').write_text('')
-    # Nobody may write to the second one, not even root.
-    for folder in (tmp_path / 'file', Path('/proc')):
-        with pytest.raises(OSError, match=f'output: {folder}/m.tif cannot be written'):
-            saliency_map(raster, folder / 'm.tif')
 
 
 @pytest.mark.parametrize(

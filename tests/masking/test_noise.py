@@ -34,10 +34,10 @@ def test_ends_are_never_met() -> None:
 
 def test_gumbel() -> None:
     noise = sample_noise(3, torch.arange(1000), 100)
-    found = gumbel(noise)
-    assert kstest(found.flatten().double().numpy(), 'gumbel_r').pvalue > 1e-3
+    actual = gumbel(noise)
+    assert kstest(actual.flatten().double().numpy(), 'gumbel_r').pvalue > 1e-3
     expected = -(-noise.double().log()).log()
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_gumbel_noise_is_in_the_order_of_uniform_noise() -> None:
@@ -139,8 +139,8 @@ def test_bits_are_those_of_the_published_generator() -> None:
     first = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
     assert [bits(i) for i in range(3)] == first
     counters = [0, 1, 2, 7, 2**40 + 3, 2**62, -1, -(2**63)]
-    found = _splitmix64(torch.tensor(counters)).tolist()
-    assert found == [signed(bits(counter & MASK)) for counter in counters]
+    actual = _splitmix64(torch.tensor(counters)).tolist()
+    assert actual == [signed(bits(counter & MASK)) for counter in counters]
 
 
 @pytest.mark.parametrize('dtype', [torch.int32, torch.int64])

@@ -1,7 +1,6 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-import dataclasses
 
 import pytest
 import torch
@@ -44,20 +43,13 @@ def test_schedules_stay_between_their_ends(
     assert interpolate(2, start, end, schedule) == pytest.approx(end)
     first = end if schedule == 'constant' else start
     assert interpolate(0, start, end, schedule) == pytest.approx(first)
+    assert interpolate(-1, start, end, schedule) == pytest.approx(first)
 
 
 def test_shapes_of_schedules() -> None:
-    assert interpolate(0.25, 0, 1, 'linear') == pytest.approx(0.25)
+    assert interpolate(0.25, 0, 1) == interpolate(0.25, 0, 1, 'linear') == 0.25
     assert interpolate(0.25, 0, 1, 'cosine') == pytest.approx(0.1464466)
     assert interpolate(0.25, 0, 1, 'constant') == 1
-
-
-def test_nothing_is_extrapolated() -> None:
-    for schedule in SCHEDULES:
-        first = interpolate(0, 2.0, 5.0, schedule)
-        assert interpolate(-1, 2.0, 5.0, schedule) == first
-        assert interpolate(3, 2.0, 5.0, schedule) == 5.0
-    assert interpolate(0.25, 0, 1) == 0.25
 
 
 def test_easy_first_hard_later() -> None:
@@ -69,15 +61,6 @@ def test_easy_first_hard_later() -> None:
     ratios = [visibility_ratio(schedule, score, p) for p in (0.0, 0.5, 1.0)]
     assert ratios[0] == pytest.approx(1, abs=0.1)
     assert ratios[0] < ratios[1] < ratios[2]
-
-
-def test_random_ignores_saliency() -> None:
-    score = torch.rand(4, 64)
-    schedule = MaskSchedule('random', 0.75, (5.0, 5.0))
-    assert schedule.strength_at(1.0) == 0
-    noise = noise_like(score)
-    found = schedule.mask(score, noise, 1.0)
-    assert torch.equal(found.keep, random_mask(noise, 0.75).keep)
 
 
 @pytest.mark.parametrize('strategy', list(MASKINGS))
@@ -96,8 +79,8 @@ def test_every_strategy_is_its_function(strategy: str) -> None:
         'group': lambda: independent_group_mask(noise, 0.75, 3, valid),
         'channel': lambda: whole_group_mask(noise, 0.75, 3, valid),
     }
-    found = schedule.mask(score, noise, 1.0, valid)
-    for one, other in zip(found, expected[strategy](), strict=True):
+    actual = schedule.mask(score, noise, 1.0, valid)
+    for one, other in zip(actual, expected[strategy](), strict=True):
         assert torch.equal(one, other)
 
 
@@ -107,15 +90,15 @@ def test_fixed_noise_and_no_saliency_make_fixed_masks(strategy: str) -> None:
     valid = (torch.rand(50, 20) > 0.2).repeat(1, 3)
     noise = sample_noise(0, torch.arange(50), 60)
     schedule = MaskSchedule(strategy, (0.5, 0.75), (0.0, 4.0), groups=3)
-    found = schedule.mask(torch.zeros(50, 60), noise, 1.0, valid)
+    actual = schedule.mask(torch.zeros(50, 60), noise, 1.0, valid)
     plain = {'saliency': 'random', 'saliency_spatial': 'spatial'}.get(
         strategy, strategy
     )
     unguided = MaskSchedule(plain, 0.75, groups=3)
     expected = unguided.mask(torch.rand(50, 60), noise, 0.0, valid)
-    assert torch.equal(found.keep, expected.keep)
-    assert torch.equal(found.masked, expected.masked)
-    hidden = torch.zeros(50, 60, dtype=torch.bool).scatter(1, found.masked, True)
+    assert torch.equal(actual.keep, expected.keep)
+    assert torch.equal(actual.masked, expected.masked)
+    hidden = torch.zeros(50, 60, dtype=torch.bool).scatter(1, actual.masked, True)
     groups = hidden.unflatten(1, (3, -1))
     assert (groups == groups[:, :1]).all() == ('spatial' in strategy)
 
@@ -142,25 +125,5 @@ def test_guidance_of_positions_hides_the_salient() -> None:
     assert guided > 2
 
 
-@pytest.mark.parametrize(
-    ('arguments', 'message'),
-    [
-        ({'strategy': 'block'}, "masking: 'block' is unknown. Use one of random"),
-        ({'schedule': 'step'}, "guidance.schedule: 'step' is unknown"),
-        ({'ratio': 1.0}, r'mask_ratio: 1.0 is not in \(0, 1\)'),
-        ({'ratio': (0.1, 0.2, 0.3)}, r'neither a number nor a pair'),
-        ({'strength': (0.0, float('nan'))}, 'guidance.strength: .* finite'),
-        ({'strength': (float('inf'), 0.0)}, 'guidance.strength: .* finite'),
-        ({'ratio': (0.5, 1.2)}, r'mask_ratio: 1.2 is not in \(0, 1\)'),
-        ({'ratio': (1.2, 0.5)}, r'mask_ratio: 1.2 is not in \(0, 1\)'),
-    ],
-)
-def test_bad_settings(arguments: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        MaskSchedule(**arguments)
-
-
 def test_defaults_are_those_of_the_paper_in_our_reading() -> None:
     assert MaskSchedule() == MaskSchedule('saliency', 0.9, (0.0, 1.0), 'linear', 1)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        MaskSchedule().groups = 2

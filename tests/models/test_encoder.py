@@ -1,14 +1,15 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import re
+from functools import cache
+
 import pytest
 import timm
 import torch
 from torch import Tensor
 
-import torchgeo_sigmae.models.registry as module
 from torchgeo_sigmae.models import (
-    SIGMAEViT,
     build_encoder,
     encode_visible,
     gather_tokens,
@@ -26,6 +27,7 @@ NAMES = (
 )
 
 
+@cache
 def small(name: str, size: int) -> timm.models.VisionTransformer:
     encoder = build_encoder(name, 4, size)
     encoder.blocks = encoder.blocks[:2]
@@ -38,13 +40,14 @@ def visible(encoder, image: Tensor, keep: Tensor) -> Tensor:
     return encode_visible(encoder, patchify(image, patch), keep, grid)[-1]
 
 
+def patch_size(name: str) -> int:
+    return int(re.findall(r'patch(\d+)', name)[0])
+
+
 @pytest.mark.parametrize('name', NAMES)
-@pytest.mark.parametrize('shape', [(4, 4), (6, 3)])
 @torch.no_grad()
-def test_all_visible_equals_timms_forward_features(
-    name: str, shape: tuple[int, int]
-) -> None:
-    patch = build_encoder(name, 4).patch_embed.patch_size[0]
+def test_all_visible_equals_timms_forward_features(name: str) -> None:
+    patch, shape = patch_size(name), (6, 3)
     encoder = small(name, 4 * patch)
     image = torch.randn(2, 4, shape[0] * patch, shape[1] * patch)
     tokens = shape[0] * shape[1]
@@ -62,7 +65,7 @@ def test_all_visible_equals_timms_forward_features(
 @pytest.mark.parametrize('name', NAMES)
 @torch.no_grad()
 def test_masked_path_equals_the_full_path_on_visible_tokens(name: str) -> None:
-    patch = build_encoder(name, 4).patch_embed.patch_size[0]
+    patch = patch_size(name)
     encoder = small(name, 4 * patch)
     image = torch.randn(2, 4, 4 * patch, 4 * patch)
     keep = torch.stack([torch.randperm(16)[:5] for _ in range(2)])
@@ -77,37 +80,14 @@ def test_masked_path_equals_the_full_path_on_visible_tokens(name: str) -> None:
     # What is hidden has no influence.
     mask = torch.zeros(2, 16, 1, dtype=torch.bool).scatter(1, keep[..., None], True)
     patches = torch.where(mask, patchify(image, patch), torch.nan)
-    found = encode_visible(encoder, patches, keep, (4, 4))[-1]
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    actual = encode_visible(encoder, patches, keep, (4, 4))[-1]
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('width', ['tiny', 'small', 'base', 'large'])
-@pytest.mark.parametrize('patch', [8, 16])
-def test_registered_names(width: str, patch: int) -> None:
-    name = f'sigmae_vit_{width}_patch{patch}'
-    assert name in timm.list_models('sigmae_*')
-    assert name in module.NAMES
-    reference = {'tiny': 192, 'small': 384, 'base': 768, 'large': 1024}
-    with torch.device('meta'):
-        model = timm.create_model(name, num_classes=7, in_chans=13)
-    assert isinstance(model, SIGMAEViT)
-    assert model.embed_dim == reference[width]
-    assert model.patch_embed.patch_size == (patch, patch)
-    assert model.patch_embed.proj.in_channels == 13
-    assert model.head.out_features == 7
-    assert model.default_cfg['first_conv'] == 'patch_embed.proj'
-
-
-def test_importing_twice_registers_once(recwarn) -> None:
-    before = timm.list_models('sigmae_*')
-    import torchgeo_sigmae  # noqa: F401
-
-    assert timm.list_models('sigmae_*') == before
-    assert not recwarn
-
-
-def test_the_probed_feature_is_the_fine_tuned_one() -> None:
-    model = timm.create_model(NAMES[0], num_classes=3, in_chans=4, img_size=32).eval()
+@pytest.mark.parametrize('family', ['sigmae', 's2mae', 'satmae'])
+def test_the_probed_feature_is_the_fine_tuned_one(family: str) -> None:
+    name = f'{family}_vit_tiny_patch8'
+    model = timm.create_model(name, num_classes=3, in_chans=4, img_size=32).eval()
     image = torch.randn(2, 4, 32, 32)
     pooled = model.forward_head(model.forward_features(image), pre_logits=True)
     expected = model.forward_features(image)[:, 1:].mean(dim=1)

@@ -56,8 +56,8 @@ def test_onnx(name: str, channels: int, tmp_path: Path) -> None:
     session = runtime.InferenceSession(path)
     for batch in (1, 2, 5):
         image = torch.randn(batch, channels, 32, 32)
-        (found,) = session.run(None, {'image': image.numpy()})
+        (actual,) = session.run(None, {'image': image.numpy()})
         with torch.no_grad():
             torch.testing.assert_close(
-                torch.from_numpy(found), encoder(image), rtol=1e-4, atol=1e-4
+                torch.from_numpy(actual), encoder(image), rtol=1e-4, atol=1e-4
             )

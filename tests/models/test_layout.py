@@ -97,13 +97,6 @@ def test_cubes_and_groups() -> None:
     assert grouped.slots().sum(1).tolist() == [16, 48, 16]
 
 
-def test_tokens_go_group_by_group() -> None:
-    layout = TokenLayout(1, ((1, 0), (2,)))
-    image = torch.tensor([[[[1, 2]], [[3, 4]], [[5, 6]]]])
-    assert layout.patchify(image)[0, :, 0].tolist() == [3, 4, 5, 6]
-    assert layout.patchify(image)[0, :2, 1].tolist() == [1, 2]
-
-
 def test_a_patch_that_does_not_divide_is_refused() -> None:
     layout = TokenLayout.cubes(8, 4, 2)
     with pytest.raises(ValueError, match='image: 32 x 30 pixels cannot be cut'):

@@ -50,8 +50,8 @@ def test_order_of_tokens_does_not_matter(decoder: str) -> None:
     mae = model(decoder).eval()
     image, mask = torch.randn(2, 4, 32, 32), masked()
     expected = mae(image, mask.keep, mask.masked)
-    found = mae(image, mask.keep.flip(1), mask.masked.flip(1)).flip(1)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    actual = mae(image, mask.keep.flip(1), mask.masked.flip(1)).flip(1)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_last_block_of_self_decoder_is_timms() -> None:
@@ -66,8 +66,8 @@ def test_last_block_of_self_decoder_is_timms() -> None:
         leaves = [x, *block.parameters()]
         gradients = torch.autograd.grad((out * weights).sum(), leaves)
         results.append([out, *gradients])
-    for found, expected in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -75,8 +75,8 @@ def test_cross_decoder_predicts_each_token_by_itself() -> None:
     mae = model('cross').eval()
     image, mask = torch.randn(2, 4, 32, 32), masked()
     expected = mae(image, mask.keep, mask.masked)[:, :3]
-    found = mae(image, mask.keep, mask.masked[:, :3])
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    actual = mae(image, mask.keep, mask.masked[:, :3])
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('decoder', ['cross', 'self'])
@@ -225,14 +225,14 @@ def test_attention_of_half_precision_steps_on_a_cpu(
         grads = [p.grad.flatten() for p in mae.parameters() if p.grad is not None]
         return torch.cat(grads)
 
-    found = gradients()
+    actual = gradients()
     assert not fused()
     taken.clear()
     monkeypatch.setattr(mae, 'attention', lambda image, tokens: nullcontext())
     expected = gradients()
     assert fused()
     # As far apart as roundings to 8 bits are.
-    assert (found - expected).norm() < 0.03 * expected.norm()
+    assert (actual - expected).norm() < 0.03 * expected.norm()
 
 
 @pytest.mark.parametrize(

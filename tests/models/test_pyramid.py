@@ -49,15 +49,15 @@ def test_any_size_gives_maps_at_the_strides(
 ) -> None:
     model = pyramid(PATCH[patch], depth=depth, output_stride=stride)
     image = torch.randn(1, 4, height, width)
-    found = model(image)
-    assert torch.equal(found[0], image)
+    actual = model(image)
+    assert torch.equal(actual[0], image)
     strides = [min(s, stride) for s in STRIDES[:depth]]
-    assert [tuple(level.shape) for level in found[1:]] == [
+    assert [tuple(level.shape) for level in actual[1:]] == [
         (1, 16, math.ceil(height / s), math.ceil(width / s)) for s in strides
     ]
     assert model.output_stride == strides[-1]
-    assert model.out_channels == [level.shape[1] for level in found]
-    assert all(level.isfinite().all() for level in found)
+    assert model.out_channels == [level.shape[1] for level in actual]
+    assert all(level.isfinite().all() for level in actual)
 
 
 @pytest.mark.parametrize('patch', [8, 16])
@@ -126,11 +126,11 @@ def test_keys_are_those_of_the_exported_encoder(name: str) -> None:
     with torch.device('meta'):
         encoder = build_encoder(name, 10, 64)
         model = smp.encoders.get_encoder(name, in_channels=10)
-    own = {key: value.shape for key, value in model.state_dict().items()}
+    shapes = {key: value.shape for key, value in model.state_dict().items()}
     exported = {key: value.shape for key, value in encoder.state_dict().items()}
-    own.pop('pos_embed')
+    shapes.pop('pos_embed')
     exported.pop('pos_embed')
-    assert own == exported
+    assert shapes == exported
     # Nothing beside what the encoder has.
     assert dict(model.named_buffers()).keys() == dict(encoder.named_buffers()).keys()
 

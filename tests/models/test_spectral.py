@@ -15,11 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchgeo_sigmae._compat import (
-    ChangeDetection,
-    Classification,
-    SemanticSegmentation,
-)
+from helpers.downstream import torchgeo_task
 from torchgeo_sigmae.bands import LANDSAT8, SENTINEL2_BANDS, BandSet
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as TEN
 from torchgeo_sigmae.callbacks.fine_tuning import parameter_groups
@@ -43,7 +39,7 @@ pytestmark = pytest.mark.usefixtures('narrow_models')
 
 S2MAE, SATMAE = 's2mae_vit_tiny_patch8', 'satmae_vit_tiny_patch8'
 SIGMAE = 'sigmae_vit_tiny_patch8'
-OWN = ((3, 0), (1,), (5, 2, 4))
+GROUPS = ((3, 0), (1,), (5, 2, 4))
 
 #: Encoders of every kind: class, channels, arguments.
 KINDS: list[tuple[type[SpectralViT], int, dict[str, Any]]] = [
@@ -57,7 +53,7 @@ KINDS: list[tuple[type[SpectralViT], int, dict[str, Any]]] = [
     (S2MAEViT, 10, {'class_token': False}),
     (S2MAEViT, 10, {'reg_tokens': 2, 'no_embed_class': True}),
     (SatMAEViT, 10, {}),
-    (SatMAEViT, 6, {'groups': OWN}),
+    (SatMAEViT, 6, {'groups': GROUPS}),
     (SatMAEViT, 4, {}),
     (SatMAEViT, 10, {'positions': 'vanilla'}),
     (SatMAEViT, 10, {'positions': 'sincos'}),
@@ -118,9 +114,9 @@ def test_masked_path_equals_the_full_path_on_visible_tokens(
     keep = torch.stack([torch.randperm(count) for _ in range(2)])
     full, prefix = all_tokens(encoder, image), encoder.num_prefix_tokens
     expected = torch.cat([full[:, :prefix], gather_tokens(full[:, prefix:], keep)], 1)
-    found = encode_visible(encoder, layout.patchify(image), keep, grid)
-    assert len(found) == 2
-    torch.testing.assert_close(found[-1], expected, rtol=1e-4, atol=1e-4)
+    actual = encode_visible(encoder, layout.patchify(image), keep, grid)
+    assert len(actual) == 2
+    torch.testing.assert_close(actual[-1], expected, rtol=1e-4, atol=1e-4)
     # Some visible: embedded as in the whole image, then they go on alone.
     keep = keep[:, : max(count // 3, 1)]
     x = encoder._pos_embed(encoder.patch_embed(image))
@@ -132,8 +128,8 @@ def test_masked_path_equals_the_full_path_on_visible_tokens(
     padding = ~layout.slots().repeat_interleave(count // layout.num_groups, 0)
     patches = layout.patchify(image).masked_fill(hidden, torch.nan)
     patches = patches.masked_fill(padding & ~hidden, 1e3)
-    found = encode_visible(encoder, patches, keep, grid)[-1]
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    actual = encode_visible(encoder, patches, keep, grid)[-1]
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(('channels', 'depth'), [(10, 2), (12, 3), (12, 6), (5, 1)])
@@ -146,13 +142,13 @@ def test_cubes_are_embedded_by_a_3d_convolution(channels: int, depth: int) -> No
         image.unsqueeze(1), embed.proj.weight, embed.proj.bias, stride=(depth, 8, 8)
     )
     # (B, D, G, h, w)
-    found = embed(image)
-    assert found.shape == (2, channels // depth, 2, 3, 16)
-    torch.testing.assert_close(found.movedim(-1, 1), expected, rtol=1e-4, atol=1e-5)
+    actual = embed(image)
+    assert actual.shape == (2, channels // depth, 2, 3, 16)
+    torch.testing.assert_close(actual.movedim(-1, 1), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ('channels', 'groups'), [(10, None), (13, None), (6, OWN), (3, [[0, 1, 2]])]
+    ('channels', 'groups'), [(10, None), (13, None), (6, GROUPS), (3, [[0, 1, 2]])]
 )
 @torch.no_grad()
 def test_groups_are_embedded_by_2d_convolutions(channels: int, groups: Any) -> None:
@@ -171,8 +167,8 @@ def test_groups_are_embedded_by_2d_convolutions(channels: int, groups: Any) -> N
         F.conv2d(image[:, list(group)], weight[:, list(group)], bias, stride=8)
         for group in groups
     ]
-    found = encoder.patch_embed(image).movedim(-1, 2)
-    torch.testing.assert_close(found, torch.stack(expected, 1), rtol=1e-4, atol=1e-5)
+    actual = encoder.patch_embed(image).movedim(-1, 2)
+    torch.testing.assert_close(actual, torch.stack(expected, 1), rtol=1e-4, atol=1e-5)
 
 
 @every_kind
@@ -188,9 +184,9 @@ def test_features_are_the_mean_over_the_spectrum(
         tokens[:, prefix + 15 * g : prefix + 15 * (g + 1)] for g in range(groups)
     )
     expected = torch.cat([tokens[:, :prefix], mean / groups], dim=1)
-    found = encoder.forward_features(image)
-    assert found.shape == (2, prefix + 15, 16)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    actual = encoder.forward_features(image)
+    assert actual.shape == (2, prefix + 15, 16)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
     # A head sees the mean over space and spectrum.
     torch.testing.assert_close(
         encoder(image), tokens[:, prefix:].mean(1), rtol=1e-4, atol=1e-5
@@ -265,15 +261,6 @@ def test_intermediate_features_as_a_dictionary(
 
 @pytest.mark.parametrize('name', [S2MAE, SATMAE])
 @torch.no_grad()
-def test_the_probed_feature_is_the_fine_tuned_one(name: str) -> None:
-    model = timm.create_model(name, num_classes=3, in_chans=4, img_size=32).eval()
-    image = torch.randn(2, 4, 32, 32)
-    pooled = model.forward_head(model.forward_features(image), pre_logits=True)
-    torch.testing.assert_close(pooled, model.forward_features(image)[:, 1:].mean(1))
-
-
-@pytest.mark.parametrize('name', [S2MAE, SATMAE])
-@torch.no_grad()
 def test_the_pyramid_ends_in_the_plain_feature(name: str) -> None:
     model = smp.encoders.get_encoder(name, in_channels=12, depth=3).eval()
     image = torch.randn(1, 12, 24, 40)
@@ -310,15 +297,15 @@ def test_positions_are_separable_and_start_as_sines_and_cosines(name: str) -> No
     assert not fixed.spectral_embed.requires_grad
     for key in ('pos_embed', 'spectral_embed'):
         assert torch.equal(getattr(learnable, key), getattr(fixed, key))
-    found = learnable.token_positions((4, 4)).unflatten(0, (-1, 4, 4))
+    actual = learnable.token_positions((4, 4)).unflatten(0, (-1, 4, 4))
     for g in range(learnable.layout.num_groups):
         for row in range(4):
             for column in range(4):
-                place = learnable.pos_embed[0, 1 + 4 * row + column]
-                expected = place + learnable.spectral_embed[0, g]
-                assert torch.equal(found[g, row, column], expected)
+                spatial = learnable.pos_embed[0, 1 + 4 * row + column]
+                expected = spatial + learnable.spectral_embed[0, g]
+                assert torch.equal(actual[g, row, column], expected)
     # No two tokens are alike.
-    assert torch.cdist(*2 * [found.flatten(0, 2)]).fill_diagonal_(1).min() > 1e-2
+    assert torch.cdist(*2 * [actual.flatten(0, 2)]).fill_diagonal_(1).min() > 1e-2
     if name == SATMAE:
         assert not learnable.pos_embed[..., 24:].any()
         assert not learnable.spectral_embed[..., :24].any()
@@ -390,33 +377,35 @@ def test_order_of_tokens_does_not_matter_and_groups_do(
 ) -> None:
     encoder = narrow(kind, 10, positions=positions)
     model = MaskedAutoencoder(encoder, decoder, 32, 2, 4).eval()
-    places = 20  # another image than it was built for
-    count = places * encoder.layout.num_groups
+    positions = 20  # another image than it was built for
+    count = positions * encoder.layout.num_groups
     mask = random_mask(sample_noise(0, torch.arange(2), count), 0.75)
     image = torch.randn(2, 10, 32, 40)
     expected = model(image, mask.keep, mask.masked)
-    found = model(image, mask.keep.flip(1), mask.masked.flip(1)).flip(1)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    # One place, two groups: two predictions.
-    keep, predicted = torch.arange(1, places)[None], torch.tensor([[0, places]])
+    actual = model(image, mask.keep.flip(1), mask.masked.flip(1)).flip(1)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+    # One patch position, two groups: two predictions.
+    keep, predicted = torch.arange(1, positions)[None], torch.tensor([[0, positions]])
     one, other = model(image[:1], keep, predicted)[0]
     assert (one - other).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize('kind', [S2MAEViT, SatMAEViT])
 @torch.no_grad()
-def test_every_group_of_satmae_has_a_head_of_its_own(kind: type[SpectralViT]) -> None:
+def test_every_group_of_satmae_has_its_head(kind: type[SpectralViT]) -> None:
     model = MaskedAutoencoder(narrow(kind, 10), 'cross', 32, 1, 4).eval()
     layout = model.layout
     heads = layout.num_groups if kind is SatMAEViT else 1
     assert model.decoder.head.out_features == heads * layout.token_size
     x = torch.randn(1, 4, 32)
-    predicted = torch.tensor([[0, 17, 5, 31]])  # groups 0, 1, 0, 1 of 16 places
-    found = model.decoder.predict(x, predicted, (4, 4))
+    predicted = torch.tensor(
+        [[0, 17, 5, 31]]
+    )  # groups 0, 1, 0, 1 of 16 patch positions
+    actual = model.decoder.predict(x, predicted, (4, 4))
     out = model.decoder.head(model.decoder.norm(x)).unflatten(-1, (heads, -1))
     for token, group in enumerate((0, 1, 0, 1)):
         expected = out[0, token, min(group, heads - 1)]
-        assert torch.equal(found[0, token], expected)
+        assert torch.equal(actual[0, token], expected)
 
 
 # ----------------------------------------------------------------------------- weights
@@ -431,39 +420,14 @@ def random_file(path: Path, name: str, channels: int = 10, **arguments: Any) -> 
     return dict(encoder.state_dict())
 
 
-#: Trainers of TorchGeo that hold the encoder in different ways.
-TASKS = {
-    'classification': lambda name, weights, channels: Classification(
-        model=name, weights=weights, in_channels=channels, num_classes=2
-    ),
-    'unet': lambda name, weights, channels: SemanticSegmentation(
-        model='unet',
-        backbone=name,
-        weights=weights,
-        in_channels=channels,
-        num_classes=2,
-    ),
-    'upernet': lambda name, weights, channels: SemanticSegmentation(
-        model='upernet',
-        backbone=name,
-        weights=weights,
-        in_channels=channels,
-        num_classes=2,
-    ),
-    'fcsiamdiff': lambda name, weights, channels: ChangeDetection(
-        model='fcsiamdiff', backbone=name, weights=weights, in_channels=channels
-    ),
-    'changevit': lambda name, weights, channels: ChangeDetection(
-        model='changevit', backbone=name, weights=weights, in_channels=channels
-    ),
-}
+#: Tasks of TorchGeo that use the encoder in different ways.
+TASKS = ('classification', 'unet', 'upernet', 'fcsiamdiff', 'changevit')
 
 
 @pytest.mark.parametrize('task', TASKS)
 @pytest.mark.parametrize(
     ('name', 'channels', 'arguments'),
     [
-        (S2MAE, 10, {}),
         (S2MAE, 12, {'cube_bands': 2}),
         (SATMAE, 10, {'groups': [[9, 0, 4], [1], [2, 3, 5, 6, 7, 8]]}),
     ],
@@ -473,17 +437,17 @@ def test_every_tensor_arrives_through_torchgeo(
 ) -> None:
     path = tmp_path / 'encoder.pth'
     saved = random_file(path, name, channels, **arguments)
-    made = TASKS[task](name, str(path), channels)
+    made = torchgeo_task(task, name, channels, str(path))
     loaded = getattr(made.model, 'encoder', made.model)
-    found = loaded.state_dict()
-    assert set(found) - set(saved) <= {'head.weight', 'head.bias'}
+    actual = loaded.state_dict()
+    assert set(actual) - set(saved) <= {'head.weight', 'head.bias'}
     assert {'spectral_embed', 'joint_positions', 'pos_embed'} <= set(saved)
-    side = math.isqrt(found['pos_embed'].shape[1])
+    side = math.isqrt(actual['pos_embed'].shape[1])
     for key, value in saved.items():
         if key == 'pos_embed':
             # Plain ViTs are built for a size; these are of 8 x 8 tokens.
             value = timm.layers.resample_abs_pos_embed(value, [side, side], [8, 8])
-        assert torch.equal(found[key], value), key
+        assert torch.equal(actual[key], value), key
     # What is computed is what was saved.
     encoder = build_encoder(name, channels, 8 * side, **arguments).eval()
     encoder.load_state_dict(saved)
@@ -503,7 +467,7 @@ def test_torchgeo_refuses_weights_of_other_bands(tmp_path: Path, task: str) -> N
     """Its loader sees one input channel in both, that of the 3-D convolution."""
     random_file(tmp_path / 'x.pth', S2MAE, 12)
     with pytest.raises(ValueError, match=r'made for 12 bands .*in_channels=12'):
-        TASKS[task](S2MAE, str(tmp_path / 'x.pth'), 9)
+        torchgeo_task(task, S2MAE, 9, str(tmp_path / 'x.pth'))
 
 
 def test_torchgeo_refuses_weights_of_other_encoders(tmp_path: Path) -> None:
@@ -516,12 +480,12 @@ def test_torchgeo_refuses_weights_of_other_encoders(tmp_path: Path) -> None:
             else nullcontext(),
             pytest.raises(ValueError, match='Use the model name'),
         ):
-            TASKS[task](S2MAE, str(tmp_path / 'x.pth'), 10)
+            torchgeo_task(task, S2MAE, 10, str(tmp_path / 'x.pth'))
         # SatMAE's first layer is shaped as a plain ViT's: the positions tell.
         with pytest.raises(ValueError, match='this encoder has positions in the spec'):
-            TASKS[task](SATMAE, str(tmp_path / 'x.pth'), 10)
+            torchgeo_task(task, SATMAE, 10, str(tmp_path / 'x.pth'))
         with pytest.raises(ValueError, match='this encoder has no positions in the sp'):
-            TASKS[task](SIGMAE, str(tmp_path / 'y.pth'), 10)
+            torchgeo_task(task, SIGMAE, 10, str(tmp_path / 'y.pth'))
 
 
 @pytest.mark.parametrize('strict', [True, False])
@@ -562,47 +526,37 @@ def test_encoders_do_not_take_each_others_weights(strict: bool) -> None:
 def test_width_mismatch_says_what_to_change(tmp_path: Path) -> None:
     random_file(tmp_path / 'x.pth', S2MAE)
     with pytest.raises(ValueError, match='has width 32'):
-        TASKS['classification']('s2mae_vit_small_patch8', str(tmp_path / 'x.pth'), 10)
+        torchgeo_task(
+            'classification', 's2mae_vit_small_patch8', 10, str(tmp_path / 'x.pth')
+        )
     random_file(tmp_path / 'y.pth', SATMAE)
     with pytest.raises(ValueError, match='has width 32'):
-        TASKS['unet']('satmae_vit_small_patch8', str(tmp_path / 'y.pth'), 10)
+        torchgeo_task('unet', 'satmae_vit_small_patch8', 10, str(tmp_path / 'y.pth'))
     encoder = build_encoder('s2mae_vit_small_patch8', 10, 32)
     with pytest.raises(ValueError, match=f"was made for model='{S2MAE}' and does not"):
         load_weights(encoder, tmp_path / 'x.pth')
 
 
-@pytest.mark.parametrize('depth', [1, 4, 6, 12])
-def test_an_encoder_becomes_what_the_file_is_of(depth: int) -> None:
-    source = narrow(S2MAEViT, 12, cube_bands=depth)
-    loaded = narrow(S2MAEViT, 12)
-    assert loaded.layout.group_size == 3
+@pytest.mark.parametrize(
+    ('kind', 'channels', 'arguments'),
+    [
+        *((S2MAEViT, 12, {'cube_bands': depth}) for depth in (1, 4, 6, 12)),
+        # In any order: the channels of each group are sorted.
+        (SatMAEViT, 6, {'groups': GROUPS}),
+    ],
+)
+def test_an_encoder_takes_over_the_layout_of_the_weights(
+    kind: type[SpectralViT], channels: int, arguments: dict[str, Any]
+) -> None:
+    source = narrow(kind, channels, **arguments)
+    loaded = narrow(kind, channels)
+    assert loaded.layout != source.layout
     loaded.load_state_dict(source.state_dict())
     assert loaded.layout == source.layout
-    image = torch.randn(2, 12, 32, 48)
+    image = torch.randn(2, channels, 32, 48)
     assert torch.equal(loaded(image), source(image))
     loaded(image).sum().backward()
-    assert loaded.spectral_embed.grad.shape == (1, 12 // depth, 16)
-
-
-def test_an_encoder_takes_over_the_groups_of_the_file() -> None:
-    """Whatever the order the groups were given in: the channels of each are sorted."""
-    source = narrow(SatMAEViT, 6, groups=OWN)
-    loaded = narrow(SatMAEViT, 6)
-    loaded.load_state_dict(source.state_dict())
-    assert loaded.layout == source.layout
-    image = torch.randn(2, 6, 32, 48)
-    assert torch.equal(loaded(image), source(image))
-
-
-@torch.no_grad()
-def test_a_masked_autoencoder_loads_its_own_groups() -> None:
-    source = MaskedAutoencoder(narrow(SatMAEViT, 6, groups=OWN), 'cross', 16, 1, 2)
-    loaded = MaskedAutoencoder(narrow(SatMAEViT, 6, groups=OWN), 'cross', 16, 1, 2)
-    loaded.load_state_dict(source.state_dict())
-    image = torch.randn(2, 6, 32, 32)
-    mask = random_mask(sample_noise(0, torch.arange(2), 48), 0.5)
-    expected = source.eval()(image, mask.keep, mask.masked)
-    assert torch.equal(loaded.eval()(image, mask.keep, mask.masked), expected)
+    assert loaded.spectral_embed.grad.shape == (1, source.layout.num_groups, 16)
 
 
 @pytest.mark.parametrize(('kind', 'channels'), [(S2MAEViT, 10), (SatMAEViT, 10)])
@@ -647,16 +601,16 @@ def test_set_in_channels(name: str) -> None:
 def test_positions_in_the_spectrum_learn_as_the_lowest_layer(
     name: str, dense: bool
 ) -> None:
-    task = TASKS['unet' if dense else 'classification'](name, None, 10)
+    task = torchgeo_task('unet' if dense else 'classification', name)
     names = {id(p): key for key, p in task.named_parameters()}
     groups = parameter_groups(task, 1.0, 0.05, 0.5)
-    found = {names[id(p)]: group for group in groups for p in group['params']}
-    assert set(found) == set(names.values())
+    actual = {names[id(p)]: group for group in groups for p in group['params']}
+    assert set(actual) == set(names.values())
     part = 'model.encoder.' if dense else 'model.'
     for key in ('spectral_embed', 'pos_embed', 'cls_token', 'patch_embed.proj.bias'):
-        assert found[f'{part}{key}']['lr'] == pytest.approx(0.5**13), key
-        assert found[f'{part}{key}']['weight_decay'] == 0, key
-    kernel = found[f'{part}patch_embed.proj.weight']
+        assert actual[f'{part}{key}']['lr'] == pytest.approx(0.5**13), key
+        assert actual[f'{part}{key}']['weight_decay'] == 0, key
+    kernel = actual[f'{part}patch_embed.proj.weight']
     assert kernel['lr'] == pytest.approx(0.5**13)
     assert kernel['weight_decay'] == 0.05
     assert 'spectral_embed' in build_encoder(name, 10, 32).no_weight_decay()
@@ -682,11 +636,11 @@ def test_positions_do_not_decay_in_pretraining(kind: type[SpectralViT]) -> None:
 
 def test_groups_by_name() -> None:
     assert group_bands(TEN) == [[0, 1, 2, 6], [3, 4, 5, 7], [8, 9]]
-    # What SatMAE leaves out is a group of its own.
+    # What SatMAE leaves out is a separate group.
     assert group_bands(SENTINEL2_BANDS)[-1] == [0, 9, 10]
     assert group_bands(('B12', 'B04', 'B11')) == [[1], [0, 2]]
-    own = group_bands(('B02', 'B08', 'B11'), groups=[('nir',), ('blue', 'B11')])
-    assert own == [[1], [0, 2]]
+    given = group_bands(('B02', 'B08', 'B11'), groups=[('nir',), ('blue', 'B11')])
+    assert given == [[1], [0, 2]]
     # Landsat's near infrared is as near as B8A.
     landsat = group_bands(BandSet(('B2', 'B3', 'B4', 'B5', 'B6', 'B7'), LANDSAT8))
     assert landsat == [[0, 1, 2], [3], [4, 5]]
@@ -723,15 +677,3 @@ def test_a_wrong_number_of_channels_is_refused(kind: type[SpectralViT]) -> None:
     keep = torch.tensor([[0]])
     with pytest.raises(ValueError, match='image: 9 channels, but the encoder takes 12'):
         model(torch.randn(1, 9, 32, 32), keep, keep)
-
-
-@pytest.mark.parametrize('width', ['tiny', 'small', 'base', 'large'])
-@pytest.mark.parametrize('family', ['s2mae', 'satmae'])
-def test_registered_names(family: str, width: str) -> None:
-    name = f'{family}_vit_{width}_patch8'
-    assert name in timm.list_models(f'{family}_*')
-    with torch.device('meta'):
-        model = timm.create_model(name, num_classes=7, in_chans=12)
-    assert isinstance(model, SpectralViT)
-    assert model.layout.channels == 12
-    assert model.head.out_features == 7

@@ -38,8 +38,8 @@ def _lines(figure) -> dict[str, tuple[list[float], list[float]]]:
     }
 
 
-def _same(found: tuple[np.ndarray, np.ndarray], steps: list, values: list) -> bool:
-    return found[0].tolist() == steps and found[1].tolist() == values
+def _same(actual: tuple[np.ndarray, np.ndarray], steps: list, values: list) -> bool:
+    return actual[0].tolist() == steps and actual[1].tolist() == values
 
 
 def test_what_lightning_writes(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from helpers.training import SMALL, quiet_trainer
 from torchgeo_sigmae import SIGMAETask
 from torchgeo_sigmae.masking import band_mask, sample_noise
 from torchgeo_sigmae.tasks.reconstruction import hide_bands
@@ -37,17 +37,9 @@ def test_half_of_the_samples_keep_all_bands(
 
 
 def make_task(model: str, **settings: Any) -> SIGMAETask:
-    return SIGMAETask(
-        model=model,
-        size=32,
-        masking='random',
-        transform=nn.Identity(),
-        batch=BatchSpec(mean=0.0, std=1.0, scale=1.0, normalize=True),
-        decoder_dim=32,
-        decoder_depth=1,
-        decoder_num_heads=2,
-        **settings,
-    )
+    batch = BatchSpec(mean=0.0, std=1.0, scale=1.0, normalize=True)
+    fixed = {'masking': 'random', 'transform': nn.Identity(), 'batch': batch}
+    return SIGMAETask(**{**SMALL, 'model': model, **fixed, **settings})
 
 
 @pytest.mark.usefixtures('narrow_models')
@@ -80,16 +72,7 @@ def test_bands_are_dropped_in_training_alone(tmp_path: Path) -> None:
     task = make_task(MODELS[0], band_dropout=0.6, seed=3)
     inputs = Inputs(task.model)
     loader = DataLoader([{'image': torch.rand(10, 32, 32) + 1} for _ in range(64)], 16)
-    trainer = Trainer(
-        max_steps=4,
-        accelerator='cpu',
-        default_root_dir=tmp_path,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
+    trainer = quiet_trainer(tmp_path, max_steps=4, num_sanity_val_steps=0)
     trainer.fit(task, loader, loader)
     dropped = [
         (seen.unflatten(-1, (10, -1)) == 0).all(dim=(1, 3)).sum(dim=1)
@@ -103,6 +86,6 @@ def test_bands_are_dropped_in_training_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('share', [-0.1, 1.0, 0.05])
-def test_shares_without_sense_are_refused(share: float) -> None:
+def test_impossible_band_dropout_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match=r'band_dropout: .* of 10 bands'):
         make_task(MODELS[0], band_dropout=share)

@@ -85,9 +85,9 @@ def test_a_batch_without_any_value_names_its_files() -> None:
 def test_missing_pixels_of_normalised_batches_are_found() -> None:
     raw = damaged()
     batch = {'image': STATISTICS.normalize(raw)}
-    found = mark_missing(batch, STATISTICS, 0.0, normalized=True)[VALID_KEY]
+    actual = mark_missing(batch, STATISTICS, 0.0, normalized=True)[VALID_KEY]
     expected = mark_missing({'image': raw}, STATISTICS, 0.0)[VALID_KEY]
-    assert torch.equal(found, expected)
+    assert torch.equal(actual, expected)
     kept = mark_missing(batch, STATISTICS, None, normalized=True)[VALID_KEY]
     assert kept[0].all()
 
@@ -233,12 +233,12 @@ def test_batched_crops_are_those_of_kornia(side: int, size: int) -> None:
         K.RandomVerticalFlip(p=0.5),
         data_keys=['input'],
     )
-    found, found_valid = augment(default_transform(size), image, valid, 5)
+    actual, found_valid = augment(default_transform(size), image, valid, 5)
     expected, expected_valid = augment(slow, image, valid, 5)
     # Where the edge of a gap falls on the edge of a pixel, rounding decides.
-    same = found.isnan() == expected.isnan()
+    same = actual.isnan() == expected.isnan()
     assert same.double().mean() > 0.995
     assert (found_valid == expected_valid).double().mean() > 0.99
     torch.testing.assert_close(
-        found.nan_to_num()[same], expected.nan_to_num()[same], rtol=0, atol=2e-4
+        actual.nan_to_num()[same], expected.nan_to_num()[same], rtol=0, atol=2e-4
     )

@@ -1,72 +1,28 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Two gloo processes, as Lightning's ``ddp`` and ``torchrun`` start them.
+"""Two gloo processes, as ``torchrun`` starts them.
 
 All families, four processes, kills and FSDP are in tests/slow/test_processes.py.
 """
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from helpers.distributed import fit_group, samples
+from helpers.distributed import fit_and_draw, fit_group, samples
+from helpers.processes import join, start_group
 from torchgeo_sigmae import Guidance, SIGMAETask, SyntheticSentinel2DataModule
-
-SCRIPT = """
-import json, sys
-import torch
-from lightning.pytorch import Trainer, seed_everything
-from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2DataModule
-
-root, out = sys.argv[1:]
-torch.set_num_threads(1)
-seed_everything(0, verbose=False)
-task = SIGMAETask(
-    model='sigmae_vit_tiny_patch8', size=32, decoder_dim=32, decoder_depth=1,
-    decoder_num_heads=2, predict_ratio=0.5,
-)
-trainer = Trainer(
-    accelerator='cpu', strategy='ddp', devices=2, max_epochs=1, limit_train_batches=2,
-    logger=False, enable_checkpointing=False, enable_progress_bar=False,
-    enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=out,
-)
-datamodule = SyntheticSentinel2DataModule(root=root, batch_size=16)
-trainer.fit(task, datamodule)
-(optimizer,) = trainer.optimizers
-# Both processes get the same images; masks and augmentation must differ all the same.
-images = torch.rand(4, 10, 64, 64, generator=torch.Generator().manual_seed(0))
-task.log = lambda *args, **kwargs: None
-tokens, _, keep, _, _ = task._draw({'image': images})
-record = {
-    'drawn': [float(tokens.image.double().sum()), keep.flatten().tolist()],
-    'metrics': {k: float(v) for k, v in trainer.callback_metrics.items()},
-    'weights': float(sum(p.double().abs().sum() for p in task.parameters())),
-    'initial_lr': optimizer.param_groups[0]['initial_lr'],
-}
-with open(f'{out}/{trainer.global_rank}.json', 'w') as file:
-    json.dump(record, file)
-"""
 
 
 def test_ddp_on_two_processes(synthetic_root: Path, tmp_path: Path) -> None:
-    script = tmp_path / 'train.py'
-    script.write_text(SCRIPT)
-    run = subprocess.run(
-        [sys.executable, str(script), str(synthetic_root), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+    processes = start_group(2, fit_and_draw, 2, synthetic_root, tmp_path)
+    assert join(processes) == [0, 0]
     records = [json.loads((tmp_path / f'{rank}.json').read_text()) for rank in (0, 1)]
-    # The processes hold the same weights and agree on the metrics.
+    # The processes have the same weights and metrics.
     assert records[0]['weights'] == records[1]['weights']
     for name in ('val_loss', 'val_baseline_loss', 'val_psnr', 'visibility_ratio'):
         assert records[0]['metrics'][name] == records[1]['metrics'][name], name
@@ -78,8 +34,8 @@ def test_ddp_on_two_processes(synthetic_root: Path, tmp_path: Path) -> None:
     )
     datamodule = SyntheticSentinel2DataModule(root=synthetic_root, batch_size=32)
     expected = alone.validate(task, datamodule, verbose=False)[0]['val_baseline_loss']
-    found = records[0]['metrics']['val_baseline_loss']
-    assert found == pytest.approx(expected, rel=1e-5)
+    actual = records[0]['metrics']['val_baseline_loss']
+    assert actual == pytest.approx(expected, rel=1e-5)
     # What is random differs between the processes.
     assert records[0]['drawn'][0] != records[1]['drawn'][0]
     assert records[0]['drawn'][1] != records[1]['drawn'][1]

@@ -13,8 +13,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from helpers.training import quiet_trainer
-from torchgeo_sigmae import BatchSpec, SIGMAETask, SyntheticSentinel2
+from helpers.training import quiet_trainer, small_task
+from torchgeo_sigmae import SyntheticSentinel2
 from torchgeo_sigmae._compat import (
     BaseTask,
     ChangeDetection,
@@ -23,8 +23,9 @@ from torchgeo_sigmae._compat import (
     Regression,
     SemanticSegmentation,
 )
-from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.weights import read_weights
+
+pytestmark = pytest.mark.usefixtures('narrow_models')
 
 NAME = 'sigmae_vit_tiny_patch8'
 CHANNELS = 10
@@ -65,20 +66,13 @@ def chips(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
 
 
 @pytest.fixture(scope='module')
-def pretrained(chips: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pretrained(
+    narrow_models: None, chips: Tensor, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """An encoder pretrained for a few steps and exported."""
     path = tmp_path_factory.mktemp('pretrained')
     torch.manual_seed(0)
-    task = SIGMAETask(
-        model=NAME,
-        bands=SENTINEL2_TEN_BANDS,
-        size=64,
-        batch=BatchSpec(mean=3000.0, std=2000.0, normalize=True),
-        decoder_dim=32,
-        decoder_depth=1,
-        decoder_num_heads=2,
-        lr=1e-3,
-    )
+    task = small_task(size=64)
     samples = [{'image': chip * 10000} for chip in chips]
     run(task, DataLoader(samples, batch_size=4), path, max_steps=4)
     task.export(path / 'encoder.pth')
@@ -111,11 +105,13 @@ def encoder_of(task: BaseTask) -> torch.nn.Module:
     return encoder
 
 
-@pytest.mark.parametrize('freeze', [True, False], ids=['frozen', 'free'])
 @pytest.mark.parametrize(
-    ('trainer', 'model', 'arguments'),
-    PAIRS,
-    ids=[f'{task.__name__.removesuffix("Task")}-{model}' for task, model, _ in PAIRS],
+    ('trainer', 'model', 'arguments', 'freeze'),
+    [
+        *((*pair, False) for pair in PAIRS),
+        # Each of these tasks freezes in its own way.
+        *((*pair, True) for pair in PAIRS if pair[1] in {NAME, 'unet', 'fcsiamdiff'}),
+    ],
 )
 def test_every_pair_trains_on_the_pretrained_encoder(
     pretrained: Path,
@@ -135,18 +131,20 @@ def test_every_pair_trains_on_the_pretrained_encoder(
     )
     saved = read_weights(pretrained).encoder
     before = {key: value.clone() for key, value in task.model.state_dict().items()}
-    own = {key: value.clone() for key, value in encoder_of(task).state_dict().items()}
-    assert set(own) - set(saved) <= {'head.weight', 'head.bias'}
+    initial = {
+        key: value.clone() for key, value in encoder_of(task).state_dict().items()
+    }
+    assert set(initial) - set(saved) <= {'head.weight', 'head.bias'}
     for key, value in saved.items():
         # Plain ViTs resample positions to the size they are built for.
-        if key != 'pos_embed' or own[key].shape == value.shape:
-            assert torch.equal(own[key], value), key
+        if key != 'pos_embed' or initial[key].shape == value.shape:
+            assert torch.equal(initial[key], value), key
     if model not in (NAME, 'changevit'):
-        assert torch.equal(own['pos_embed'], saved['pos_embed'])
+        assert torch.equal(initial['pos_embed'], saved['pos_embed'])
 
     run(task, loader(task, chips), tmp_path, max_steps=2, limit_val_batches=1)
     after = encoder_of(task).state_dict()
-    moved = {key for key in saved if not torch.equal(own[key], after[key])}
+    moved = {key for key in saved if not torch.equal(initial[key], after[key])}
     if freeze:
         assert not moved
     else:
@@ -184,13 +182,11 @@ def test_dpt_refuses_weights(pretrained: Path) -> None:
 @pytest.mark.parametrize(
     ('trainer', 'change', 'message'),
     [
-        (SemanticSegmentation, {'backbone': 'sigmae_vit_small_patch8'}, 'width 192'),
+        (SemanticSegmentation, {'backbone': 'sigmae_vit_small_patch8'}, 'width 32'),
         (SemanticSegmentation, {'backbone': 'sigmae_vit_tiny_patch16'}, 'patch size 8'),
-        (
-            SemanticSegmentation,
-            {'in_channels': 13},
-            r'Pass in_channels=10 .*adapt_bands',
-        ),
+        (SemanticSegmentation, {'in_channels': 13}, r'in_channels=10 .*adapt_bands'),
+        (Classification, {'model': 'sigmae_vit_small_patch8'}, 'Use the model name'),
+        (Classification, {'model': 'sigmae_vit_tiny_patch16'}, 'patch size 8'),
         # Two dates in one image.
         (ChangeDetection, {'num_classes': None}, r'Only .fcsiamdiff., .*dates=2'),
     ],
@@ -198,19 +194,11 @@ def test_dpt_refuses_weights(pretrained: Path) -> None:
 def test_wrong_pairings_say_what_to_change(
     pretrained: Path, trainer: type[BaseTask], change: dict[str, Any], message: str
 ) -> None:
-    arguments = {'in_channels': CHANNELS, **SEGMENTATION, **change}
+    arguments = {'model': 'unet', 'in_channels': CHANNELS, **SEGMENTATION, **change}
+    if trainer is Classification:
+        del arguments['backbone']
     with pytest.raises(ValueError, match=rf'weights: .*{message}'):
-        trainer(model='unet', weights=str(pretrained), **arguments)
-
-
-@pytest.mark.parametrize(
-    'model', ['sigmae_vit_small_patch8', 'sigmae_vit_tiny_patch16']
-)
-def test_classification_says_what_to_change(pretrained: Path, model: str) -> None:
-    with pytest.raises(ValueError, match=r'Use the model name .* patch size 8'):
-        Classification(
-            model=model, weights=str(pretrained), in_channels=CHANNELS, num_classes=2
-        )
+        trainer(weights=str(pretrained), **arguments)
 
 
 def test_a_plain_vit_in_a_unet_is_refused() -> None:

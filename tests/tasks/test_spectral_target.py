@@ -59,13 +59,13 @@ def test_target_is_that_of_loops(model: str) -> None:
     for sample in range(2):
         for slot, token in enumerate(index[sample].tolist()):
             truth = expected(tokens, valid.numpy(), sample, token)
-            own = len(tokens.layout.groups[token // 4])
+            bands = len(tokens.layout.groups[token // 4])
             assert counted[sample, slot].tolist() == (
-                [True] * own + [False] * (size - own) + [True] * 6
+                [True] * bands + [False] * (size - bands) + [True] * 6
             )
-            found = target[sample, slot][counted[sample, slot]]
+            actual = target[sample, slot][counted[sample, slot]]
             torch.testing.assert_close(
-                found.double(), torch.tensor(truth), rtol=1e-4, atol=1e-5
+                actual.double(), torch.tensor(truth), rtol=1e-4, atol=1e-5
             )
 
 

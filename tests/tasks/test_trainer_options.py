@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Precisions, float64 images, several loaders, NumPy arguments, places of predictions.
+"""Precisions, float64 images, several loaders, NumPy arguments, fields of predictions.
 
 Each works, or an error names the argument and the remedy.
 """
@@ -22,6 +22,8 @@ from torchgeo_sigmae import BatchSpec, FineTuning, SIGMAETask
 from torchgeo_sigmae._compat import Classification
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, BandSet
 from torchgeo_sigmae.optim import scaled_lr
+
+pytestmark = pytest.mark.usefixtures('narrow_models')
 
 
 def raw(dtype: torch.dtype = torch.float32, **extra: Any) -> DataLoader[Any]:
@@ -146,7 +148,7 @@ def test_numpy_arguments_reach_checkpoints_as_plain_values(
     assert type(again.batch) is BatchSpec
 
 
-def test_predictions_keep_their_place() -> None:
+def test_predictions_keep_path_and_bounds() -> None:
     bounds = torch.tensor([0.0, 1.0, 2.0])
     loader = raw(bounds=bounds, path='x.tif', other=1)
     (prediction,) = quiet_trainer().predict(small_task(), loader) or []

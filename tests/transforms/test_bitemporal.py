@@ -168,10 +168,10 @@ def test_the_values_are_those_of_torchgeo_with_old_kornia(operations) -> None:
         torch.manual_seed(5)
         expected = theirs(sample)
         torch.manual_seed(5)
-        found = BitemporalAugmentation(*operations)(sample)
+        actual = BitemporalAugmentation(*operations)(sample)
         for key in keys:
-            torch.testing.assert_close(found[key], expected[key])
-            assert found[key].dtype == expected[key].dtype
+            torch.testing.assert_close(actual[key], expected[key])
+            assert actual[key].dtype == expected[key].dtype
 
 
 def oscd(root: Path, **kwargs: Any) -> OSCDDataModule:
@@ -255,9 +255,7 @@ def test_others_are_left_alone() -> None:
 @pytest.mark.parametrize(
     'duplicate', [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
 )
-def test_copies_and_pickles_are_repaired_on_their_own(
-    oscd_root: Path, duplicate
-) -> None:
+def test_copies_and_pickles_are_repaired(oscd_root: Path, duplicate) -> None:
     original = bitemporal(oscd(oscd_root))
     twin = duplicate(original)
     twin.setup('fit')

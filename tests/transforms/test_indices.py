@@ -66,17 +66,12 @@ def test_the_catalogue_is_whole() -> None:
 
 @pytest.mark.parametrize('name', list(INDICES))
 def test_values(name: str) -> None:
-    known = {
-        'blue': 0.05,
-        'green': 0.08,
-        'red': 0.06,
-        'rededge1': 0.12,
-        'nir': 0.35,
-        'swir1': 0.2,
-        'swir2': 0.1,
-    }
+    reflectances = {
+        'blue': 0.05, 'green': 0.08, 'red': 0.06, 'rededge1': 0.12, 'nir': 0.35,
+        'swir1': 0.2, 'swir2': 0.1,
+    }  # fmt: skip
     index = INDICES[name]
-    bands = {band: torch.tensor(known[band]) for band in index.bands}
+    bands = {band: torch.tensor(reflectances[band]) for band in index.bands}
     assert index(bands).item() == pytest.approx(_VALUES[name], rel=1e-5)
 
 
@@ -142,10 +137,10 @@ def test_the_spyndex_catalogue() -> None:
                 params[symbol] = spyndex.constants[symbol].default
         with np.errstate(all='ignore'):
             expected = torch.as_tensor(spyndex.computeIndex(name, params))
-        found = index(bands)
+        actual = index(bands)
         some = expected.isfinite()
-        torch.testing.assert_close(found[some], expected[some], rtol=1e-6, atol=1e-9)
-        assert found.isfinite().all()
+        torch.testing.assert_close(actual[some], expected[some], rtol=1e-6, atol=1e-9)
+        assert actual.isfinite().all()
     assert all(re.search(r'of spyndex needs \w+', text) for text in refused)
     assert len(spyndex.indices) - len(refused) > 200
 
@@ -157,7 +152,7 @@ def test_spyndex_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize('shape', [(13, 8, 8), (2, 13, 8, 8), (2, 3, 13, 8, 8)])
-def test_bands_are_found_by_name(shape: tuple[int, ...]) -> None:
+def test_bands_are_looked_up_by_name(shape: tuple[int, ...]) -> None:
     image = torch.rand(shape)
     out = spectral_indices(image, EUROSAT_BANDS, ('ndvi', 'NDWI', 'NDBI'))
     green, red, nir, swir = (image.select(-3, i) for i in (2, 3, 7, 10))
@@ -169,7 +164,7 @@ def test_bands_are_found_by_name(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(out, torch.stack(expected, dim=-3))
 
 
-def test_an_index_of_ones_own() -> None:
+def test_a_custom_index() -> None:
     ratio = SpectralIndex('SR', 'nir / red', 'Jordan, 1969', (0, 30))
     image = torch.rand(2, 8, 8) + 0.1
     (out,) = spectral_indices(image, ('B08', 'B04'), (ratio,))
@@ -218,12 +213,6 @@ def test_missing_index_band_is_named() -> None:
         spectral_indices(torch.rand(9, 8, 8), bands)
 
 
-def test_integers_are_refused() -> None:
-    image = torch.ones(10, 8, 8, dtype=torch.int32)
-    with pytest.raises(TypeError, match=r'image: .*torch.int32. Pass image.float\(\)'):
-        spectral_indices(image, SENTINEL2_TEN_BANDS)
-
-
 def test_channel_count_is_checked() -> None:
     with pytest.raises(ValueError, match='image: 4 channels for 10 bands'):
         spectral_indices(torch.rand(4, 8, 8), SENTINEL2_TEN_BANDS)
@@ -248,7 +237,7 @@ def test_images_that_are_not_normalized_say_nothing(factor: float) -> None:
 
 @pytest.mark.parametrize('scale', [(0.0, 1.0), (-0.5, 0.5)])
 @pytest.mark.parametrize('batched', [False, True])
-def test_indices_of_normalized_images_are_told(
+def test_indices_of_normalized_images_warn(
     scale: tuple[float, float], batched: bool
 ) -> None:
     mean, std = scale

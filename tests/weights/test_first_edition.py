@@ -24,12 +24,12 @@ every_file = pytest.mark.parametrize('name', FILES)
 
 def digest(tensors: dict[str, Tensor]) -> str:
     """SHA-256 of names, types, shapes and values."""
-    found = hashlib.sha256()
+    actual = hashlib.sha256()
     for key in sorted(tensors):
         value = tensors[key]
-        found.update(f'{key} {value.dtype} {tuple(value.shape)}'.encode())
-        found.update(value.contiguous().numpy().tobytes())
-    return found.hexdigest()
+        actual.update(f'{key} {value.dtype} {tuple(value.shape)}'.encode())
+        actual.update(value.contiguous().numpy().tobytes())
+    return actual.hexdigest()
 
 
 @pytest.mark.parametrize('name', EXPECTED)

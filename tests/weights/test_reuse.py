@@ -10,19 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.downstream import torchgeo_task
 from helpers.training import quiet_trainer
 from torchgeo_sigmae import SIGMAETask, adapt_bands
 from torchgeo_sigmae._compat import (
-    ChangeDetection,
     Classification,
-    PixelwiseRegression,
-    Regression,
-    SemanticSegmentation,
 )
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, BandSet
 from torchgeo_sigmae.cli import main
 from torchgeo_sigmae.evaluation import FrozenEncoder
 from torchgeo_sigmae.weights import read_weights
+
+pytestmark = pytest.mark.usefixtures('narrow_models')
 
 LANDSAT = BandSet(['B2', 'B3', 'B4', 'B5', 'B6', 'B7'], 'landsat8')
 
@@ -41,45 +40,34 @@ def encoder_of(task: Any) -> dict[str, Tensor]:
     return {key: x for key, x in state.items() if not key.startswith('head.')}
 
 
-def tasks(model: str, weights: str | None = None, classes: int = 3) -> dict[str, Any]:
-    """Makers of one task of each kind."""
-    shared = {'in_channels': 10, 'weights': weights}
-    dense = {'backbone': model, **shared}
-    return {
-        'classification': lambda: Classification(model, num_classes=classes, **shared),
-        'regression': lambda: Regression(model, **shared),
-        'segmentation': lambda: SemanticSegmentation(
-            'upernet', num_classes=classes, **dense
-        ),
-        'pixelwise': lambda: PixelwiseRegression('unet', **dense),
-        'change': lambda: ChangeDetection('fcsiamdiff', **dense),
-    }
+DENSE = ('upernet', 'pixelwise', 'fcsiamdiff')
 
 
 @pytest.mark.parametrize('family', ['sigmae', 's2mae', 'satmae'])
 def test_a_classifier_is_weights_for_every_task(family: str, tmp_path: Path) -> None:
     model = f'{family}_vit_tiny_patch8'
-    made = tasks(model, classes=4)['classification']()
+    made = torchgeo_task('classification', model, num_classes=4)
     path = saved(made, tmp_path / 'x.ckpt')
     expected = encoder_of(made)
-    for make in tasks(model, path).values():
-        loaded = encoder_of(make())
+    for kind in ('classification', 'regression', *DENSE):
+        loaded = encoder_of(torchgeo_task(kind, model, weights=path))
         assert expected.keys() == loaded.keys()
         assert all(torch.equal(loaded[key], x) for key, x in expected.items())
 
 
-@pytest.mark.parametrize('kind', ['segmentation', 'pixelwise', 'change'])
+@pytest.mark.parametrize('kind', DENSE)
 def test_a_dense_model_is_weights_for_every_dense_task(
     kind: str, tmp_path: Path
 ) -> None:
     model = 'sigmae_vit_tiny_patch8'
-    made = tasks(model, classes=4)[kind]()
+    made = torchgeo_task(
+        kind, model, **({'num_classes': 4} if kind == 'upernet' else {})
+    )
     path = saved(made, tmp_path / 'x.ckpt')
     expected = encoder_of(made)
-    for name, make in tasks(model, path).items():
-        if name in {'segmentation', 'pixelwise', 'change'}:
-            loaded = encoder_of(make())
-            assert all(torch.equal(loaded[key], x) for key, x in expected.items())
+    for other in DENSE:
+        loaded = encoder_of(torchgeo_task(other, model, weights=path))
+        assert all(torch.equal(loaded[key], x) for key, x in expected.items())
     # Others take the encoder alone, TorchGeo looks for plain keys there.
     adapt_bands(
         path,
@@ -87,13 +75,20 @@ def test_a_dense_model_is_weights_for_every_dense_task(
         tmp_path / 'encoder.pth',
         source_bands=SENTINEL2_TEN_BANDS,
     )
-    loaded = encoder_of(tasks(model, str(tmp_path / 'encoder.pth'))['regression']())
+    path = str(tmp_path / 'encoder.pth')
+    loaded = encoder_of(torchgeo_task('regression', model, weights=path))
     assert all(torch.equal(loaded[key], x) for key, x in expected.items())
 
 
-@pytest.mark.parametrize('kind', ['classification', 'segmentation'])
-def test_bands_that_the_file_does_not_tell(kind: str, tmp_path: Path) -> None:
-    path = saved(tasks('sigmae_vit_tiny_patch8')[kind](), tmp_path / 'x.ckpt')
+@pytest.mark.parametrize('kind', ['classification', 'upernet'])
+def test_bands_that_a_checkpoint_does_not_name(kind: str, tmp_path: Path) -> None:
+    made = torchgeo_task(kind, 'sigmae_vit_tiny_patch8')
+    path = saved(made, tmp_path / 'x.ckpt')
+    weights, expected = read_weights(path), encoder_of(made)
+    assert weights.info['model'] == 'sigmae_vit_tiny_patch8'
+    assert weights.decoder == {}
+    assert weights.encoder.keys() == expected.keys()
+    assert all(torch.equal(weights.encoder[key], x) for key, x in expected.items())
     SIGMAETask('sigmae_vit_tiny_patch8', weights=path)
     with pytest.raises(ValueError, match=r'does not tell its bands.*: bands=, --bands'):
         FrozenEncoder.load(path)
