@@ -170,12 +170,12 @@ def test_a_batch_of_another_layout_is_refused() -> None:
         (
             3000.0,
             1.0,
-            r'scale: 1.0 .* 3000 in the median .*BatchSpec\(scale=1e-4',
+            r'scale 1.0 .* 3000 in the median .*BatchSpec\(scale=1e-4',
         ),
         (
             0.3,
             1e-4,
-            r'scale: 0.0001 .* next to nothing. Pass batch=BatchSpec\(scale=1\) ',
+            r'scale 0.0001 .* 3e-05 at most.* Pass batch=.* scale=1 for refl',
         ),
         (3000.0, 1e-4, None),
         (0.3, 1.0, None),

@@ -1,20 +1,25 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Warnings of values that are not what they seem: wrong scale, mixed baselines."""
+"""Warn of a wrong scale and of mixed processing baselines."""
 
 import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rasterio.windows import Window
 
 from ..bands import BandSet
 from .band_files import UNIT
 from .scenes import RasterScene
 
-__all__ = ('check_baselines', 'check_reflectance', 'sample_values')
+__all__ = (
+    'check_baselines',
+    'check_reflectance',
+    'sample_values',
+    'warn_if_implausible',
+)
 
 #: Processing baseline since which digital numbers of Sentinel-2 are 1000 larger.
 FIRST_WITH_OFFSET = 400
@@ -27,13 +32,11 @@ _LONGEST = 3000.0
 
 
 def check_baselines(scenes: Sequence[RasterScene]) -> None:
-    """Tell of Sentinel-2 scenes that may hold an offset, as their names say.
+    """Report Sentinel-2 scenes whose names say that they may hold an offset.
 
     Names alone are no proof: the offset may have been removed from a copy. Scenes whose
-    scale and offset are known do not count.
-
-    Warns:
-        UserWarning: If there are scenes of before and after baseline 04.00.
+    scale and offset are known do not count. Scenes of before and after baseline 04.00
+    together are a warning.
     """
     newer: list[str] = []
     older: list[str] = []
@@ -85,26 +88,30 @@ def check_reflectance(
     Args:
         values: Values of bands ``(C, N)``; NaN where missing.
         bands: The bands.
-        name: What the values are of.
+        name: The scene or folder that holds the values.
         unit: Scale and offset: reflectance = value x scale + offset.
-
-    Warns:
-        UserWarning: If the median is above 1.5 or below -0.05, or no value is above
-            0.002: clouds reflect less, and deep water more.
     """
     optical = [w is not None and w < _LONGEST for w in bands.wavelengths]
-    reflectance = values[optical] * unit[0] + unit[1]
+    warn_if_implausible(
+        values[optical] * unit[0] + unit[1],
+        f'scale, offset: the reflectance of {name}',
+        'Pass scale= and offset=, reflectance = value x scale + offset: 0.0001 and 0 '
+        'for digital numbers of Sentinel-2, 0.0000275 and -0.2 for Landsat Collection '
+        '2, 1 and 0 for reflectance.',
+    )
+
+
+def warn_if_implausible(reflectance: np.ndarray, subject: str, remedy: str) -> None:
+    """Warn if the median is above 2 or below -0.05, or no value is above 0.002.
+
+    Clouds reflect less, and deep water more.
+    """
     reflectance = reflectance[np.isfinite(reflectance)]
     if not reflectance.size:
         return
     middle, brightest = float(np.median(reflectance)), float(reflectance.max())
-    if -0.05 <= middle <= 1.5 and brightest >= 0.002:
-        return
-    warnings.warn(
-        f'scale, offset: the reflectance of {name} is {middle:.4g} in the median and '
-        f'{brightest:.4g} at most, which is implausible. Pass scale= and offset=, '
-        'reflectance = value x scale + offset: 0.0001 and 0 for digital numbers of '
-        'Sentinel-2, 0.0000275 and -0.2 for Landsat Collection 2, 1 and 0 for '
-        'reflectance.',
-        stacklevel=3,
-    )
+    if not -0.05 <= middle <= 2 or brightest < 0.002:
+        rank_zero_warn(
+            f'{subject} is {middle:.4g} in the median and {brightest:.4g} at most, '
+            f'which is implausible. {remedy}'
+        )

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""From the arguments of a task to its encoder."""
+"""From the arguments of a task to its encoder and its record in a file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +12,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from timm.models import VisionTransformer
 from torchvision.models._api import WeightsEnum
 
+from .._compat import TORCHGEO_VERSION
 from ..bands import BandSet
+from ..masking import MaskSchedule
 from ..models import (
+    MaskedAutoencoder,
     S2MAEViT,
     SatMAEViT,
     SpectralViT,
@@ -25,30 +28,22 @@ from ..models import (
 from ..transforms.indices import DEFAULT_INDICES, get_index
 from ..weights import Weights, read_weights
 from ..weights.adapt import weights_for_bands
+from .statistics import BatchStatistics
 
-__all__ = ('choose_masking', 'encoder_settings', 'family', 'start_encoder')
+__all__ = ('choose_masking', 'describe_encoder', 'encoder_settings', 'start_encoder')
+
+#: Arguments of the encoders with several tokens per patch position, by family.
+_ARGUMENTS = {'s2mae': ('cube_bands', 'positions'), 'satmae': ('groups', 'positions')}
 
 
-def family(model: str) -> str:
-    """Name the method that an encoder belongs to.
-
-    Args:
-        model: Name of the encoder.
-
-    Returns:
-        ``'s2mae'``, ``'satmae'``, or ``'sigmae'`` for all others.
-    """
+def _family(model: str) -> str:
+    """The method an encoder belongs to: s2mae, satmae, or sigmae for all others."""
     name = model.partition('_')[0]
-    return name if name in {'s2mae', 'satmae'} else 'sigmae'
+    return name if name in _ARGUMENTS else 'sigmae'
 
 
 def choose_masking(hparams: dict[str, Any], bands: BandSet) -> None:
-    """Choose indices and masking that the bands allow, where none are given.
-
-    Args:
-        hparams: The arguments of the task, of which ``indices`` and ``masking`` are
-            set.
-        bands: The bands the model sees.
+    """Set ``indices`` and ``masking`` to what the bands allow, where they are None.
 
     Raises:
         ValueError: If the spectral target has no index.
@@ -88,12 +83,7 @@ def start_encoder(
 ) -> tuple[VisionTransformer, Weights | None]:
     """Build the encoder of a task, and read the weights it starts from.
 
-    Args:
-        model: Name of the encoder.
-        bands: The bands the model sees.
-        size: Side of training images in pixels; None for the default of the model.
-        encoder_kwargs: ``cube_bands`` or ``groups``, and ``positions``.
-        source: The argument ``weights`` of the task.
+    The arguments are those of the task; *source* is its ``weights``.
 
     Returns:
         The encoder, its weights not loaded yet; the weights, if there are any.
@@ -109,7 +99,7 @@ def start_encoder(
             'None.'
         )
     weights = None
-    arguments = _spectral_arguments(model, encoder_kwargs, bands)
+    arguments = _encoder_arguments(model, encoder_kwargs, bands)
     if source:
         weights = weights_for_bands(read_weights(source), bands)
         arguments = _continued(encoder_kwargs, arguments, weights)
@@ -119,15 +109,7 @@ def start_encoder(
 def encoder_settings(
     encoder: VisionTransformer, bands: Sequence[str]
 ) -> dict[str, Any]:
-    """List the ``encoder_kwargs`` that describe an encoder as it is.
-
-    Args:
-        encoder: The encoder.
-        bands: Names of its bands.
-
-    Returns:
-        ``cube_bands`` or ``groups``, and ``positions``; nothing of a plain ViT.
-    """
+    """The ``encoder_kwargs`` that describe an encoder; nothing of a plain ViT."""
     if not isinstance(encoder, SpectralViT):
         return {}
     settings: dict[str, Any] = {'positions': encoder.positions}
@@ -139,18 +121,47 @@ def encoder_settings(
     return settings
 
 
-#: Arguments of the encoders with a spectral axis, by family.
-_SPECTRAL = {'s2mae': ('cube_bands', 'positions'), 'satmae': ('groups', 'positions')}
+def describe_encoder(
+    hparams: Mapping[str, Any],
+    model: MaskedAutoencoder,
+    bands: BandSet,
+    statistics: BatchStatistics,
+    schedule: MaskSchedule,
+    trained_on: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """Collect what a file has to say about an encoder, in plain values."""
+    copied = (
+        *('model', 'norm_pix_loss', 'spectral_weight', 'band_dropout'),
+        *('target', 'masking'),
+    )
+    return {
+        **{name: hparams[name] for name in copied},
+        'in_channels': len(bands),
+        'bands': list(bands),
+        'sensor': bands.sensor.plain(),
+        'mean': statistics.model_mean,
+        'std': statistics.model_std,
+        'scale': statistics.scale,
+        'offset': statistics.offset,
+        'size': model.encoder.patch_embed.img_size[0],
+        'patch_size': model.patch_size,
+        'torchgeo_version': TORCHGEO_VERSION,
+        'trained_on': list(trained_on),
+        'ssl_method': _family(hparams['model']),
+        'positions': hparams['encoder_kwargs'].get('positions', 'learnable'),
+        'mask_ratio': schedule.ratio_at(1.0),
+        'groups': model.layout.names(bands),
+    }
 
 
-def _spectral_arguments(
+def _encoder_arguments(
     model: str, given: Mapping[str, Any], bands: BandSet
 ) -> dict[str, Any]:
     """Collect the arguments of S2MAE's and SatMAE's encoders; refuse others."""
-    allowed = _SPECTRAL.get(family(model), ())
+    allowed = _ARGUMENTS.get(_family(model), ())
     for name, value in given.items():
         if name not in allowed:
-            owners = [owner for owner, names in _SPECTRAL.items() if name in names]
+            owners = [owner for owner, names in _ARGUMENTS.items() if name in names]
             advice = f'Leave {name} out'
             if owners:
                 advice += f', or use model={f"{owners[0]}_vit_small_patch8"!r}'
@@ -162,19 +173,19 @@ def _spectral_arguments(
         return {}
     arguments = {'positions': given.get('positions', 'learnable')}
     if 'cube_bands' in allowed:
-        _check_order(bands)
+        _warn_of_order(bands)
         return {**arguments, 'cube_bands': given.get('cube_bands')}
     return {**arguments, 'groups': group_bands(bands, given.get('groups'))}
 
 
-def _check_order(bands: BandSet) -> None:
-    """Warn where the bands of a cube are no neighbours in the spectrum."""
+def _warn_of_order(bands: BandSet) -> None:
+    """Warn where the bands of a cube are no neighbors in the spectrum."""
     wavelengths = [wavelength for wavelength in bands.wavelengths if wavelength]
     if len(wavelengths) == len(bands) and wavelengths != sorted(wavelengths):
         order = [bands[i] for i in np.argsort(wavelengths)]
         rank_zero_warn(
             f'bands: {list(bands)} are not in the order of their wavelengths, so cubes '
-            f'hold bands that are no neighbours. Pass bands={order}.'
+            f'hold bands that are no neighbors. Pass bands={order}.'
         )
 
 
