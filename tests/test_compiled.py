@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from helpers.training import quiet_trainer, small_task
 from torchgeo_sigmae import FineTuning, SIGMAETask
 from torchgeo_sigmae._compat import Classification, SemanticSegmentation
-from torchgeo_sigmae.callbacks.fine_tuning import parameter_groups, set_drop_path
+from torchgeo_sigmae.callbacks.layers import parameter_groups, set_drop_path
 from torchgeo_sigmae.weights import load_weights, read_weights
 
 MODEL = 'sigmae_vit_tiny_patch8'

@@ -22,7 +22,7 @@ from torchgeo_sigmae._compat import (
 )
 from torchgeo_sigmae.bands import LANDSAT8, SENTINEL2_BANDS, BandSet
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as TEN
-from torchgeo_sigmae.callbacks.fine_tuning import parameter_groups
+from torchgeo_sigmae.callbacks.layers import parameter_groups
 from torchgeo_sigmae.masking import random_mask, sample_noise
 from torchgeo_sigmae.models import (
     MaskedAutoencoder,

@@ -41,51 +41,51 @@ _LARGEST_MEAN, _LEAST_STD, _LARGEST_STD = 15.0, 0.01, 6.0
 _FEW, _BRIGHT = 0.01, 3.0
 
 
-def check_bands(
-    weights: object, datamodule: object, checkpoint: Weights | None = None
-) -> None:
+def read_own_weights(source: object) -> Weights | None:
+    """Read what a TorchGeo task takes as ``weights``; None for weights of others."""
+    if not isinstance(source, str | Path | PackagedWeights):
+        return None
+    try:
+        file = find_weights(source)
+        ours = isinstance(file, Path | PackagedWeights)
+        return read_weights(file) if ours else None
+    # A file of another format, which TorchGeo may take.
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def check_bands(weights: Weights | None, datamodule: object) -> None:
     """Refuse data of as many bands as the weights, but others or in another order.
 
     TorchGeo's tasks know the number of bands, not their names, so such weights load,
     and what they have learned about one band is applied to another. Another *number* of
-    bands is TorchGeo's to refuse: it may be that something selects from them later.
-
-    Args:
-        weights: What a task of TorchGeo takes as ``weights``.
-        datamodule: The datamodule, or None.
-        checkpoint: What :func:`read_own_weights` says of the weights, if it was asked.
+    bands is TorchGeo's to refuse: something may select from them later.
 
     Raises:
         ValueError: If the bands are not those the weights were made for. Nothing is
-            raised where the file or the datamodule tells no bands, or the datamodule
-            others than the sensor of the weights has.
+            raised where the file or the datamodule does not name them, or the
+            datamodule has bands of another sensor.
     """
     data_bands = datamodule_bands(datamodule)
-    if not data_bands:
-        return
-    checkpoint = checkpoint or read_own_weights(weights)
-    expected = checkpoint.bands if checkpoint else None
-    if expected is None or len(data_bands) != len(expected):
-        return
-    if expected.sensor.any_name:
+    expected = weights.bands if weights else None
+    if not weights or not data_bands or not expected or expected.sensor.any_name:
         return
     given = BandSet.from_data(list(data_bands), expected.sensor)
-    if expected == given or not all(map(expected.sensor.find, given)):
+    if len(given) != len(expected) or expected == given:
         return
-    name, bands = type(datamodule).__name__, ' '.join(given)
+    if not all(map(expected.sensor.find, given)):
+        return
+    name = type(datamodule).__name__
     raise ValueError(
-        f'weights: {str(weights)!r} was made for the bands {list(expected)}, but '
+        f'weights: {weights.name!r} was made for the bands {list(expected)}, but '
         f'{name} gives {list(given)}. Pass bands={list(expected)} to {name}, or write '
-        f'a file for its bands: torchgeo-sigmae adapt-bands {weights} --bands {bands} '
-        '-o adapted.pth'
+        f'a file for its bands: torchgeo-sigmae adapt-bands {weights.name} --bands '
+        f'{" ".join(given)} -o adapted.pth'
     )
 
 
 def match_normalization(
-    encoder: nn.Module,
-    weights: object,
-    datamodule: object,
-    checkpoint: Weights | None = None,
+    encoder: nn.Module, weights: Weights | None, datamodule: object
 ) -> tuple[Tensor, Tensor] | None:
     r"""Let pretrained weights see the data as they did in pretraining.
 
@@ -104,47 +104,41 @@ def match_normalization(
     the datamodule's values. Where it cannot be done, a warning says so.
 
     Args:
-        encoder: The encoder of a task, its weights loaded.
-        weights: What the task takes as ``weights``.
+        encoder: The encoder of a task, *weights* loaded.
+        weights: The pretrained weights, if they are ours.
         datamodule: The datamodule, or None.
-        checkpoint: What :func:`read_own_weights` says of the weights, if it was asked.
 
     Returns:
-        Factor and shift, one a band, from the batches to what the encoder expects; 1
+        Factor and shift of every band, from the batches to what the encoder expects; 1
         and 0 where the first layer has nothing to make up for. None where a warning
         said that the normalizations differ.
     """
     applied = datamodule_normalization(datamodule)
-    checkpoint = checkpoint or read_own_weights(weights)
-    nothing = torch.ones(1), torch.zeros(1)
-    if applied is None or checkpoint is None:
-        return nothing
-    difference = _difference(checkpoint.info, *applied)
-    if difference is None:
-        return nothing
+    difference = _difference(weights.info, *applied) if weights and applied else None
+    if weights is None or difference is None:
+        return torch.ones(1), torch.zeros(1)
     factor, shift = difference
-    name = type(datamodule).__name__
+    times = float(factor.median())
     differs = (
-        f'{name} normalizes differently from the data that the weights '
-        f'{str(weights)!r} were pretrained on'
+        f'{type(datamodule).__name__} normalizes differently from the data that the '
+        f'weights {weights.name!r} were pretrained on'
     )
-    remedy = (
-        'Normalize as in pretraining, see mean and std in '
-        'torchgeo_sigmae.weights.read_weights(weights).info.'
-    )
-    if not 1 / _FAR < float(factor.median()) < _FAR:
+    problem = ''
+    if not 1 / _FAR < times < _FAR:
+        problem = (
+            f', in other units: by std, its raw values are {times:.3g} times theirs'
+        )
+    elif not _foldable(encoder):
+        problem = (
+            f', and the first layer of {type(encoder).__name__} cannot make up for it'
+        )
+    if problem:
         rank_zero_warn(
-            f'weights: {differs}, in other units: by std, its raw values are '
-            f'{float(factor.median()):.3g} times theirs. {remedy}'
+            f'weights: {differs}{problem}. Normalize as in pretraining, see mean and '
+            'std in torchgeo_sigmae.weights.read_weights(weights).info.'
         )
         return None
-    if not _foldable(encoder):
-        rank_zero_warn(
-            f'weights: {differs}, and the first layer of {type(encoder).__name__} '
-            f'cannot make up for it. {remedy}'
-        )
-        return None
-    if _as_loaded(encoder.state_dict(), checkpoint.encoder):
+    if _as_loaded(encoder.state_dict(), weights.encoder):
         _fold(encoder, factor, shift)
         rank_zero_info(
             f'FineTuning: {differs}. The first layer makes up for it, so that the '
@@ -170,9 +164,6 @@ def warn_of_values(
 
     Returns:
         Whether the values are as expected.
-
-    Warns:
-        UserWarning: If they are not; names mean and standard deviation, and the remedy.
     """
     values = image.detach().float().movedim(-3, 0).flatten(1)
     values = torch.where(values.isfinite() & (values != 0), values, torch.nan)
@@ -229,23 +220,22 @@ def _range(values: Tensor) -> str:
 
 
 def encoder_record(
-    encoder: nn.Module, model: str, checkpoint: Weights | None, datamodule: object
+    encoder: nn.Module, model: str, weights: Weights | None, datamodule: object
 ) -> dict[str, Any] | None:
     """Collect what must be known to use a fine-tuned encoder elsewhere.
 
     Args:
         encoder: The encoder.
         model: Its timm name.
-        checkpoint: The pretrained weights, if they were ours.
+        weights: The pretrained weights, if they were ours.
         datamodule: The datamodule, or None.
 
     Returns:
         The information in plain values, for :class:`.Weights`; None where neither the
-        weights nor the datamodule tell the bands.
+        weights nor the datamodule name the bands.
     """
-    info = checkpoint.info if checkpoint else {}
-    bands = checkpoint.bands if checkpoint else None
-    bands = bands or datamodule_bands(datamodule)
+    info = weights.info if weights else {}
+    bands = (weights.bands if weights else None) or datamodule_bands(datamodule)
     dates = info.get('dates') or 1
     embed: Any = getattr(encoder, 'patch_embed', None)
     layout = getattr(encoder, 'layout', None)
@@ -268,7 +258,7 @@ def encoder_record(
 
 
 def _one_each(values: Any, count: int) -> list[float] | None:
-    """One number for each band; None where they are not known."""
+    """One number for each band; None where they are unknown."""
     numbers = _numbers(values)
     if numbers is None or len(numbers) not in {1, count}:
         return None
@@ -287,15 +277,16 @@ def _difference(
     info: dict[str, Any], mean: Any, std: Any
 ) -> tuple[Tensor, Tensor] | None:
     """Factor and shift of every band between two normalizations that differ."""
-    own_mean, own_std = _numbers(info.get('mean')), _numbers(info.get('std'))
+    expected_mean, expected_std = _numbers(info.get('mean')), _numbers(info.get('std'))
     mean, std = _numbers(mean), _numbers(std)
-    if own_mean is None or own_std is None or mean is None or std is None:
+    if expected_mean is None or expected_std is None or mean is None or std is None:
         return None
-    if len(mean) not in {1, len(own_mean)}:
+    if len(mean) not in {1, len(expected_mean)}:
         return None
-    factor, shift = std / own_std, (mean - own_mean) / own_std
-    same = (factor - 1).abs().max() < _CLOSE and shift.abs().max() < _CLOSE
-    return None if same else (factor.expand_as(own_mean), shift.expand_as(own_mean))
+    factor, shift = std / expected_std, (mean - expected_mean) / expected_std
+    if (factor - 1).abs().max() < _CLOSE and shift.abs().max() < _CLOSE:
+        return None
+    return factor.expand_as(expected_mean), shift.expand_as(expected_mean)
 
 
 def _foldable(encoder: Any) -> bool:
@@ -333,24 +324,3 @@ def _as_loaded(state: dict[str, Tensor], loaded: dict[str, Tensor]) -> bool:
         and torch.equal(state[key].cpu(), loaded[key].to(state[key].dtype).cpu())
         for key in (_KERNEL, _BIAS)
     )
-
-
-def read_own_weights(weights: object) -> Weights | None:
-    """Read weights of ours.
-
-    Args:
-        weights: What a task of TorchGeo takes as ``weights``.
-
-    Returns:
-        The tensors and what is known about them; None for weights of others.
-    """
-    if not isinstance(weights, str | Path | PackagedWeights):
-        return None
-    try:
-        source = find_weights(weights)
-        ours = isinstance(source, Path | PackagedWeights)
-        return read_weights(source) if ours else None
-    except FileNotFoundError:
-        return None
-    except ValueError:  # a file of another format, which TorchGeo may take
-        return None
