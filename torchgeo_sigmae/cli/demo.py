@@ -31,14 +31,6 @@ def demo(
         steps: Number of optimizer steps.
         data: Folder of Sentinel-2 GeoTIFF scenes in digital numbers, whose band
             descriptions name the bands; synthetic chips by default.
-
-    Returns:
-        The picture of the reconstruction, the checkpoint and the encoder.
-
-    Raises:
-        FileNotFoundError: If there are no scenes in *data*.
-        OSError: If a scene cannot be read; the message names it.
-        ValueError: If a scene lacks a band, or none is large enough.
     """
     import torch
     from lightning.pytorch import Trainer, seed_everything

@@ -89,14 +89,6 @@ def evaluate_features(
         device: For example cpu or cuda; CUDA by default if there is any.
         seed: Seed of folds and random weights.
         output: The JSON file of all figures.
-
-    Returns:
-        The file that was written.
-
-    Raises:
-        FileNotFoundError: If there is no such file, weight enum, model or dataset.
-        OSError: If the figures cannot be written.
-        ValueError: If an argument does not fit the data.
     """
     arguments = dict(locals())
     import timm
@@ -235,14 +227,6 @@ def evaluate_reconstruction(
         chips: Largest number of chips.
         batch_size: Number of chips that are reconstructed at a time.
         output: Folder of report.md, report.json and report.png.
-
-    Returns:
-        The files that were written.
-
-    Raises:
-        FileNotFoundError: If there is no checkpoint or no scene.
-        OSError: If the report cannot be written.
-        ValueError: If a scene lacks a band, or a ratio is not in (0, 1).
     """
     import torch
     from torch.utils.data import DataLoader
