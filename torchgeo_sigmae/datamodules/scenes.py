@@ -23,6 +23,7 @@ from ..bands import SENTINEL2_TEN_BANDS, BandSet, Sensor
 from ..datasets.chips import SceneChips
 from ..datasets.find import GEOTIFFS, check_on_error, find_scenes, skip_on_error
 from ..datasets.resumable import resumable
+from ..datasets.scene_files import ReadingOptions
 from ..datasets.scenes import RasterScene
 from ..datasets.splits import split_scenes
 from ..datasets.statistics import SceneStatistics, compute_statistics, read_statistics
@@ -89,7 +90,7 @@ class SceneDataModule(NonGeoDataModule):
             size: Side of the chips in pixels. Smaller scenes are padded with missing
                 pixels.
             batch_size: Size of each mini-batch.
-            num_workers: Number of workers for parallel data loading.
+            num_workers: Number of processes that load data.
             paths: Patterns of the training scenes under *root*, see
                 :func:`.find_scenes`. With ``'**/*.SAFE'``, products with a file per
                 band.
@@ -166,16 +167,18 @@ class SceneDataModule(NonGeoDataModule):
         self.val_fraction = val_fraction
         self.length = length
         self.val_length = val_length
-        self.bands_in_file = bands_in_file
-        self.nodata = nodata
         self.fill = fill
         self.crop_scale = crop_scale
         self.cache = cache
         self.on_error = on_error
-        self.scale = scale
-        self.offset = offset
-        self.allow_missing_bands = allow_missing_bands
-        self.mask_band = mask_band
+        self.reading: ReadingOptions = {
+            'bands_in_file': bands_in_file,
+            'nodata': nodata,
+            'scale': scale,
+            'offset': offset,
+            'allow_missing_bands': allow_missing_bands,
+            'mask_band': mask_band,
+        }
         self._mean_std = None if mean is None or std is None else (mean, std)
         self._skipped: set[str] = set()
         self._scenes: Split | None = None
@@ -267,22 +270,17 @@ class SceneDataModule(NonGeoDataModule):
             ('train', self.paths),
         ):
             if paths is not None:
-                found = find_scenes(
+                matching = find_scenes(
                     self.root,
                     paths,
                     self.bands,
-                    self.bands_in_file,
-                    self.nodata,
                     self.exclude,
                     self.on_error,
                     skipped,
-                    self.scale,
-                    self.offset,
-                    self.allow_missing_bands,
-                    self.mask_band,
+                    **self.reading,
                 )
-                scenes[split] = [scene for scene in found if scene.path not in taken]
-                taken.update(scene.path for scene in found)
+                scenes[split] = [scene for scene in matching if scene.path not in taken]
+                taken.update(scene.path for scene in matching)
         if self.val_paths is None and self.val_fraction:
             scenes['train'], scenes['val'] = split_scenes(
                 scenes['train'], self.val_fraction, self.size, self.seed
@@ -351,12 +349,7 @@ class SceneDataModule(NonGeoDataModule):
     ) -> SceneChips:
         """Make a dataset."""
         return SceneChips(
-            scenes,
-            self.bands,
-            self.size,
-            random,
-            length,
-            on_error=self.on_error,
+            scenes, self.bands, self.size, random, length, on_error=self.on_error
         )
 
     def _set_augmentations(self, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -364,25 +357,21 @@ class SceneDataModule(NonGeoDataModule):
         self.mean = torch.tensor(mean, dtype=torch.float32)
         self.std = torch.tensor(std, dtype=torch.float32)
         normalize = K.Normalize(self.mean, self.std)
-        crop = []
-        if self.crop_scale is not None:
-            crop.append(
-                K.RandomResizedCrop(
-                    (self.size, self.size),
-                    scale=self.crop_scale,
-                    resample='bilinear',
-                    cropping_mode='resample',
-                )
-            )
-        self.train_aug = K.AugmentationSequential(
+        steps = [
             normalize,
-            *crop,
             K.RandomHorizontalFlip(p=0.5),
             K.RandomVerticalFlip(p=0.5),
             # -2 and 2 are the same turn, so each of the four turns is as likely.
             # Nearest neighbors, because kornia turns by interpolation.
             K.RandomRotation90(times=(-2, 2), p=1.0, resample='nearest'),
-            data_keys=None,
-            keepdim=True,
-        )
+        ]
+        if self.crop_scale is not None:
+            crop = K.RandomResizedCrop(
+                (self.size, self.size),
+                scale=self.crop_scale,
+                resample='bilinear',
+                cropping_mode='resample',
+            )
+            steps.insert(1, crop)
+        self.train_aug = K.AugmentationSequential(*steps, data_keys=None, keepdim=True)
         self.aug = K.AugmentationSequential(normalize, data_keys=None, keepdim=True)

@@ -72,7 +72,7 @@ def compute_statistics(
 ) -> SceneStatistics:
     """Compute the statistics of every band.
 
-    Every scene is looked at; of many chips, about 1000 are read, spread evenly.
+    Of many chips, about 1000 are read, spread evenly over all scenes.
 
     Args:
         scenes: The scenes, all with the same bands.
@@ -81,15 +81,9 @@ def compute_statistics(
             cannot be read.
         skipped: The names of scenes that are left out are added to this set.
 
-    Returns:
-        The statistics.
-
     Raises:
         OSError: If a scene cannot be read, or none of them holds data.
         ValueError: If a scene holds no data, or a band has one value everywhere.
-
-    Warns:
-        UserWarning: For every scene that is left out.
     """
     bands = scenes[0].bands
     share = min(1.0, _MAX_CHIPS * size**2 / sum(scene.num_pixels for scene in scenes))
@@ -179,9 +173,9 @@ def _sample(scene: RasterScene, size: int, share: float) -> list[np.ndarray]:
 
 
 def _valid(dataset: SceneChips) -> Iterator[np.ndarray]:
-    """Values of valid pixels of chips, float64 ``(C, N)``, without empty chips.
+    """Pixels of chips with data, float64 ``(C, N)``; NaN in bands without a value.
 
-    Missing values are NaN. A pixel is missing where all its bands are 0, too.
+    A pixel of zeros counts as missing.
     """
     for i in range(len(dataset)):
         image = dataset[i]['image'].double().numpy()
