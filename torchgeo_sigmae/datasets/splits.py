@@ -365,25 +365,20 @@ def _cut_largest(
     before = areas[whole].sum()
     members = [scene for scene, n in zip(scenes, places, strict=True) if n == largest]
     place = _Place.of(members, size)
-    candidates = []
-    for kind, block in place.blocks():
-        pixels = place.pixels(place.inside(block))
-        if pixels:
-            error = abs(float((before + pixels) / total) / fraction - 1)
-            candidates.append((error, before + pixels, kind, block))
+    rest = total - before - areas[largest]
     # The best block of every kind: by its share of all pixels, and of those in use.
     best: dict[int, tuple[float, float, np.ndarray]] = {}
-    for rank, pixels, kind, block in sorted(candidates, key=lambda each: each[0]):
-        if kind in best and rank >= best[kind][0]:
+    for kind, block in place.blocks():
+        val_pixels = place.pixels(place.inside(block))
+        train_pixels = place.pixels(place.outside(block))
+        if not val_pixels or not train_pixels:
             continue
-        left = place.pixels(place.outside(block))
-        if not left:
-            continue
-        left += total - before - areas[largest]
-        error = abs(float(pixels / (pixels + left)) / fraction - 1)
-        rank = max(error, rank) + (error > 0.9 * _TOLERANCE)
+        val_pixels, train_pixels = before + val_pixels, rest + train_pixels
+        of_all = abs(val_pixels / total / fraction - 1)
+        of_used = abs(val_pixels / (val_pixels + train_pixels) / fraction - 1)
+        rank = max(of_all, of_used) + (of_used > 0.9 * _TOLERANCE)
         if kind not in best or rank < best[kind][0]:
-            best[kind] = rank, error, block
+            best[kind] = rank, of_used, block
     kinds = list(generator.permutation(sorted(best)))
     # Equally good ones in random order.
     kinds.sort(key=lambda kind: round(best[kind][0] / 0.02))

@@ -17,6 +17,7 @@ from .statistics import BatchStatistics
 __all__ = (
     'VALID_KEY',
     'augment',
+    'build_transform',
     'default_transform',
     'fold_dates',
     'mark_missing',
@@ -51,6 +52,27 @@ def default_transform(size: int, crop: float = 0.2) -> K.AugmentationSequential:
         K.RandomVerticalFlip(p=0.5),
         data_keys=['input'],
     )
+
+
+def build_transform(
+    transform: nn.Module | list[nn.Module] | None, size: int
+) -> nn.Module:
+    """Join a list of augmentations, or choose the default for images of a size.
+
+    Raises:
+        TypeError: If the augmentation cannot move the mask of valid pixels along.
+    """
+    if transform is None:
+        transform = default_transform(size)
+    if isinstance(transform, list):
+        transform = K.AugmentationSequential(*transform, data_keys=['input'])
+    if not isinstance(transform, K.AugmentationSequential | nn.Identity):
+        raise TypeError(
+            f'transform: {type(transform).__name__} cannot move the mask of valid '
+            'pixels along with the image. Pass a list of kornia augmentations, or '
+            'nn.Identity().'
+        )
+    return transform
 
 
 def mark_missing(

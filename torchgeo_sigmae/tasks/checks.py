@@ -5,16 +5,14 @@
 
 import math
 
-from kornia import augmentation as K
 from lightning.pytorch import Trainer
-from torch import nn
 
 from ..bands import BandSet
 from ..datamodules.inspect import normalizes
 from ..masking.masks import check_band_dropout, check_predict_ratio
 from .targets import TARGETS
 
-__all__ = ('check_arguments', 'check_normalizer', 'check_precision', 'check_transform')
+__all__ = ('check_arguments', 'check_normalizer', 'check_precision')
 
 
 def check_arguments(
@@ -41,16 +39,6 @@ def check_arguments(
         raise ValueError(
             f'spectral_weight: {spectral_weight} must be 0 or more, and finite; 0 '
             'predicts pixels alone.'
-        )
-
-
-def check_transform(transform: nn.Module) -> None:
-    """Refuse an augmentation that cannot move the mask of valid pixels along."""
-    if not isinstance(transform, K.AugmentationSequential | nn.Identity):
-        raise TypeError(
-            f'transform: {type(transform).__name__} cannot move the mask of valid '
-            'pixels along with the image. Pass a list of kornia augmentations, or '
-            'nn.Identity().'
         )
 
 

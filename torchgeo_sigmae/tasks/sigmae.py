@@ -12,7 +12,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from kornia import augmentation as K
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -50,7 +49,7 @@ from ..weights.files import (
 )
 from .batch import (
     augment,
-    default_transform,
+    build_transform,
     fold_dates,
     mark_missing,
     refuse_empty,
@@ -62,12 +61,7 @@ from .building import (
     encoder_settings,
     start_encoder,
 )
-from .checks import (
-    check_arguments,
-    check_normalizer,
-    check_precision,
-    check_transform,
-)
+from .checks import check_arguments, check_normalizer, check_precision
 from .progress import (
     describe_run,
     metric_states,
@@ -247,14 +241,7 @@ class SIGMAETask(BaseTask):
         self.batch = batch if isinstance(batch, BatchSpec) else BatchSpec(**batch)
         super().__init__()
         keep_plain_keys(self)
-        self.transform: nn.Module
-        if isinstance(transform, list):
-            self.transform = K.AugmentationSequential(*transform, data_keys=['input'])
-        else:
-            self.transform = (
-                default_transform(self.size) if transform is None else transform
-            )
-        check_transform(self.transform)
+        self.transform = build_transform(transform, self.size)
         if self.batch.mean is not None and self.batch.std is not None:
             self._statistics = self._resolve_statistics()
 
