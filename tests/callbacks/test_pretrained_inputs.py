@@ -23,11 +23,11 @@ from helpers.training import quiet_trainer, small_task
 from torchgeo_sigmae import FineTuning
 from torchgeo_sigmae._compat import Classification, SemanticSegmentation
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, BandSet
+from torchgeo_sigmae.callbacks.batch_values import warn_of_values
 from torchgeo_sigmae.callbacks.pretrained_inputs import (
     check_bands,
     match_normalization,
     read_own_weights,
-    warn_of_values,
 )
 from torchgeo_sigmae.datamodules.inspect import datamodule_normalization
 from torchgeo_sigmae.evaluation import FrozenEncoder

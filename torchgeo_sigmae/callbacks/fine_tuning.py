@@ -19,6 +19,7 @@ from ..models import MaskedAutoencoder
 from ..optim import adamw, scaled_lr, total_steps, warmup_cosine, warmup_steps
 from ..weights import Weights
 from ..weights.files import ENCODER_KEY, plain
+from .batch_values import warn_of_values
 from .finite import add_guard
 from .layers import find_transformers, parameter_groups, set_drop_path
 from .pretrained_inputs import (
@@ -26,7 +27,6 @@ from .pretrained_inputs import (
     encoder_record,
     match_normalization,
     read_own_weights,
-    warn_of_values,
 )
 
 __all__ = ('FineTuning',)

@@ -48,8 +48,8 @@ class FiniteGuard(Callback):
         del self._batches[len(self._losses) :]
         # Turned into words only on failure: windows may be on a device.
         content = batch if isinstance(batch, dict) else {}
-        kept = {key: content[key] for key in (*_PATHS, 'window') if key in content}
-        self._batches.append((kept, batches_begun(trainer) - 1))
+        names = {key: content[key] for key in (*_PATHS, 'window') if key in content}
+        self._batches.append((names, batches_begun(trainer) - 1))
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor

@@ -30,10 +30,10 @@ def find_transformers(module: nn.Module, prefix: str = '') -> dict[str, Any]:
         and hasattr(module, 'group_matcher')
     ):
         return {prefix: module}
-    found: dict[str, Any] = {}
+    transformers: dict[str, Any] = {}
     for name, child in module.named_children():
-        found |= find_transformers(child, f'{prefix}{name}.')
-    return found
+        transformers |= find_transformers(child, f'{prefix}{name}.')
+    return transformers
 
 
 def parameter_groups(

@@ -17,13 +17,13 @@ from ..models.embeddings import GroupEmbed
 from ..weights import Weights, read_weights
 from ..weights.packaged import PackagedWeights
 from ..weights.read import find_weights
+from .batch_values import as_vector
 
 __all__ = (
     'check_bands',
     'encoder_record',
     'match_normalization',
     'read_own_weights',
-    'warn_of_values',
 )
 
 #: The first layer of a timm ViT.
@@ -32,13 +32,6 @@ _KERNEL, _BIAS = 'patch_embed.proj.weight', 'patch_embed.proj.bias'
 #: Normalizations that differ by less than the first are the same. Those whose standard
 #: deviations differ by more than the second factor are in other units.
 _CLOSE, _FAR = 1e-3, 100.0
-
-#: Standardized batches have medians of mean and standard deviation within these, even
-#: if they show nothing but snow or water.
-_LARGEST_MEAN, _LEAST_STD, _LARGEST_STD = 15.0, 0.01, 6.0
-
-#: Share of values that is next to none; the mean of a batch of snow.
-_FEW, _BRIGHT = 0.01, 3.0
 
 
 def read_own_weights(source: object) -> Weights | None:
@@ -147,78 +140,6 @@ def match_normalization(
     return factor, shift
 
 
-def warn_of_values(
-    image: Tensor, weights: Weights, factor: Tensor, shift: Tensor
-) -> bool:
-    """Warn where the values of a batch are not normalized as the weights expect.
-
-    Standardized values lie on both sides of 0, about a third of them beyond 1. Raw
-    digital numbers are far larger; reflectance, and bytes scaled to [0, 1] or [-1, 1],
-    are positive or within 1. Pixels that are 0 or not finite do not count.
-
-    Args:
-        image: A batch as the model gets it, ``(B, C, H, W)`` or ``(B, T, C, H, W)``.
-        weights: The pretrained weights.
-        factor: What the first layer makes up for, see :func:`match_normalization`.
-        shift: Likewise.
-
-    Returns:
-        Whether the values are as expected.
-    """
-    values = image.detach().float().movedim(-3, 0).flatten(1)
-    values = torch.where(values.isfinite() & (values != 0), values, torch.nan)
-    if len(values) % len(factor) == 0:
-        factor, shift = (
-            x.to(values).repeat(len(values) // len(x))[:, None] for x in (factor, shift)
-        )
-        values = values * factor + shift
-    mean = values.nanmean(dim=1)
-    std = (values - mean[:, None]).square().nanmean(dim=1).sqrt()
-    if _standardized(values, mean, std):
-        return True
-    stored, units = _numbers(weights.info.get('mean')), ''
-    if stored is not None:
-        middle, theirs = float(mean.nanmedian()), float(stored.median())
-        units = f' The mean of the weights is about {theirs:.4g}'
-        if not theirs / 3 < middle < theirs * 3:
-            units += (
-                f', that of your values {middle:.3g}: convert mean and std to the unit '
-                'of your values'
-            )
-        units += '.'
-    name = weights.name
-    rank_zero_warn(
-        f'weights: {name!r} expects bands with mean 0 and standard deviation 1, but '
-        'those of the first training batch have means of '
-        f'{_range(mean)} and standard deviations of {_range(std)}. Normalize the '
-        'images in the dataset or datamodule, (value - mean) / std for each band, '
-        'with mean and std of the weights: '
-        f'torchgeo_sigmae.weights.read_weights({name!r}).info.'
-        f'{units}'
-    )
-    return False
-
-
-def _standardized(values: Tensor, mean: Tensor, std: Tensor) -> bool:
-    """Whether values ``(C, N)`` can be standardized ones."""
-    valid = values[values.isfinite()]
-    if not len(valid):
-        return True
-    middle, spread = float(mean.nanmedian()), float(std.nanmedian())
-    if abs(middle) > _LARGEST_MEAN or not _LEAST_STD < spread < _LARGEST_STD:
-        return False
-    small = float((valid.abs() > 1).float().mean()) < _FEW
-    # Snow is brighter than the mean in all bands, but by far.
-    positive = float((valid < 0).float().mean()) < _FEW and middle < _BRIGHT
-    return not (small or positive)
-
-
-def _range(values: Tensor) -> str:
-    """Least and greatest value, in words."""
-    values = values[values.isfinite()]
-    return f'{float(values.min()):.3g} to {float(values.max()):.3g}'
-
-
 def encoder_record(
     encoder: nn.Module, model: str, weights: Weights | None, datamodule: object
 ) -> dict[str, Any] | None:
@@ -259,34 +180,27 @@ def encoder_record(
 
 def _one_each(values: Any, count: int) -> list[float] | None:
     """One number for each band; None where they are unknown."""
-    numbers = _numbers(values)
+    numbers = as_vector(values)
     if numbers is None or len(numbers) not in {1, count}:
         return None
     each: list[float] = numbers.expand(count).tolist()
     return each
 
 
-def _numbers(values: Any) -> Tensor | None:
-    """Numbers as a vector; None if one of them is missing."""
-    if values is None or (isinstance(values, list | tuple) and None in values):
-        return None
-    return torch.as_tensor(values, dtype=torch.float64).flatten()
-
-
 def _difference(
     info: dict[str, Any], mean: Any, std: Any
 ) -> tuple[Tensor, Tensor] | None:
     """Factor and shift of every band between two normalizations that differ."""
-    expected_mean, expected_std = _numbers(info.get('mean')), _numbers(info.get('std'))
-    mean, std = _numbers(mean), _numbers(std)
-    if expected_mean is None or expected_std is None or mean is None or std is None:
+    mu, sigma = as_vector(info.get('mean')), as_vector(info.get('std'))
+    mean, std = as_vector(mean), as_vector(std)
+    if mu is None or sigma is None or mean is None or std is None:
         return None
-    if len(mean) not in {1, len(expected_mean)}:
+    if len(mean) not in {1, len(mu)}:
         return None
-    factor, shift = std / expected_std, (mean - expected_mean) / expected_std
+    factor, shift = std / sigma, (mean - mu) / sigma
     if (factor - 1).abs().max() < _CLOSE and shift.abs().max() < _CLOSE:
         return None
-    return factor.expand_as(expected_mean), shift.expand_as(expected_mean)
+    return factor.expand_as(mu), shift.expand_as(mu)
 
 
 def _foldable(encoder: Any) -> bool:

@@ -118,8 +118,8 @@ def _draw(task: 'SIGMAETask', datamodule: 'NonGeoDataModule', output: Path) -> P
     chips = datamodule.val_dataset
     assert chips is not None
     count = len(chips)  # type: ignore[arg-type]
-    places = torch.linspace(0, count - 1, min(count, 4)).long().tolist()
-    image = torch.stack([chips[i]['image'] for i in places])
+    drawn = torch.linspace(0, count - 1, min(count, 4)).long().tolist()
+    image = torch.stack([chips[i]['image'] for i in drawn])
     prediction = task.reconstruct(image)
     picture = output / 'reconstruction.png'
     write_figure(picture, task.plot(prediction))

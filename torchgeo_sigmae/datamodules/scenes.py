@@ -13,12 +13,11 @@ from typing import Any
 import kornia.augmentation as K
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 from torchgeo.datamodules import NonGeoDataModule
 from tqdm import tqdm
 
-from .._files import write_text
 from ..bands import SENTINEL2_TEN_BANDS, BandSet, Sensor
 from ..datasets.chips import SceneChips
 from ..datasets.find import GEOTIFFS, check_on_error, find_scenes, skip_on_error
@@ -26,7 +25,7 @@ from ..datasets.resumable import resumable
 from ..datasets.scene_files import ReadingOptions
 from ..datasets.scenes import RasterScene
 from ..datasets.splits import split_scenes
-from ..datasets.statistics import SceneStatistics, compute_statistics, read_statistics
+from ..datasets.statistics import SceneStatistics, stored_statistics
 from ..datasets.units import check_reflectance
 
 __all__ = ('SceneDataModule',)
@@ -205,17 +204,11 @@ class SceneDataModule(NonGeoDataModule):
             if self._mean_std is None:
                 statistics = self._statistics(scenes['train'], self._skipped)
                 self._mean_std = statistics.mean, statistics.std
-                scenes['train'] = [
-                    scene
-                    for scene in scenes['train']
-                    if scene.path not in statistics.skipped
-                ]
+                left_out = statistics.skipped
+                scenes['train'] = [s for s in scenes['train'] if s.path not in left_out]
             self._set_augmentations(*self._mean_std)
-            check_reflectance(
-                np.array(self._mean_std[0])[:, None],
-                self.bands,
-                f'scenes under {self.root}',
-            )
+            mean = np.array(self._mean_std[0])[:, None]
+            check_reflectance(mean, self.bands, f'scenes under {self.root}')
             self._scenes = scenes
             self._report(scenes)
         scenes = self._scenes
@@ -294,19 +287,7 @@ class SceneDataModule(NonGeoDataModule):
         file = None
         if self.trainer is not None:
             file = Path(self.trainer.default_root_dir) / 'scene_statistics.json'
-            stored = read_statistics(file, scenes, self.size)
-            if stored is not None and not (stored.skipped and self.on_error == 'raise'):
-                for path in set(stored.skipped) - skipped:
-                    warnings.warn(f'Skipped: {path}, as in {file}.', stacklevel=2)
-                skipped |= set(stored.skipped)
-                return stored
-        statistics = compute_statistics(scenes, self.size, self.on_error, skipped)
-        if file is not None:
-            try:
-                write_text(file, statistics.to_json(), 'default_root_dir')
-            except OSError as error:
-                rank_zero_warn(f'The statistics could not be stored: {error}')
-        return statistics
+        return stored_statistics(file, scenes, self.size, self.on_error, skipped)
 
     def _cached(self, split: Split) -> Split:
         """Read the scenes into memory, if asked to or small."""

@@ -143,8 +143,8 @@ class RasterScene:
             return ()
         finest = max(self.files, key=lambda file: file.height * file.width)
         return tuple(
-            (row - self.row, column - self.column, *place)
-            for row, column, *place in finest.gcps
+            (row - self.row, column - self.column, *position)
+            for row, column, *position in finest.gcps
         )
 
     @property

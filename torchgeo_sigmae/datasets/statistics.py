@@ -4,6 +4,7 @@
 """Mean and standard deviation of the bands of scenes, stored in a file."""
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -11,14 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 from tqdm import tqdm
 
+from .._files import write_text
 from .chips import SceneChips
 from .find import skip_on_error
 from .paths import file_state
 from .scenes import RasterScene
 
-__all__ = ('SceneStatistics', 'compute_statistics', 'read_statistics')
+__all__ = (
+    'SceneStatistics',
+    'compute_statistics',
+    'read_statistics',
+    'stored_statistics',
+)
 
 #: Chips that are read for the statistics, spread evenly over the scenes.
 _MAX_CHIPS = 1000
@@ -62,6 +70,32 @@ def read_statistics(
     sound = len(mean) == len(scenes[0].bands) and np.isfinite([mean, std]).all()
     same = stored.source == _source(scenes, size)
     return stored if sound and same and (std > 0).all() else None
+
+
+def stored_statistics(
+    file: Path | None,
+    scenes: Sequence[RasterScene],
+    size: int,
+    on_error: str,
+    skipped: set[str],
+) -> SceneStatistics:
+    """Read the statistics of scenes from a file, or compute and store them.
+
+    Arguments as in :func:`compute_statistics`; without a file, nothing is stored.
+    """
+    stored = None if file is None else read_statistics(file, scenes, size)
+    if stored is not None and not (stored.skipped and on_error == 'raise'):
+        for path in set(stored.skipped) - skipped:
+            warnings.warn(f'Skipped: {path}, as in {file}.', stacklevel=2)
+        skipped |= set(stored.skipped)
+        return stored
+    statistics = compute_statistics(scenes, size, on_error, skipped)
+    if file is not None:
+        try:
+            write_text(file, statistics.to_json(), 'default_root_dir')
+        except OSError as error:
+            rank_zero_warn(f'The statistics could not be stored: {error}')
+    return statistics
 
 
 def compute_statistics(

@@ -113,5 +113,7 @@ def warn_if_implausible(reflectance: np.ndarray, subject: str, remedy: str) -> N
     if not -0.05 <= middle <= 2 or brightest < 0.002:
         rank_zero_warn(
             f'{subject} is {middle:.4g} in the median and {brightest:.4g} at most, '
-            f'which is implausible. {remedy}'
+            f'which is implausible. {remedy}',
+            # The caller of a task or datamodule, not these.
+            stacklevel=7,
         )

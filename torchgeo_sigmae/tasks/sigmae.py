@@ -660,8 +660,8 @@ class SIGMAETask(BaseTask):
             ValueError: If mean and std of the training data are not known, because the
                 task was neither trained nor given them.
         """
-        kept = self.model.decoder.state_dict() if decoder else {}
-        weights = Weights(self.model.encoder.state_dict(), kept, self.encoder_record)
+        tensors = self.model.decoder.state_dict() if decoder else {}
+        weights = Weights(self.model.encoder.state_dict(), tensors, self.encoder_record)
         write_weights(weights, path, half)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -121,9 +121,9 @@ class TargetSpace:
 
     def _reflectance(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the reflectance of the model's bands."""
-        known = self.statistics
-        mean, std = torch.tensor(known.model_mean), torch.tensor(known.model_std)
-        return mean * known.scale + known.offset, std * known.scale
+        raw = self.statistics
+        mean, std = torch.tensor(raw.model_mean), torch.tensor(raw.model_std)
+        return mean * raw.scale + raw.offset, std * raw.scale
 
 
 def baseline_prediction(
