@@ -167,23 +167,23 @@ def fold_dates(
 
 
 def sample_indices(
-    samples: int, dates: int, before: int, rank: int, processes: int
+    image: Tensor, dates: int, before: int, rank: int, processes: int
 ) -> Tensor:
     """Number the samples of a batch among those of all processes.
 
     Lightning deals samples to the processes in turn, all dates of one to one.
 
     Args:
-        samples: Samples of the batch, where every date is a sample.
-        dates: Dates of each.
+        image: The samples ``(B, ...)``, every date a sample.
+        dates: Dates of each image that the datamodule delivered.
         before: Samples that this process had before the batch.
         rank: Number of this process.
         processes: Number of processes.
 
     Returns:
-        Indices ``(samples,)``.
+        Indices ``(B,)``, on the device of *image*.
     """
-    index = before + torch.arange(samples)
+    index = before + torch.arange(len(image), device=image.device)
     return (index // dates * processes + rank) * dates + index % dates
 
 

@@ -786,11 +786,9 @@ class SIGMAETask(BaseTask):
         self, batch: dict[str, Any], tokens: TokenBatch, before: int = 0
     ) -> Tensor:
         """Number the samples of a batch, after those before, in all processes."""
-        samples = len(tokens.image)
-        dates = samples // len(batch['image'])
+        dates = len(tokens.image) // len(batch['image'])
         rank, processes = int(self.global_rank), int(self.trainer.world_size)
-        index = sample_indices(samples, dates, before, rank, processes)
-        return index.to(tokens.image.device)
+        return sample_indices(tokens.image, dates, before, rank, processes)
 
     @torch.compiler.disable
     def _evaluate(self, batch: dict[str, Any], metrics: ReconstructionMetrics) -> None:
