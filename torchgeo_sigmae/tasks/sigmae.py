@@ -23,9 +23,9 @@ from torchvision.models._api import WeightsEnum
 from .._compat import BaseTask
 from .._compiled import keep_plain_keys
 from .._random import seed_from
-from ..bands import SENTINEL2, SENTINEL2_TEN_BANDS, BandSet, Sensor, get_sensor
+from ..bands import BandSet, Sensor
 from ..callbacks.finite import add_guard
-from ..datamodules.inspect import attached_datamodule, datamodule_bands, normalizes
+from ..datamodules.inspect import attached_datamodule, normalizes
 from ..masking import MaskSchedule
 from ..metrics import ReconstructionMetrics, VisibilityRatio
 from ..models import MaskedAutoencoder, gather_tokens, masked_mse
@@ -39,7 +39,7 @@ from ..optim import (
 )
 from ..plotting import plot_reconstruction
 from ..transforms import PatchSaliency, bitemporal
-from ..weights import Weights, load_weights, write_weights
+from ..weights import Weights, write_weights
 from ..weights.files import (
     ENCODER_KEY,
     check_task,
@@ -55,13 +55,8 @@ from .batch import (
     refuse_empty,
     sample_indices,
 )
-from .building import (
-    choose_masking,
-    describe_encoder,
-    encoder_settings,
-    start_encoder,
-)
-from .checks import check_arguments, check_normalizer, check_precision
+from .building import build, default_bands, describe_encoder, other_bands
+from .checks import check_normalizer, check_precision
 from .progress import (
     describe_run,
     metric_states,
@@ -111,12 +106,13 @@ class SIGMAETask(BaseTask):
 
     model: MaskedAutoencoder
     bands: BandSet
+    mask_schedule: MaskSchedule
 
     #: Metrics over an epoch, by the name they are logged under.
     epoch_metrics: dict[str, Metric]
 
     #: What earlier stages of progressive pretraining were trained on.
-    history: Sequence[dict[str, Any]] = ()
+    history: list[dict[str, Any]]
 
     #: The saliency of the model's bands; None without any index.
     patch_saliency: PatchSaliency | None
@@ -254,65 +250,17 @@ class SIGMAETask(BaseTask):
                 self.hparams[name] = value.tolist()
         given = ('bands', 'sensor', 'masking', 'indices', 'encoder_kwargs')
         self._given = {name: self.hparams[name] for name in given}
-        names, sensor = self.hparams['bands'], self.hparams['sensor']
-        if names is None:
-            described = get_sensor(sensor or 'sentinel2')
-            every = tuple(band.name for band in described.bands)
-            names = SENTINEL2_TEN_BANDS if described is SENTINEL2 else every
-        self._build(BandSet(names, sensor))
+        self._build(default_bands(self.hparams['bands'], self.hparams['sensor']))
 
     def _build(self, bands: BandSet) -> None:
         """Initialize the model for these bands."""
-        self.bands, hparams, guidance = bands, self.hparams, self.guidance
-        choose_masking(hparams, bands)
-        check_arguments(
-            bands,
-            hparams['in_channels'],
-            hparams['target'],
-            hparams['spectral_weight'],
-            hparams['predict_ratio'],
-            hparams['band_dropout'],
-        )
-        encoder, weights = start_encoder(
-            hparams['model'],
-            bands,
-            hparams['size'],
-            hparams['encoder_kwargs'] or {},
-            self.weights,
-        )
-        self.model = MaskedAutoencoder(
-            encoder,
-            hparams['decoder'],
-            hparams['decoder_dim'],
-            hparams['decoder_depth'],
-            hparams['decoder_num_heads'],
-            len(hparams['indices']) if hparams['spectral_weight'] else None,
-        )
-        if weights is not None:
-            load_weights(self.model, weights)
-            self.history = weights.info.get('trained_on', [])
-        # Cubes and groups that came with weights, so that checkpoints need no weights.
-        hparams['encoder_kwargs'] = encoder_settings(encoder, bands)
-        hparams.update(guidance=guidance, batch=self.batch)
+        hparams = self.hparams
+        parts = build(hparams, bands, self.guidance, self.weights)
+        self.bands, self.model, self.mask_schedule = bands, parts.model, parts.schedule
+        self.patch_saliency, self.history = parts.saliency, parts.history
+        hparams.update(guidance=self.guidance, batch=self.batch)
         hparams.update(bands=bands, sensor=bands.sensor)
         hparams.update(plain(dict(hparams)))
-        self.mask_schedule = MaskSchedule(
-            hparams['masking'],
-            hparams['mask_ratio'],
-            guidance.strength,
-            guidance.schedule,
-            self.model.layout.num_groups,
-        )
-        self.patch_saliency = None
-        if hparams['indices'] or self.mask_schedule.guided:
-            self.patch_saliency = PatchSaliency(
-                bands,
-                self.model.patch_size,
-                hparams['indices'],
-                guidance.richness_weight,
-                guidance.combination,
-                nodata=None,
-            )
 
     def configure_metrics(self) -> None:
         """Initialize the performance metrics."""
@@ -383,17 +331,13 @@ class SIGMAETask(BaseTask):
 
     def _follow(self, datamodule: object) -> None:
         """Build the model anew for the bands of the datamodule, if none were named."""
-        available = datamodule_bands(datamodule)
-        if self._given['bands'] or self.batch.bands is not None or available is None:
+        if self._given['bands'] or self.batch.bands is not None:
             return
-        same_sensor = available.sensor.name == self.bands.sensor.name
-        if same_sensor and set(self.bands) <= set(available):
+        bands = other_bands(self.bands, self._given['sensor'], datamodule)
+        if bands is None:
             return
-        sensor = self._given['sensor'] or available.sensor
         self.hparams.update(self._given)
-        # A band that the data hold twice is seen once.
-        names = dict.fromkeys(BandSet.from_data(list(available), sensor))
-        self._build(BandSet(names, sensor))
+        self._build(bands)
         self.configure_metrics()
         self._given['bands'] = list(self.bands)
         rank_zero_info(
