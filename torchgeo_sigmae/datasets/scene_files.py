@@ -19,7 +19,7 @@ __all__ = ('ReadingOptions', 'open_files')
 
 
 class ReadingOptions(TypedDict, total=False):
-    """Arguments of :meth:`RasterScene.open` that say how a file is read."""
+    """Arguments of :meth:`.RasterScene.open` that say how a file is read."""
 
     bands_in_file: Sequence[str] | None
     nodata: float | None
