@@ -52,13 +52,13 @@ demo: $(VENV)/plain.stamp
 # One worker per core; the networks in tests are too small for several threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-test: $(VENV)/tests.stamp
+test: $(VENV)/tests,loggers,onnx.stamp
 	$(PYTEST) $(PYTEST_ARGS)
 
-test-slow: $(VENV)/tests.stamp
+test-slow: $(VENV)/tests,loggers,onnx.stamp
 	$(PYTEST) -m slow $(PYTEST_ARGS)
 
-coverage: $(VENV)/tests.stamp
+coverage: $(VENV)/tests,loggers,onnx.stamp
 	$(PYTEST) --cov $(PYTEST_ARGS)
 
 weights-check: $(VENV)/tests.stamp

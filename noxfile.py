@@ -35,7 +35,13 @@ def tests(session: nox.Session, torchgeo: str, kornia: str) -> None:
     """Run the fast tests, or what is given after ``--``."""
     # torch 2.13.0: some indexes have a build for CPUs only, which fits no torchvision.
     session.install(
-        *('-e', '.[tests]', 'torch!=2.13.0', TORCHGEO[torchgeo], KORNIA[kornia])
+        *(
+            '-e',
+            '.[loggers,onnx,tests]',
+            'torch!=2.13.0',
+            TORCHGEO[torchgeo],
+            KORNIA[kornia],
+        )
     )
     session.run(
         *('pytest', '-n', 'auto', '--dist', 'worksteal', *session.posargs),

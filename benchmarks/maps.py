@@ -30,8 +30,8 @@ from .measure import where
 #: What is measured: title, and arguments of the command line.
 COMMANDS = {
     'saliency': ['saliency'],
-    'embed, 192 features': ['embed'],
-    'embed, 3 components': ['embed', '--pca', '3'],
+    'embed, 192 features': ['embedding'],
+    'embed, 3 components': ['embedding', '--pca', '3'],
 }
 
 
@@ -64,14 +64,18 @@ def main(arguments: argparse.Namespace) -> None:
         enlarge(arguments.scene, side, scene)
         commands = dict(COMMANDS)
         if arguments.checkpoint:
-            commands['reconstruct'] = ['reconstruct', '--weights', arguments.checkpoint]
+            commands['reconstruct'] = [
+                'reconstruction',
+                '--weights',
+                arguments.checkpoint,
+            ]
         for title in arguments.only or commands:
             words = commands[title]
             start = time.perf_counter()
             process = subprocess.Popen(  # noqa: S603
                 [
-                    sys.executable, '-m', 'torchgeo_sigmae', words[0], str(scene),
-                    '-o', str(target), *words[1:],
+                    sys.executable, '-m', 'torchgeo_sigmae', 'map', words[0],
+                    str(scene), '-o', str(target), *words[1:],
                 ]
             )  # fmt: skip
             _, status, usage = os.wait4(process.pid, 0)

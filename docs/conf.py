@@ -59,6 +59,7 @@ intersphinx_mapping = {
         'rasterio': 'https://rasterio.readthedocs.io/en/stable/',
         'torch': 'https://docs.pytorch.org/docs/stable/',
         'torchgeo': 'https://torchgeo.readthedocs.io/en/stable/',
+        'xarray': 'https://docs.xarray.dev/en/stable/',
     }.items()
 }
 # Objects without a page in the documentation of their project.

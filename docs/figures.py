@@ -1,9 +1,10 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Draw the figures of docs/concepts.md with our own code on real Sentinel-2 imagery.
+"""Draw the figures of docs/concepts.md and docs/stac.md on real Sentinel-2 imagery.
 
-Needs: the real data (SIGMAE_DATA, default ../shared/data). Takes: half a minute.
+Needs: the real data (SIGMAE_DATA, default ../shared/data), and the extra xarray. Takes:
+a minute.
 
     python docs/figures.py
 """
@@ -16,13 +17,17 @@ from typing import Any
 
 import numpy as np
 import rasterio
+import rioxarray
 import torch
 from matplotlib.figure import Figure
 from rasterio.errors import NotGeoreferencedWarning
+from sklearn.decomposition import PCA
 from torch import Tensor
 
 from torchgeo_sigmae import BatchSpec, SIGMAE_Weights, SIGMAETask
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as BANDS
+from torchgeo_sigmae.evaluation import FrozenEncoder
+from torchgeo_sigmae.maps import lazy
 from torchgeo_sigmae.masking import MaskSchedule, sample_noise
 from torchgeo_sigmae.plotting import plot_indices, plot_saliency, rgb_channels
 from torchgeo_sigmae.plotting.canvas import colors
@@ -163,6 +168,34 @@ def reconstruction_figure(image: Tensor) -> Figure:
     return task.plot(task.reconstruct(image[None]))
 
 
+def region_figure(data: Path) -> Figure:
+    """A region in four chunks of Dask, whose borders its maps do not show."""
+    path = next((data / 'scenes').glob('majortom*T48QUE*.tif'))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        region = rioxarray.open_rasterio(path, chunks={'x': 512, 'y': 512})
+    region = region.assign_coords(band=list(region.attrs['long_name']))
+    region = region[:, :1024, :1024]
+    rgb = region.sel(band=['B04', 'B03', 'B02']).values
+    saliency = lazy.saliency(region, window=512).sel(band='saliency').values
+    encoder = FrozenEncoder.load(SIGMAE_Weights.SENTINEL2)
+    embeddings = np.moveaxis(lazy.embed(region, encoder, window=512).values, 0, -1)
+    components = PCA(3).fit_transform(embeddings.reshape(-1, embeddings.shape[-1]))
+    low, high = np.percentile(components, (2, 98), axis=0)
+    components = ((components - low) / (high - low)).clip(0, 1)
+    figure, axes = panels(1, 3, 3.4)
+    figure.set_size_inches(10.2, 3.8)
+    axes[0, 0].imshow(colors(rgb.astype('float32')))
+    axes[0, 0].axvline(512, color='white', linewidth=0.8)
+    axes[0, 0].axhline(512, color='white', linewidth=0.8)
+    axes[0, 0].set_title('region in four chunks')
+    axes[0, 1].imshow(saliency, vmin=0, vmax=np.nanquantile(saliency, 0.995))
+    axes[0, 1].set_title('saliency')
+    axes[0, 2].imshow(components.reshape(*embeddings.shape[:-1], 3))
+    axes[0, 2].set_title('embeddings, three components')
+    return figure
+
+
 def main(data: Path, output: Path) -> None:
     """Draw all figures.
 
@@ -191,6 +224,7 @@ def main(data: Path, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         figure.savefig(output / f'concepts_{name}.png', dpi=80)
+    region_figure(data).savefig(output / 'map_lazy.png', dpi=80)
 
 
 if __name__ == '__main__':

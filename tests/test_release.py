@@ -139,6 +139,7 @@ def test_the_wheel_is_small_and_has_weights_and_types(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert 'torchgeo_sigmae/py.typed' in names
     assert any(re.search(r'weights/.*sentinel2-[0-9a-f]{8}\.pth$', n) for n in names)
+    assert 'torchgeo_sigmae/plotting/view.html' in names
     ours = {
         str(path.relative_to(ROOT)) for path in ROOT.glob('torchgeo_sigmae/**/*.py')
     }

@@ -4,7 +4,8 @@
 """Files that are there whole or not at all."""
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ('atomic_path', 'require_writable', 'write_figure', 'write_text')
+__all__ = (
+    'atomic_path',
+    'require_writable',
+    'write_figure',
+    'write_folder',
+    'write_text',
+)
 
 
 @contextmanager
@@ -92,6 +99,51 @@ def write_figure(path: str | Path, figure: 'Figure') -> None:
     """
     with atomic_path(path) as part:
         figure.savefig(part, dpi=120)
+
+
+def write_folder(
+    folder: str | Path,
+    files: Mapping[str, bytes],
+    argument: str = 'path',
+    obsolete: Iterable[str] = (),
+) -> None:
+    """Write the files of a folder; if one cannot be written, the old ones stay.
+
+    Args:
+        folder: The folder; missing ones are made. Other files in it stay.
+        files: Content by name; a name may have a folder in front.
+        argument: What the user knows *folder* by, for the message.
+        obsolete: Names of files to remove.
+
+    Raises:
+        OSError: If it cannot be written; the message names *folder*.
+    """
+    folder = Path(folder)
+    beside = folder if folder.is_dir() else folder.parent
+    part = beside / f'.{folder.name}.{os.getpid()}.part'
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (part / name).parent.mkdir(exist_ok=True)
+            with (part / name).open('wb') as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        if folder.is_dir():
+            for name in obsolete:
+                (folder / name).unlink(missing_ok=True)
+            for name in files:
+                (folder / name).parent.mkdir(exist_ok=True)
+                os.replace(part / name, folder / name)
+        else:
+            os.replace(part, folder)
+    except OSError as error:
+        raise OSError(
+            f'{argument}: {folder} cannot be written: {error}. Is there space, and may '
+            'you write there?'
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def require_writable(path: str | Path, argument: str = 'output') -> None:

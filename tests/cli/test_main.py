@@ -154,7 +154,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         (line,) = [line for line in lines if line.startswith(f'  {name}  ')]
         assert line.endswith('.')
     main(['map', '--help'])
-    assert capsys.readouterr().out.count('  map ') == 4
+    assert capsys.readouterr().out.count('  map ') == 5
 
 
 @pytest.mark.parametrize('name', [*TRAINER_COMMANDS, *COMMANDS])

@@ -238,10 +238,29 @@ def test_intermediate_features(
     torch.testing.assert_close(normed, expected)
 
 
-def test_other_outputs_are_refused() -> None:
-    encoder = narrow(S2MAEViT, 4)
-    with pytest.raises(NotImplementedError, match='output_dict: not supported'):
-        encoder.forward_intermediates(torch.randn(1, 4, 16, 16), output_dict=True)
+@every_kind
+@pytest.mark.parametrize('prefix', [False, True])
+@torch.no_grad()
+def test_intermediate_features_as_a_dictionary(
+    kind: type[SpectralViT], channels: int, arguments: dict[str, Any], prefix: bool
+) -> None:
+    encoder = narrow(kind, channels, **arguments)
+    image = torch.randn(2, channels, 24, 40)
+    options = {'indices': 2, 'return_prefix_tokens': prefix}
+    last, levels = encoder.forward_intermediates(image, **options)
+    found = encoder.forward_intermediates(image, output_dict=True, **options)
+    assert torch.equal(found.pop('image_features'), last)
+    maps = found.pop('image_intermediates')
+    heads = found.pop('image_intermediates_prefix', None)
+    assert not found
+    # An encoder without prefix tokens returns none.
+    assert (heads is not None) == (prefix and encoder.num_prefix_tokens > 0)
+    expected = list(zip(maps, heads, strict=True)) if heads else maps
+    torch.testing.assert_close(expected, levels, rtol=0, atol=0)
+    found = encoder.forward_intermediates(
+        image, output_dict=True, intermediates_only=True, **options
+    )
+    assert 'image_features' not in found
 
 
 @pytest.mark.parametrize('name', [S2MAE, SATMAE])

@@ -385,7 +385,9 @@ def test_nothing_to_go_on_from(tmp_path: Path) -> None:
         FileNotFoundError, match=r"weights: .*x\.ckpt' is neither a file"
     ):
         task(weights=str(tmp_path / 'x.ckpt'))
-    with pytest.raises(FileNotFoundError, match=r'holds no resume/\*\.ckpt. Pass the'):
+    with pytest.raises(
+        FileNotFoundError, match=r'no resume/\*\.ckpt and no config.json. Pass the'
+    ):
         task(weights=str(tmp_path))
     (tmp_path / 'x.ckpt').write_bytes(b'nothing')
     with pytest.raises(ValueError, match='cannot be read as tensors and plain values'):

@@ -19,9 +19,15 @@ from typing import TYPE_CHECKING
 from .._version import __version__
 from .demo import demo
 from .evaluate import evaluate_features, evaluate_reconstruction
-from .maps import map_embedding, map_reconstruction, map_saliency, map_similarity
+from .maps import (
+    map_embedding,
+    map_reconstruction,
+    map_saliency,
+    map_similarity,
+    map_view,
+)
 from .parser import Parser, call, error_line, fail, suggestion, summary
-from .weights import adapt_bands
+from .weights import adapt_bands, publish
 
 if TYPE_CHECKING:
     from .fit import SIGMAECLI
@@ -34,9 +40,11 @@ COMMANDS: dict[str, Callable[..., list[Path]]] = {
     'map embedding': map_embedding,
     'map similarity': map_similarity,
     'map reconstruction': map_reconstruction,
+    'map view': map_view,
     'evaluate features': evaluate_features,
     'evaluate reconstruction': evaluate_reconstruction,
     'adapt-bands': adapt_bands,
+    'publish': publish,
     'demo': demo,
 }
 
@@ -96,7 +104,8 @@ def _run(name: str, argv: Sequence[str]) -> None:
     values = parser.parse_args(argv)
     with error_line(parser.prog):
         files = call(COMMANDS[name], values)
-    print(f'Wrote {", ".join(map(str, files))}.')
+    if files:
+        print(f'Wrote {", ".join(map(str, files))}.')
 
 
 def _help(prefix: str = '') -> str:

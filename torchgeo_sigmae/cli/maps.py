@@ -15,7 +15,13 @@ from .scene_options import SceneOptions
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ('map_embedding', 'map_reconstruction', 'map_saliency', 'map_similarity')
+__all__ = (
+    'map_embedding',
+    'map_reconstruction',
+    'map_saliency',
+    'map_similarity',
+    'map_view',
+)
 
 
 def map_saliency(
@@ -193,6 +199,62 @@ def map_reconstruction(
                 scene, target, task.bands, statistics.scale, statistics.offset
             )  # fmt: skip
             written.append(_save(figure, target))
+    return written
+
+
+def map_view(
+    options: SceneOptions,
+    *,
+    weights: str = 'SIGMAE_Weights.SENTINEL2',
+    bands: Sequence[str] | None = None,
+    mask_ratios: Sequence[float] = (0.5, 0.75, 0.9),
+    max_side: int = 768,
+    browser: bool = False,
+    batch_size: int = 64,
+    device: str | None = None,
+) -> list[Path]:
+    """Write one page to look at a scene: saliency, reconstructions, similar patches.
+
+    The page is one HTML file that works offline: panels zoom and pan together, a slider
+    changes the mask ratio, and a click on a patch shows similar ones. Reconstructions
+    need weights that hold a decoder.
+
+    Args:
+        options: The scenes; the output is an .html file or a folder.
+        weights: A training checkpoint, an exported encoder (with its decoder for
+            reconstructions) or the name of a weight enum.
+        bands: Bands of the weights in order, where the file does not tell them.
+        mask_ratios: Shares of masked tokens to choose from, in (0, 1).
+        max_side: Largest side of what is shown, in pixels: only the middle of a larger
+            scene is. Choose another part with --aoi.
+        browser: Open the page in the browser.
+        batch_size: Number of chips that are encoded at a time.
+        device: For example cpu or cuda; CUDA by default if there is any.
+    """
+    from ..evaluation import FrozenEncoder
+    from ..maps.embedding import encoder_patch_size
+    from ..maps.view import view_scene
+    from ..tasks import restore_task
+    from ..weights import read_weights
+
+    if options.png:
+        raise ValueError('png: a page holds its pictures. Leave --png out.')
+    if options.window:
+        raise ValueError('window: a page is read at once. Pass --max-side instead.')
+    named = None if bands is None else BandSet(bands, options.sensor)
+    device = default_device(device)
+    encoder = FrozenEncoder.load(weights, named).to(device)
+    source = read_weights(weights, named)
+    task = restore_task(weights, named).to(device) if source.decoder else None
+    patch_size = encoder_patch_size(encoder)
+    written = []
+    for path, target in options.targets('view', '.html'):
+        scene = options.open(path, encoder.bands, patch_size)
+        view_scene(
+            scene, target, encoder, task, mask_ratios, source.info.get('size') or 64,
+            batch_size, max_side, browser,
+        )  # fmt: skip
+        written.append(target)
     return written
 
 

@@ -68,8 +68,8 @@ class SceneOptions:
     mask_band: str | None = None
     window: int | None = None
 
-    def targets(self, name: str) -> Iterator[tuple[str, Path]]:
-        """Pair every scene with the map to write, named after the scene and *name*."""
+    def targets(self, name: str, suffix: str = '.tif') -> Iterator[tuple[str, Path]]:
+        """Pair every scene with the file to write, named after the scene and *name*."""
         from ..datasets.paths import clean_path
 
         paths = dict.fromkeys(
@@ -79,7 +79,8 @@ class SceneOptions:
         )
         if self.output.is_dir() or not self.output.suffix:
             maps = {
-                path: self.output / f'{Path(path).stem}_{name}.tif' for path in paths
+                path: self.output / f'{Path(path).stem}_{name}{suffix}'
+                for path in paths
             }
         elif len(paths) == 1:
             maps = dict.fromkeys(paths, self.output)

@@ -1,13 +1,13 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""``torchgeo-sigmae adapt-bands``."""
+"""``torchgeo-sigmae adapt-bands`` and ``publish``."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-__all__ = ('adapt_bands',)
+__all__ = ('adapt_bands', 'publish')
 
 
 def adapt_bands(
@@ -38,3 +38,51 @@ def adapt_bands(
 
     adapt_bands(weights, bands, output, dates, sensor, method, source_bands)
     return [output]
+
+
+def publish(
+    folder: Path, repo: str, *, private: bool = False, dry_run: bool = False
+) -> list[Path]:
+    """Upload an exported folder to the Hugging Face Hub.
+
+    Log in before with hf auth login. Files of the same names are replaced there; other
+    files of the folder are not uploaded.
+
+    Args:
+        folder: A folder made by SIGMAETask.export.
+        repo: The repository, OWNER/NAME; created if it does not exist.
+        private: Create the repository so that only its owner sees it.
+        dry_run: Check the folder and list the files, without uploading.
+
+    Returns:
+        Nothing: no file is written here.
+    """
+    from huggingface_hub import HfApi
+
+    from ..weights import read_weights
+    from ..weights.folder import FILES, is_export
+
+    if not is_export(folder):
+        raise FileNotFoundError(
+            f'folder: {str(folder)!r} holds no config.json. Pass a folder made by '
+            "SIGMAETask.export('folder')."
+        )
+    read_weights(folder)
+    files = [folder / name for name in FILES if (folder / name).exists()]
+    for file in files:
+        print(f'{file}  {file.stat().st_size / 1e6:.3f} MB')
+    if dry_run:
+        print(f'Not uploaded to {repo}: --dry-run.')
+        return []
+    api = HfApi(library_name='torchgeo-sigmae')
+    try:
+        repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
+        api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=list(FILES))
+    # requests or httpx fail, by the version of huggingface_hub.
+    except Exception as error:
+        raise OSError(
+            f'repo: {repo!r} cannot be written: {error} Log in with hf auth login, and '
+            'check the name and the network.'
+        ) from error
+    print(f'Uploaded. Load it with timm.create_model({"hf-hub:" + repo!r}).')
+    return []

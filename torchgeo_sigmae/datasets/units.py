@@ -17,8 +17,10 @@ from .scenes import RasterScene
 __all__ = (
     'check_baselines',
     'check_reflectance',
+    'describe_implausible',
+    'reflectance_problem',
     'sample_values',
-    'warn_if_implausible',
+    'sample_windows',
 )
 
 #: Processing baseline since which digital numbers of Sentinel-2 are 1000 larger.
@@ -63,17 +65,19 @@ def check_baselines(scenes: Sequence[RasterScene]) -> None:
         )
 
 
+def sample_windows(scene: RasterScene) -> list[Window]:
+    """Cut some windows out of a scene, spread evenly."""
+    height, width = min(_SIDE, scene.height), min(_SIDE, scene.width)
+    rows, columns = (
+        [round(max(side - _SIDE, 0) * n / (_WINDOWS - 1)) for n in range(_WINDOWS)]
+        for side in (scene.height, scene.width)
+    )
+    return [Window(column, row, width, height) for row in rows for column in columns]
+
+
 def sample_values(scene: RasterScene) -> np.ndarray:
     """Read some windows of a scene, spread evenly, ``(C, N)``."""
-    chips = []
-    for i in range(_WINDOWS):
-        for j in range(_WINDOWS):
-            row, column = (
-                round(max(side - _SIDE, 0) * n / (_WINDOWS - 1))
-                for side, n in ((scene.height, i), (scene.width, j))
-            )
-            height, width = min(_SIDE, scene.height), min(_SIDE, scene.width)
-            chips.append(scene.read(Window(column, row, width, height)))
+    chips = [scene.read(window) for window in sample_windows(scene)]
     return np.concatenate([chip.reshape(len(chip), -1) for chip in chips], axis=1)
 
 
@@ -91,8 +95,19 @@ def check_reflectance(
         name: The scene or folder that holds the values.
         unit: Scale and offset: reflectance = value x scale + offset.
     """
+    if problem := reflectance_problem(values, bands, name, unit):
+        rank_zero_warn(problem, stacklevel=6)
+
+
+def reflectance_problem(
+    values: np.ndarray,
+    bands: BandSet,
+    name: str,
+    unit: tuple[float, float] = (UNIT, 0.0),
+) -> str | None:
+    """What :func:`check_reflectance` warns of; None where values are plausible."""
     optical = [w is not None and w < _LONGEST for w in bands.wavelengths]
-    warn_if_implausible(
+    return describe_implausible(
         values[optical] * unit[0] + unit[1],
         f'scale, offset: the reflectance of {name}',
         'Pass scale= and offset=, reflectance = value x scale + offset: 0.0001 and 0 '
@@ -101,19 +116,20 @@ def check_reflectance(
     )
 
 
-def warn_if_implausible(reflectance: np.ndarray, subject: str, remedy: str) -> None:
-    """Warn if the median is above 2 or below -0.05, or no value is above 0.002.
+def describe_implausible(
+    reflectance: np.ndarray, subject: str, remedy: str
+) -> str | None:
+    """Say if the median is above 2 or below -0.05, or no value is above 0.002.
 
     Clouds reflect less, and deep water more.
     """
     reflectance = reflectance[np.isfinite(reflectance)]
     if not reflectance.size:
-        return
+        return None
     middle, brightest = float(np.median(reflectance)), float(reflectance.max())
-    if not -0.05 <= middle <= 2 or brightest < 0.002:
-        rank_zero_warn(
-            f'{subject} is {middle:.4g} in the median and {brightest:.4g} at most, '
-            f'which is implausible. {remedy}',
-            # The caller of a task or datamodule, not these.
-            stacklevel=7,
-        )
+    if -0.05 <= middle <= 2 and brightest >= 0.002:
+        return None
+    return (
+        f'{subject} is {middle:.4g} in the median and {brightest:.4g} at most, which '
+        f'is implausible. {remedy}'
+    )

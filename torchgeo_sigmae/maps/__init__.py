@@ -9,6 +9,7 @@ from .reconstruction import reconstruction_map
 from .regions import read_aoi, salient_regions, write_regions
 from .saliency import saliency_map
 from .similarity import similarity_map
+from .view import view_scene
 
 __all__ = (
     'crop',
@@ -20,5 +21,6 @@ __all__ = (
     'saliency_map',
     'salient_regions',
     'similarity_map',
+    'view_scene',
     'write_regions',
 )

@@ -3,7 +3,7 @@
 
 """Maps of patch embeddings."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ..datasets.scenes import RasterScene
 from ..evaluation import FrozenEncoder
 from ..patches import valid_patches, valid_values
 from .windows import (
+    Grid,
     Part,
     compute_windows,
     is_finished,
@@ -27,7 +28,16 @@ from .windows import (
 )
 from .write import require_pyarrow, stored_layers, write_geoparquet, write_map
 
-__all__ = ('embedding_map', 'encoder_patch_size')
+__all__ = (
+    'check_chips',
+    'chip_sample',
+    'copy_encoder',
+    'count_features',
+    'embed_window',
+    'embedding_map',
+    'encoder_patch_size',
+    'fit_encoder',
+)
 
 #: Chips of a scene from which the position bias of the encoder is estimated.
 _SAMPLE = 64
@@ -83,7 +93,7 @@ def embedding_map(
     scene = replace(scene, unit=encoder.unit)
     if target.suffix == '.parquet':
         require_pyarrow()
-    _check(scene, encoder, size, patch, pca)
+    check_chips(scene, encoder, size, patch, pca)
     windows = patch_windows(scene, patch, window)
     grid = patch_grid(scene, patch)
     key = map_key(
@@ -93,29 +103,23 @@ def embedding_map(
     if is_finished(target, key):
         return
     side = size // patch
-    height, width = (min(side, n) * patch for n in (grid.rows, grid.columns))
     encoder.position_bias = None
-    blank = torch.zeros(1, len(scene.bands), height, width, device=_device(encoder))
-    count = encoder.patch_features(blank).shape[1]
+    count = count_features(encoder, grid, side, patch)
     if pca is not None and pca > count:
         raise ValueError(f'pca: {pca} is more than the {count} features.')
-    sample = _sample(scene, height, width)
     if encoder.transform is None:
         rank_zero_info(
             f'{encoder.name} tells no mean and std of its bands: the map uses those of '
             f'{Path(scene.path).name}.'
         )
-        encoder = FrozenEncoder(
-            encoder.encoder, encoder.bands, None, encoder.name, encoder.depth
-        )
-        encoder.fit_normalization(sample)
-    if len(sample):
-        encoder.remove_position_bias(sample, batch_size=batch_size)
+        encoder = copy_encoder(encoder)
+    chips = (scene.read(part) for part in chip_sample(scene, grid, side, patch))
+    fit_encoder(encoder, chips, batch_size)
     parts = compute_windows(
         scene,
         windows,
         patch,
-        lambda part: _embed(scene, part, encoder, side, patch, batch_size),
+        lambda part: embed_window(scene, part, encoder, side, patch, batch_size, count),
         f'Embeddings of {Path(scene.path).name}',
     )
     tags = {'encoder': encoder.name, 'patch_size': str(patch), 'made_from': key}
@@ -146,7 +150,7 @@ def encoder_patch_size(encoder: FrozenEncoder) -> int:
     return int(sides.pop())
 
 
-def _check(
+def check_chips(
     scene: RasterScene, encoder: FrozenEncoder, size: int, patch: int, pca: int | None
 ) -> None:
     """Refuse arguments that :func:`embedding_map` cannot use."""
@@ -169,28 +173,65 @@ def _device(encoder: FrozenEncoder) -> torch.device:
     return next(encoder.encoder.parameters()).device
 
 
-def _sample(scene: RasterScene, height: int, width: int) -> torch.Tensor:
-    """Random chips ``(B, C, height, width)`` that hold at least one valid pixel."""
+def count_features(encoder: FrozenEncoder, grid: Grid, side: int, patch: int) -> int:
+    """Number of features that an encoder has of the chips of a map."""
+    height, width = (min(side, n) * patch for n in (grid.rows, grid.columns))
+    blank = torch.zeros(1, len(encoder.bands), height, width, device=_device(encoder))
+    return int(encoder.patch_features(blank).shape[1])
+
+
+def copy_encoder(encoder: FrozenEncoder) -> FrozenEncoder:
+    """The same encoder, which shares the weights, without a position bias."""
+    copied = FrozenEncoder(
+        encoder.encoder, encoder.bands, encoder.transform, encoder.name, encoder.depth
+    )
+    copied.unit = encoder.unit
+    return copied
+
+
+def chip_sample(scene: RasterScene, grid: Grid, side: int, patch: int) -> list[Window]:
+    """Random chips from which :func:`fit_encoder` estimates."""
+    height, width = (min(side, n) * patch for n in (grid.rows, grid.columns))
     generator = torch.Generator().manual_seed(0)
-    chips = []
+    windows = []
     for _ in range(_SAMPLE):
         row, column = (
             int(torch.randint(max(whole - side, 0) + 1, (), generator=generator))
             for whole, side in ((scene.height, height), (scene.width, width))
         )
-        chip = torch.from_numpy(scene.read(Window(column, row, width, height)))
-        if valid_values(chip).any():
-            chips.append(chip)
-    return torch.stack(chips) if chips else torch.empty(0)
+        windows.append(Window(column, row, width, height))
+    return windows
 
 
-def _embed(
+def fit_encoder(
+    encoder: FrozenEncoder, chips: Iterable[np.ndarray], batch_size: int
+) -> None:
+    """Estimate the position bias of an encoder, and its normalization if it has none.
+
+    Args:
+        encoder: The encoder, which is changed.
+        chips: Chips ``(C, H, W)`` of the scene; those without a valid pixel are left
+            out.
+        batch_size: Number of chips that are encoded at a time.
+    """
+    tensors = [torch.from_numpy(chip) for chip in chips]
+    tensors = [chip for chip in tensors if valid_values(chip).any()]
+    if not tensors:
+        return
+    sample = torch.stack(tensors)
+    if encoder.transform is None:
+        encoder.fit_normalization(sample)
+    encoder.remove_position_bias(sample, batch_size=batch_size)
+
+
+def embed_window(
     scene: RasterScene,
     window: Window,
     encoder: FrozenEncoder,
     side: int,
     patch: int,
     batch_size: int,
+    count: int,
 ) -> np.ndarray:
     """Embeddings of the patches of a window, ``(D, h, w)``; chips of *side* patches."""
     left, top, width, height = (int(n) // patch for n in window.flatten())
@@ -203,28 +244,37 @@ def _embed(
     shape = tops[-1] + high - first_row, lefts[-1] + wide - first_column
     covered = (first_column, first_row, shape[1], shape[0])
     image = torch.from_numpy(scene.read(Window(*(n * patch for n in covered))))
+    valid = valid_patches(valid_values(image).any(dim=0), patch)
+    row, column = top - first_row, left - first_column
+    inside = slice(row, row + height), slice(column, column + width)
+    if not valid[inside].any():
+        # Mosaics are often blank, and an encoder is slow.
+        return np.full((count, height, width), np.nan, np.float32)
+    if encoder.transform is None:
+        raise ValueError(
+            f'encoder: {encoder.name} tells no mean and std of its bands, and the '
+            f'{_SAMPLE} chips of {scene.path} from which they are estimated hold no '
+            'valid pixel. Pass an area of interest around the valid pixels.'
+        )
     cuts = [
         (slice(row, row + high), slice(column, column + wide))
         for row in (n - first_row for n in tops)
         for column in (n - first_column for n in lefts)
     ]
     weight = torch.outer(_hann(high), _hann(wide))
-    total, weights = torch.zeros(()), torch.zeros(shape)
+    total, weights = torch.zeros(count, *shape), torch.zeros(shape)
     for start in range(0, len(cuts), batch_size):
         batch = cuts[start : start + batch_size]
         chips = torch.stack(
             [image[:, _pixels(r, patch), _pixels(c, patch)] for r, c in batch]
         )
         features = encoder.patch_features(chips.to(_device(encoder))).float().cpu()
-        if not total.ndim:
-            total = torch.zeros(features.shape[1], *shape)
         for (r, c), chip in zip(batch, features, strict=True):
             total[:, r, c] += chip * weight
             weights[r, c] += weight
-    valid = valid_patches(valid_values(image).any(dim=0), patch)
     mean = (total / weights).where(valid, torch.nan)
-    row, column = top - first_row, left - first_column
-    return mean[:, row : row + height, column : column + width].numpy()
+    whole: np.ndarray = mean[:, *inside].numpy()
+    return whole
 
 
 def _starts(count: int, side: int) -> list[int]:

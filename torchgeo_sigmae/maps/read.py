@@ -26,6 +26,7 @@ from ..datasets.scenes import RasterScene
 __all__ = (
     'crop',
     'dataset_raster',
+    'nodata_values',
     'open_raster',
 )
 
@@ -127,12 +128,20 @@ class _DatasetScene(RasterScene):
                 f'{shape}, at x {x}, y {y}.'
             )
         values = image.numpy()[list(self.channels)].astype(dtype)
-        missing = values == self.nodata
-        if self.nodata == 0:
-            # A single dark band may be 0.
-            missing[:] = missing.all(0)
+        missing = nodata_values(values, self.nodata)
         change_unit(values, (self.scale, self.offset), self.unit)
         return values, missing
+
+
+def nodata_values(values: np.ndarray, nodata: float | None) -> np.ndarray:
+    """Which of ``(C, H, W)`` equal nodata; with 0, only where all bands do."""
+    missing: np.ndarray = np.zeros(values.shape, bool)
+    if nodata is not None:
+        missing = values == np.asarray(nodata, values.dtype)
+    if nodata == 0:
+        # A single dark band may be 0.
+        missing[:] = missing.all(0)
+    return missing
 
 
 def dataset_raster(

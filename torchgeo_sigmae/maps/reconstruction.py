@@ -26,7 +26,7 @@ from .windows import (
 )
 from .write import write_map
 
-__all__ = ('reconstruction_map',)
+__all__ = ('check_task', 'reconstruct_window', 'reconstruction_map')
 
 
 def reconstruction_map(
@@ -69,20 +69,7 @@ def reconstruction_map(
     """
     target = Path(target)
     scene = replace(scene, unit=(task.statistics.scale, task.statistics.offset))
-    bands = BandSet.from_data(task.statistics.data_bands, task.bands.sensor)
-    if scene.bands != bands:
-        raise ValueError(
-            f'scene: its bands are {list(scene.bands)}, the task was trained on '
-            f'{list(bands)}. '
-            'Open it with those.'
-        )
-    if size < 1 or size % task.model.patch_size:
-        raise ValueError(
-            f'size: {size} is not a multiple of the {task.model.patch_size} pixels of '
-            'a patch.'
-        )
-    if mask_ratio is not None:
-        check_mask_ratio(mask_ratio)
+    check_task(scene, task, mask_ratio, size)
     windows = patch_windows(scene, size, window)
     model = task.hparams['model']
     key = map_key(
@@ -97,7 +84,7 @@ def reconstruction_map(
         scene,
         windows,
         size,
-        lambda part: _reconstruct(
+        lambda part: reconstruct_window(
             task, scene.read(part), part, columns, mask_ratio, size, batch_size
         ),
         f'Reconstruction of {Path(scene.path).name}',
@@ -110,7 +97,27 @@ def reconstruction_map(
     write_map(target, parts, grid, [*task.bands, 'mask', 'error'], tags)
 
 
-def _reconstruct(
+def check_task(
+    scene: RasterScene, task: SIGMAETask, mask_ratio: float | None, size: int
+) -> None:
+    """Refuse arguments that :func:`reconstruction_map` cannot use."""
+    bands = BandSet.from_data(task.statistics.data_bands, task.bands.sensor)
+    if scene.bands != bands:
+        raise ValueError(
+            f'scene: its bands are {list(scene.bands)}, the task was trained on '
+            f'{list(bands)}. '
+            'Open it with those.'
+        )
+    if size < 1 or size % task.model.patch_size:
+        raise ValueError(
+            f'size: {size} is not a multiple of the {task.model.patch_size} pixels of '
+            'a patch.'
+        )
+    if mask_ratio is not None:
+        check_mask_ratio(mask_ratio)
+
+
+def reconstruct_window(
     task: SIGMAETask,
     image: np.ndarray,
     window: Window,

@@ -37,7 +37,14 @@ from .windows import (
 )
 from .write import stored_layers, write_map
 
-__all__ = ('needed_bands', 'saliency_map')
+__all__ = (
+    'Limits',
+    'add_saliency',
+    'check_ranked',
+    'needed_bands',
+    'patch_layers',
+    'saliency_map',
+)
 
 #: Ranks need all patches at once; this many fit into memory.
 _MOST_RANKED = 50_000_000
@@ -88,11 +95,7 @@ def saliency_map(
         raise ValueError(f'patch_size: {patch_size} is not at least 1.')
     windows = patch_windows(scene, patch_size, window)
     grid = patch_grid(scene, patch_size)
-    if combine == 'rank' and grid.rows * grid.columns > _MOST_RANKED:
-        raise ValueError(
-            f"combine: 'rank' sorts all patches, and {scene.path} has {grid.rows} x "
-            f"{grid.columns}. Use 'minmax', a larger patch_size or an area of interest."
-        )
+    check_ranked(scene, grid, combine)
     formulas = [(index.name, index.formula, index.value_range) for index in resolved]
     key = map_key(
         scene, map='saliency', patch_size=patch_size, indices=formulas, alpha=alpha,
@@ -101,28 +104,73 @@ def saliency_map(
     if is_finished(target, key):
         return
 
-    def statistics(part: Window) -> np.ndarray:
-        image = torch.from_numpy(scene.read(part))
-        valid = valid_values(image)
-        layers, counted = masked_indices(image * UNIT, scene.bands, resolved, valid)
-        means, _ = index_moments(layers, patch_size, counted)
-        patches = valid_patches(counted, patch_size)
-        joint = torch.stack(patch_statistics(layers, patch_size, counted))
-        return torch.cat(
-            [
-                means.where(patches, torch.nan),
-                joint.where(patches.any(dim=0), torch.nan),
-            ]
-        ).numpy()
-
     names = [*(index.name for index in resolved), 'richness', 'heterogeneity']
     title = f'Saliency of {Path(scene.path).name}'
-    parts = compute_windows(scene, windows, patch_size, statistics, title)
+    parts = compute_windows(
+        scene,
+        windows,
+        patch_size,
+        lambda part: patch_layers(scene, part, patch_size, resolved),
+        title,
+    )
     tags = {'patch_size': str(patch_size), 'alpha': str(alpha), 'combine': combine}
     tags['made_from'] = key
     with stored_layers(target, parts, grid, len(names)) as stored:
         layers = _with_saliency(stored, grid, alpha, combine)
         write_map(target, layers, grid, [*names, 'saliency'], tags)
+
+
+def check_ranked(scene: RasterScene, grid: Grid, combine: str) -> None:
+    """Refuse to rank more patches than fit into memory."""
+    if combine == 'rank' and grid.rows * grid.columns > _MOST_RANKED:
+        raise ValueError(
+            f"combine: 'rank' sorts all patches, and {scene.path} has {grid.rows} x "
+            f"{grid.columns}. Use 'minmax', a larger patch_size or an area of interest."
+        )
+
+
+def patch_layers(
+    scene: RasterScene,
+    window: Window,
+    patch_size: int,
+    indices: Sequence[SpectralIndex],
+) -> np.ndarray:
+    """Index means, richness and heterogeneity of a window, ``(K + 2, h, w)``.
+
+    NaN where a patch has no valid pixel.
+    """
+    image = torch.from_numpy(scene.read(window))
+    valid = valid_values(image)
+    layers, counted = masked_indices(image * UNIT, scene.bands, indices, valid)
+    means, _ = index_moments(layers, patch_size, counted)
+    patches = valid_patches(counted, patch_size)
+    joint = torch.stack(patch_statistics(layers, patch_size, counted))
+    whole: np.ndarray = torch.cat(
+        [
+            means.where(patches, torch.nan),
+            joint.where(patches.any(dim=0), torch.nan),
+        ]
+    ).numpy()
+    return whole
+
+
+def add_saliency(
+    layers: np.ndarray, alpha: float, combine: str, limits: Limits | None
+) -> np.ndarray:
+    """Append saliency to layers that end with richness and heterogeneity.
+
+    Args:
+        layers: What :func:`patch_layers` returns, of the whole scene or a part of it.
+        alpha: Weight of richness.
+        combine: How the two are joined.
+        limits: Their limits in the scene; None if *layers* are all of it.
+    """
+    richness, heterogeneity = torch.from_numpy(layers[-2:]).nan_to_num(0)
+    patches = torch.from_numpy(np.isfinite(layers[-1]))
+    saliency = join_statistics(
+        richness, heterogeneity, patches, alpha, combine, limits
+    ).where(patches, torch.nan)
+    return np.concatenate([layers, saliency.numpy()[None]])
 
 
 def needed_bands(
@@ -146,12 +194,7 @@ def _with_saliency(
     else:
         parts, limits = stored(), _limits(stored())
     for cells, values in parts:
-        richness, heterogeneity = torch.from_numpy(values[-2:]).nan_to_num(0)
-        patches = torch.from_numpy(np.isfinite(values[-1]))
-        saliency = join_statistics(
-            richness, heterogeneity, patches, alpha, combine, limits
-        ).where(patches, torch.nan)
-        yield cells, np.concatenate([values, saliency.numpy()[None]])
+        yield cells, add_saliency(values, alpha, combine, limits)
 
 
 def _joined(parts: Iterator[Part], grid: Grid) -> Part:

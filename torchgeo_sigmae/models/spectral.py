@@ -183,33 +183,36 @@ class SpectralViT(SIGMAEViT):
             *args: Passed to timm.
             output_fmt: ``'NCHW'`` or ``'NLC'``.
             intermediates_only: Whether to leave the last features out.
-            output_dict: Not supported.
-            return_prefix_tokens: Whether to return pairs with the prefix tokens.
+            output_dict: Whether to return a dictionary, as timm's.
+            return_prefix_tokens: Whether to return the prefix tokens as well.
             **kwargs: Passed to timm.
 
         Returns:
             As timm's, with one token a place.
-
-        Raises:
-            NotImplementedError: If *output_dict* is asked for.
         """
-        if output_dict:
-            raise NotImplementedError('output_dict: not supported; leave it out.')
         last, found = super().forward_intermediates(
             x, *args, output_fmt='NLC', return_prefix_tokens=True, **kwargs
         )
         grid = self.patch_embed.dynamic_feat_size((x.shape[-2], x.shape[-1]))
-        levels: list[Any] = []
+        levels, prefixes = [], []
         for level in found:
             tokens, prefix = level if isinstance(level, tuple) else (level, None)
             tokens = self.pool_spectrum(tokens)
             if output_fmt == 'NCHW':
                 tokens = tokens.transpose(1, 2).unflatten(2, grid).contiguous()
-            pair = return_prefix_tokens and prefix is not None
-            levels.append((tokens, prefix) if pair else tokens)
-        if intermediates_only:
-            return levels
-        return self.pool_spectrum(last, self.num_prefix_tokens), levels
+            levels.append(tokens)
+            prefixes.append(prefix)
+        last = self.pool_spectrum(last, self.num_prefix_tokens)
+        with_prefix = return_prefix_tokens and self.num_prefix_tokens > 0
+        if output_dict:
+            features: dict[str, Any] = {'image_intermediates': levels}
+            if with_prefix:
+                features['image_intermediates_prefix'] = prefixes
+            if not intermediates_only:
+                features['image_features'] = last
+            return features
+        found = list(zip(levels, prefixes, strict=True)) if with_prefix else levels
+        return found if intermediates_only else (last, found)
 
     def pool_spectrum(self, tokens: Tensor, prefix: int = 0) -> Tensor:
         """Average the tokens of every place.

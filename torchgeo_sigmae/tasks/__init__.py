@@ -3,7 +3,8 @@
 
 """Lightning tasks."""
 
+from .restore import restore_task
 from .settings import BatchSpec, Guidance
 from .sigmae import SIGMAETask
 
-__all__ = ('BatchSpec', 'Guidance', 'SIGMAETask')
+__all__ = ('BatchSpec', 'Guidance', 'SIGMAETask', 'restore_task')

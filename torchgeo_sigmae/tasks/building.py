@@ -23,7 +23,14 @@ from .encoder import encoder_settings, family, start_encoder
 from .settings import Guidance
 from .statistics import BatchStatistics
 
-__all__ = ('Parts', 'build', 'default_bands', 'describe_encoder', 'other_bands')
+__all__ = (
+    'Parts',
+    'build',
+    'default_bands',
+    'default_indices',
+    'describe_encoder',
+    'other_bands',
+)
 
 
 class Parts(NamedTuple):
@@ -138,7 +145,7 @@ def choose_masking(hparams: dict[str, Any], bands: BandSet) -> None:
         ValueError: If the spectral target has no index.
     """
     if hparams['indices'] is None:
-        allowed = [name for name in DEFAULT_INDICES if _computable(name, bands)]
+        allowed = default_indices(bands)
         hparams['indices'] = allowed
         missing = [name for name in DEFAULT_INDICES if name not in allowed]
         if missing and hparams['masking'] != 'random':
@@ -155,6 +162,11 @@ def choose_masking(hparams: dict[str, Any], bands: BandSet) -> None:
             f'spectral_weight: {hparams["spectral_weight"]}, but the bands '
             f'{list(bands[:13])} allow no index. Pass indices=, or 0.'
         )
+
+
+def default_indices(bands: BandSet) -> list[str]:
+    """Those of NDVI, NDWI and NDBI that can be computed from bands."""
+    return [name for name in DEFAULT_INDICES if _computable(name, bands)]
 
 
 def _computable(name: str, bands: BandSet) -> bool:
@@ -174,7 +186,7 @@ def describe_encoder(
     """Collect what a file has to say about an encoder, in plain values."""
     copied = (
         *('model', 'norm_pix_loss', 'spectral_weight', 'band_dropout'),
-        *('target', 'masking'),
+        *('target', 'masking', 'decoder_num_heads'),
     )
     return {
         **{name: hparams[name] for name in copied},

@@ -104,6 +104,9 @@ def groups_of_first_edition(hparams: Mapping[str, Any]) -> dict[str, dict[str, A
     }
     strength = (hparams.get('saliency_start', 0.0), hparams['saliency_end'])
     groups['guidance']['strength'] = strength
+    # None stood for the default, which depends on the model.
+    chosen = {k: v for k, v in groups['encoder_kwargs'].items() if v is not None}
+    groups['encoder_kwargs'] = chosen
     if not hparams['model'].startswith(('s2mae', 'satmae')):
         del groups['encoder_kwargs']
     return groups

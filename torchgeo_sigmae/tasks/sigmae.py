@@ -37,7 +37,7 @@ from ..optim import (
     warmup_cosine,
     warmup_steps,
 )
-from ..plotting import plot_reconstruction
+from ..plotting import log_figure, plot_reconstruction, takes_figures
 from ..transforms import PatchSaliency, bitemporal
 from ..weights import Weights, write_weights
 from ..weights.files import (
@@ -163,9 +163,9 @@ class SIGMAETask(BaseTask):
                 ``satmae_vit_..._patch8`` for SatMAE.
             weights: Initial weights: a weight enum, its string, the path of an exported
                 encoder or of a training checkpoint, the ``default_root_dir`` of a run,
-                or None. The decoder goes on as well if the file holds one of the same
-                shape. Any image size will do; other bands are matched as in
-                ``adapt_bands``.
+                ``hf-hub:OWNER/NAME`` for an export on the Hugging Face Hub, or None.
+                The decoder goes on as well if the file holds one of the same shape. Any
+                image size will do; other bands are matched as in ``adapt_bands``.
             in_channels: Number of bands the model sees; by default that of *bands*.
             bands: Names of the bands the model sees, in order and any spelling. None
                 for the ten of Sentinel-2 at 10 and 20 m; if the datamodule lacks one of
@@ -594,8 +594,14 @@ class SIGMAETask(BaseTask):
         The file holds tensors and plain values only: the encoder under plain timm keys,
         and its name, bands, normalisation and target.
 
+        A folder is for timm and the Hugging Face Hub instead:
+        ``timm.create_model('local-dir:<folder>', pretrained=True)``. It holds
+        ``config.json``, ``model.safetensors`` and a model card, ``README.md``.
+        ``SIGMAETask``, ``adapt_bands`` and the command line take both as weights.
+
         Args:
-            path: The file; missing folders are made. Written atomically.
+            path: The file; an existing folder or a path without a suffix for a folder.
+                Missing folders are made. Written atomically.
             decoder: Whether to add the decoder, so that pretraining goes on from the
                 file by ``weights=``. Tasks of TorchGeo ignore it.
             half: Whether to store in half precision, which halves the file.
@@ -771,17 +777,15 @@ class SIGMAETask(BaseTask):
 
     def _log_figure(self, batch: dict[str, Any]) -> None:
         """Send a figure of the first images to the loggers that take figures."""
-        experiments = [
-            logger.experiment
-            for logger in self.loggers
-            if hasattr(logger.experiment, 'add_figure')
-        ]
-        if not experiments or not self.trainer.is_global_zero:
+        if not self.trainer.is_global_zero:
+            return
+        loggers = [logger for logger in self.loggers if takes_figures(logger)]
+        if not loggers:
             return
         few = {
             key: value[:4] if isinstance(value, Tensor) else value
             for key, value in batch.items()
         }
         figure = self.plot(self._reconstruct(few, 0))
-        for experiment in experiments:
-            experiment.add_figure('reconstruction', figure, self.global_step)
+        for logger in loggers:
+            log_figure(logger, 'reconstruction', figure, self.global_step)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchgeo.datamodules import BaseDataModule
 
@@ -22,7 +23,7 @@ from ..datamodules.inspect import (
     datamodule_normalization,
     datamodule_sensor,
 )
-from ..datasets.units import warn_if_implausible
+from ..datasets.units import describe_implausible
 from .settings import BatchSpec
 
 __all__ = ('BatchStatistics', 'resolve_statistics')
@@ -106,7 +107,7 @@ class BatchStatistics:
             values = self.reflectance(chosen, dim=-3)
         else:
             values = chosen.float() * self.scale + self.offset
-        warn_if_implausible(
+        problem = describe_implausible(
             values.cpu().numpy(),
             f'batch: with scale {self.scale} and offset {self.offset}, the reflectance '
             'of the first batch',
@@ -114,6 +115,9 @@ class BatchStatistics:
             'scale=1 for reflectance. Indices such as EVI and SAVI, pictures and '
             'metrics depend on it.',
         )
+        if problem:
+            # The caller of the task, not the task.
+            rank_zero_warn(problem, stacklevel=6)
 
     def select(self, image: Tensor) -> Tensor:
         """Pick the bands the model sees from a batch ``(B, len(data_bands), H, W)``."""

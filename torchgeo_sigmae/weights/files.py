@@ -11,6 +11,9 @@ A Lightning checkpoint of our task stores the encoder and the decoder under the 
 keys. Its ``hyper_parameters`` are the arguments of the task; the information about the
 encoder is stored under ``'encoder'``.
 
+An exported folder holds the same in the format of timm and the Hugging Face Hub, see
+:mod:`.folder`.
+
 Files hold tensors and plain values only. Nothing in them is executed, and they are
 checked for size and plausibility before anything is built from them.
 """
@@ -29,6 +32,7 @@ from torch import Tensor
 
 from .._files import atomic_path
 from ..bands import BandSet, Sensor
+from .folder import is_export, is_folder, read_export, write_export
 from .schema import check_model, check_weights
 
 __all__ = (
@@ -87,11 +91,13 @@ class Weights:
 
 
 def write_weights(weights: Weights, path: str | Path, half: bool = False) -> None:
-    """Write weights to a file, atomically.
+    """Write weights to a file, or to a folder for timm, atomically.
 
     Args:
         weights: The weights; ``info['model']``, the timm name, is required.
-        path: The file; missing folders are created.
+        path: The file; or an existing folder or a path without a suffix, which becomes
+            a folder with ``config.json``, ``model.safetensors`` and a model card.
+            Missing folders are created.
         half: Store in half precision, which halves the file.
 
     Raises:
@@ -103,19 +109,24 @@ def write_weights(weights: Weights, path: str | Path, half: bool = False) -> Non
             "info: 'model' is missing. Add the timm name of the encoder; TorchGeo "
             'reads it.'
         )
-    parts = ((_ENCODER, weights.encoder), (_DECODER, weights.decoder))
+    encoder, decoder = (
+        {_unwrapped(key): _stored(value, half) for key, value in tensors.items()}
+        for tensors in (weights.encoder, weights.decoder)
+    )
+    info = plain(weights.info)
+    if is_folder(path):
+        write_export(path, info, encoder, decoder)
+        return
     state_dict = {
-        f'{prefix}{_unwrapped(key)}': _stored(value, half)
-        for prefix, tensors in parts
+        f'{prefix}{key}': value
+        for prefix, tensors in ((_ENCODER, encoder), (_DECODER, decoder))
         for key, value in tensors.items()
     }
-    atomic_save(
-        {'hyper_parameters': plain(weights.info), 'state_dict': state_dict}, path
-    )
+    atomic_save({'hyper_parameters': info, 'state_dict': state_dict}, path)
 
 
 def read_file(file: str | Path | BinaryIO, name: str) -> Weights:
-    """Read a file in our format.
+    """Read a file or a folder in our format.
 
     Checkpoints of TorchGeo's own tasks are understood as well; their heads and
     segmentation decoders are dropped.
@@ -131,6 +142,8 @@ def read_file(file: str | Path | BinaryIO, name: str) -> Weights:
         ValueError: If the file holds anything other than tensors and plain values, or
             is not in the format, or cannot be what it claims to be.
     """
+    if isinstance(file, str | Path) and is_export(file):
+        return _checked(*read_export(file, name), name)
     return _parsed(_content(file, name), name)
 
 
@@ -267,6 +280,8 @@ def _parsed(content: Any, name: str) -> Weights:
     try:
         arguments = content['hyper_parameters']
         info = dict(content.get(ENCODER_KEY, arguments))
+        if 'decoder_num_heads' in arguments:
+            info.setdefault('decoder_num_heads', arguments['decoder_num_heads'])
         tensors = {_unwrapped(k): v for k, v in content['state_dict'].items()}
         dense = arguments.get('backbone')
         info['model'] = dense or info['model']
@@ -288,6 +303,16 @@ def _parsed(content: Any, name: str) -> Weights:
         }
         for prefix in (_ENCODER, _DECODER)
     )
+    return _checked(info, encoder, decoder, name)
+
+
+def _checked(
+    info: dict[str, Any],
+    encoder: dict[str, Tensor],
+    decoder: dict[str, Tensor],
+    name: str,
+) -> Weights:
+    """Weights that are what they claim to be, in single precision."""
     check_weights(info, encoder, decoder, name)
     return Weights(
         {key: _single(value) for key, value in encoder.items()},

@@ -94,7 +94,11 @@ class PackagedWeights(torchvision_weights.WeightsEnum):
                 f'has the SHA-256 {digest} instead of {self.value.sha256}. It is not '
                 f'loaded. {remedy}'
             )
-        return read_file(io.BytesIO(content), str(self))
+        weights = read_file(io.BytesIO(content), str(self))
+        if 'decoder_num_heads' in self.meta:
+            # Files of the first edition do not tell it.
+            weights.info.setdefault('decoder_num_heads', self.meta['decoder_num_heads'])
+        return weights
 
     def get_state_dict(
         self,
@@ -174,6 +178,7 @@ class SIGMAE_Weights(PackagedWeights):
             'ssl_method': 'sigmae',
             'publication': 'https://arxiv.org/abs/2603.07463',
             'repo': 'torchgeo-sigmae',
+            'decoder_num_heads': 4,
             'license': 'MIT; contains modified Copernicus Sentinel data 2015-2023',
         },
         sha256='2fe5e33ba7d705090df4b4a4872242235ca0625e8ff8169c85b6dae34c4f271c',

@@ -7,15 +7,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from huggingface_hub import snapshot_download
 from torchgeo.models import get_weight
 from torchvision.models._api import WeightsEnum
 
 from ..bands import BandSet
 from ..models.layout import layout_of_state
 from .files import Weights, read_file
+from .folder import FILES, is_export
 from .packaged import PackagedWeights, SIGMAE_Weights
 
 __all__ = ('find_weights', 'read_weights')
+
+#: What timm calls the Hugging Face Hub, in front of a repository.
+_HUB = 'hf-hub:'
 
 
 def read_weights(
@@ -24,8 +29,9 @@ def read_weights(
     """Read pretrained weights and the information about them.
 
     Args:
-        source: A weight enum or its string; the path of a file made by
-            ``SIGMAETask.export`` or :func:`~torchgeo_sigmae.weights.adapt_bands`; a
+        source: A weight enum or its string; the path of a file or folder made by
+            ``SIGMAETask.export`` or :func:`~torchgeo_sigmae.weights.adapt_bands`; such
+            a folder on the Hugging Face Hub, ``hf-hub:OWNER/NAME[@REVISION]``; a
             training checkpoint of ``SIGMAETask``, or of a TorchGeo task that fine-tuned
             one of our encoders, whose head is dropped; or the ``default_root_dir`` of a
             run with ``resume: true``, for its newest checkpoint.
@@ -38,8 +44,8 @@ def read_weights(
         own enums, the information is its ``meta``.
 
     Raises:
-        FileNotFoundError: If *source* is neither a known enum nor a file, or the folder
-            holds no checkpoint.
+        FileNotFoundError: If *source* is neither a known enum nor a file, the folder
+            holds no weights, or the Hub or the repository cannot be reached.
         ValueError: If the file is not in the format, or *bands* are not its bands.
         RuntimeError: If the file of an enum was altered or damaged.
     """
@@ -82,21 +88,26 @@ def find_weights(source: WeightsEnum | str | Path) -> WeightsEnum | Path:
         source: As in :func:`.read_weights`.
 
     Returns:
-        The member, or the path of an existing file.
+        The member, or the path of an existing file or exported folder.
 
     Raises:
         FileNotFoundError: If it is neither.
     """
     if isinstance(source, WeightsEnum):
         return source
+    if str(source).startswith(_HUB):
+        return _downloaded(str(source).removeprefix(_HUB))
     path = Path(source)
+    if is_export(path):
+        return path
     if path.is_dir():
         # The names hold the step, with leading zeros.
         checkpoints = sorted((path / 'resume').glob('*.ckpt'))
         if not checkpoints:
             raise FileNotFoundError(
-                f'weights: {str(source)!r} holds no resume/*.ckpt. Pass the '
-                'default_root_dir of a run with resume: true, or the path of a file.'
+                f'weights: {str(source)!r} holds no resume/*.ckpt and no config.json. '
+                'Pass the default_root_dir of a run with resume: true, a folder made '
+                'by SIGMAETask.export, or the path of a file.'
             )
         return checkpoints[-1]
     if path.is_file():
@@ -113,3 +124,17 @@ def find_weights(source: WeightsEnum | str | Path) -> WeightsEnum | Path:
             f'weights: {str(source)!r} is neither a file nor the name of a weight enum '
             'that TorchGeo knows. Check the path.'
         ) from None
+
+
+def _downloaded(repository: str) -> Path:
+    """Download an exported folder from the Hub, or find it in the cache."""
+    name, _, revision = repository.partition('@')
+    files = list(FILES)
+    try:
+        found = snapshot_download(name, revision=revision or None, allow_patterns=files)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f'weights: {_HUB + repository!r} cannot be downloaded: {error} Check the '
+            'name and the network; private repositories need hf auth login.'
+        ) from error
+    return Path(found)

@@ -1,0 +1,472 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""xarray objects as scenes, and maps of them as Dask arrays."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import dask
+import dask.array
+import numpy as np
+import rioxarray  # noqa: F401  registers .rio
+import xarray
+from affine import Affine
+from dask.array.overlap import overlap
+from dask.delayed import Delayed
+from rasterio import CRS
+from rasterio.windows import Window
+from shapely.geometry.base import BaseGeometry
+
+from ..bands import BandSet
+from ..datasets.band_files import UNIT, change_unit
+from ..datasets.scenes import RasterScene
+from ..datasets.units import reflectance_problem, sample_windows
+from .read import crop, nodata_values
+from .regions import read_aoi
+from .windows import patch_grid, patch_windows
+
+__all__ = ('ArrayScene', 'LazyScene', 'check_values', 'read_windows')
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayScene(RasterScene):
+    """A scene of which a block is in memory.
+
+    Attributes:
+        nodata: Value of missing values.
+        scaling: Scale and offset of the values; None to take them as they are.
+        values: The block ``(C, h, w)``.
+        top: Its first row in the scene.
+        left: Its first column in the scene.
+    """
+
+    nodata: float = field(default=0.0, kw_only=True)
+    scaling: tuple[float, float] | None = field(default=None, kw_only=True)
+    values: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False)
+    top: int = 0
+    left: int = 0
+
+    def _raw(
+        self, window: Window, shape: tuple[int, int], dtype: str = 'float32'
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Values of a window inside the block, and which are missing."""
+        rows, columns = window.toslices()
+        rows = slice(rows.start - self.top, rows.stop - self.top)
+        columns = slice(columns.start - self.left, columns.stop - self.left)
+        values = self.values[:, rows, columns].astype(dtype)
+        missing = nodata_values(values, self.nodata)
+        if self.scaling is not None:
+            change_unit(values, self.scaling, self.unit)
+        return values, missing
+
+
+@dataclass(frozen=True)
+class LazyScene:
+    """An xarray object of which every image, for example every date, is a scene.
+
+    Attributes:
+        data: The values in the wanted bands, ``(..., band, y, x)``.
+        scene: The scene without values.
+        is_lazy: Whether the values were a Dask array.
+    """
+
+    data: xarray.DataArray
+    scene: ArrayScene
+    is_lazy: bool
+
+    @classmethod
+    def open(
+        cls,
+        data: xarray.DataArray | xarray.Dataset,
+        bands: BandSet,
+        patch_size: int,
+        nodata: float | None = None,
+        scale: float | None = None,
+        offset: float | None = None,
+        aoi: str | Path | BaseGeometry | None = None,
+        unit: tuple[float, float] = (UNIT, 0.0),
+        step: int | None = None,
+    ) -> Self:
+        """Find bands, units and georeference, without reading values.
+
+        Args:
+            data: The object.
+            bands: Wanted bands.
+            patch_size: Side of a patch in pixels.
+            nodata: Value of missing values; None for that of *data*, or else 0.
+            scale: Reflectance per unit; None for that of *data*.
+            offset: Reflectance at 0; None for that of *data*.
+            aoi: Area of interest: a file, or a geometry in the system of *data*.
+            unit: Scale and offset of the values that are returned.
+            step: Rows and columns are cut at multiples of it; None for *patch_size*.
+
+        Returns:
+            The scene.
+
+        Raises:
+            ValueError: If *data* lacks bands, their names or the system that *aoi*
+                needs, its chunks are smaller than a patch, or its bands tell different
+                units or nodata values.
+        """
+        x, y, crs = data.rio.x_dim, data.rio.y_dim, _crs(data)
+        transform = _transform(data, x, y)
+        array, variables = _select(data, bands)
+        array = array.transpose(..., 'band', y, x)
+        scene = ArrayScene(
+            'data',
+            bands,
+            array.sizes[y],
+            array.sizes[x],
+            transform,
+            crs,
+            unit=unit,
+            nodata=_nodata(variables) if nodata is None else nodata,
+            scaling=_scaling(variables, scale, offset),
+        )
+        if aoi is not None:
+            if not isinstance(aoi, BaseGeometry):
+                if crs is None:
+                    raise ValueError(
+                        'data: no coordinate reference system, so where the area of '
+                        'aoi= lies is not known. Call data.rio.write_crs(...).'
+                    )
+                aoi = read_aoi(aoi, crs)
+            part = crop(scene, aoi, step or patch_size)
+            rows = slice(part.row, part.row + part.height)
+            columns = slice(part.column, part.column + part.width)
+            array = array.isel({y: rows, x: columns})
+            scene = replace(
+                scene, height=part.height, width=part.width, transform=part.transform,
+                aoi=part.aoi,
+            )  # fmt: skip
+        if not array.size:
+            raise ValueError(f'data: there are no values in {dict(array.sizes)}.')
+        is_lazy = array.chunks is not None
+        if is_lazy:
+            _check_chunks(array, patch_size)
+        else:
+            chunks = (*(1,) * (array.ndim - 3), -1, 1024, 1024)
+            values = dask.array.from_array(array.data, chunks, name=False)
+            array = array.copy(data=values)
+        return cls(array, scene, is_lazy)
+
+    @cached_property
+    def node(self) -> Delayed:
+        """The scene as a task, which every worker gets once."""
+        return dask.delayed(self.scene, traverse=False)
+
+    @cached_property
+    def _values(self) -> dask.array.Array:
+        """The values; a chunk holds all bands."""
+        return self.data.data.rechunk({-3: -1})
+
+    def images(self) -> Iterator[tuple[int, ...]]:
+        """Iterate over the positions of the images."""
+        yield from np.ndindex(self.data.shape[:-3])
+
+    def sample(
+        self, image: tuple[int, ...], windows: Sequence[Window]
+    ) -> list[dask.array.Array]:
+        """Cut windows out of an image, for :func:`read_windows`."""
+        return [self._values[(*image, slice(None), *w.toslices())] for w in windows]
+
+    def checked(self, image: tuple[int, ...]) -> Delayed:
+        """A task that warns if the values of an image are implausible."""
+        windows = sample_windows(self.scene)
+        return dask.delayed(_check_windows)(
+            self.node, self.sample(image, windows), windows
+        )
+
+    def map_windows(
+        self,
+        image: tuple[int, ...],
+        function: Callable[..., np.ndarray],
+        arguments: Sequence[Delayed],
+        count: int,
+        patch_size: int,
+        window: int | None,
+        halo: int = 0,
+        in_pixels: bool = False,
+    ) -> dask.array.Array:
+        """Compute a map of an image, one task per window.
+
+        Args:
+            image: Position of the image.
+            function: Called with the scene, the window and *arguments*; returns
+                ``(count, h, w)``.
+            arguments: Values that every window needs.
+            count: Number of layers.
+            patch_size: Windows are multiples of it.
+            window: Side of the windows in pixels; None for about 1024.
+            halo: Number of pixels around a window that *function* reads.
+            in_pixels: Whether a cell of the map is a pixel, or else a patch.
+
+        Returns:
+            The map ``(count, h, w)``.
+        """
+        rows, columns = _lengths(self.scene, patch_size, window, halo)
+        array = self._values[image].rechunk((-1, rows, columns))
+        depth = tuple(halo if len(n) > 1 else 0 for n in (rows, columns))
+        if any(depth):
+            array = overlap(array, dict(enumerate((0, *depth))), 'none')
+        cells = [
+            n if in_pixels else tuple(math.ceil(side / patch_size) for side in n)
+            for n in (rows, columns)
+        ]
+        return dask.array.map_blocks(
+            _map_block,
+            array,
+            self.node,
+            *arguments,
+            function=function,
+            lengths=(rows, columns),
+            depth=depth,
+            patch_size=patch_size,
+            dtype=np.float32,
+            meta=np.empty((0, 0, 0), np.float32),
+            chunks=((count,), *cells),
+        )
+
+    def wrap(
+        self,
+        maps: Sequence[dask.array.Array],
+        name: str,
+        layers: Sequence[str],
+        patch_size: int,
+        attributes: dict[str, Any],
+    ) -> xarray.DataArray:
+        """Put the maps of all images together.
+
+        Args:
+            maps: One ``(D, h, w)`` per image.
+            name: Name of the array.
+            layers: Names of the layers.
+            patch_size: Side of a cell in pixels.
+            attributes: Attributes of the array.
+
+        Returns:
+            The maps ``(..., band, y, x)``, computed unless the values were lazy.
+        """
+        *leading, _, y, x = self.data.dims
+        shape = (*self.data.shape[:-3], *maps[0].shape)
+        coordinates = {
+            key: value
+            for key, value in self.data.coords.items()
+            if set(value.dims) <= set(leading) and key != self.data.rio.grid_mapping
+        }
+        transform = patch_grid(self.scene, patch_size).transform
+        if patch_size == 1:
+            coordinates |= {n: self.data[n] for n in (y, x) if n in self.data.coords}
+        elif x in self.data.coords and y in self.data.coords:
+            columns, rows = (np.arange(n) + 0.5 for n in reversed(shape[-2:]))
+            coordinates |= {
+                x: transform.c + transform.a * columns,
+                y: transform.f + transform.e * rows,
+            }
+        result = xarray.DataArray(
+            dask.array.stack(maps).reshape(shape),
+            {**coordinates, 'band': list(layers)},
+            (*leading, 'band', y, x),
+            name,
+            attributes,
+        )
+        result = result.rio.set_spatial_dims(x, y)
+        if self.scene.crs is not None:
+            result = result.rio.write_crs(self.scene.crs).rio.write_transform(transform)
+        # Of arrays in memory: tasks one by one, whose operations use all cores.
+        return result if self.is_lazy else result.compute(scheduler='synchronous')
+
+
+def read_windows(
+    scene: ArrayScene, blocks: Sequence[np.ndarray], windows: Sequence[Window]
+) -> Iterator[np.ndarray]:
+    """Read windows, each from a block of its own."""
+    for values, window in zip(blocks, windows, strict=True):
+        top, left = int(window.row_off), int(window.col_off)
+        yield replace(scene, values=values, top=top, left=left).read(window)
+
+
+def check_values(scene: RasterScene, chips: Sequence[np.ndarray]) -> None:
+    """Warn if values of a scene are implausible, also where Dask's workers run."""
+    values = np.concatenate([chip.reshape(len(chip), -1) for chip in chips], axis=1)
+    problem = reflectance_problem(values, scene.bands, scene.path, scene.unit)
+    if problem:
+        try:
+            from distributed import warn
+        except ImportError:
+            from warnings import warn
+        warn(problem, stacklevel=2)
+
+
+def _check_windows(
+    scene: ArrayScene, blocks: Sequence[np.ndarray], windows: Sequence[Window]
+) -> None:
+    """Warn if values of windows are implausible."""
+    check_values(scene, list(read_windows(scene, blocks, windows)))
+
+
+def _map_block(
+    block: np.ndarray,
+    scene: ArrayScene,
+    *arguments: Any,
+    function: Callable[..., np.ndarray],
+    lengths: tuple[tuple[int, ...], tuple[int, ...]],
+    depth: tuple[int, int],
+    patch_size: int,
+    block_id: tuple[int, ...],
+) -> np.ndarray:
+    """Map a window from its block, which extends beyond it by *depth*."""
+    (top, left), (height, width) = zip(
+        *(
+            (sum(sides[:i]), math.ceil(sides[i] / patch_size) * patch_size)
+            for sides, i in zip(lengths, block_id[1:], strict=True)
+        ),
+        strict=True,
+    )
+    scene = replace(
+        scene, values=block, top=max(top - depth[0], 0), left=max(left - depth[1], 0)
+    )
+    return function(scene, Window(left, top, width, height), *arguments)
+
+
+def _lengths(
+    scene: RasterScene, patch_size: int, window: int | None, halo: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Heights and widths of windows, each at least as long as the halo."""
+    windows = patch_windows(scene, patch_size, window)
+    lengths = []
+    for offset, size in (('row_off', scene.height), ('col_off', scene.width)):
+        starts = sorted({int(getattr(part, offset)) for part in windows})
+        if len(starts) > 1 and starts[1] < halo:
+            raise ValueError(
+                f'window: {window} is smaller than the {halo} pixels around a window '
+                f'that chips reach. Pass at least {halo}.'
+            )
+        if len(starts) > 1 and size - starts[-1] < halo:
+            starts.pop()
+        lengths.append(tuple(int(n) for n in np.diff([*starts, size])))
+    return lengths[0], lengths[1]
+
+
+def _select(
+    data: xarray.DataArray | xarray.Dataset, bands: BandSet
+) -> tuple[xarray.DataArray, list[xarray.DataArray]]:
+    """The wanted bands as an array, and the arrays whose attributes describe them."""
+    if isinstance(data, xarray.Dataset):
+        names = [str(name) for name in data.data_vars]
+    elif 'band' not in data.dims:
+        raise ValueError(
+            f"data: no dimension 'band' among {data.dims}. Rename the dimension of the "
+            "bands: data.rename(channel='band'); select one band as band=['red']."
+        )
+    elif 'band' not in data.coords or data['band'].dtype.kind not in 'OUST':
+        told = data['band'].values[:3].tolist() if 'band' in data.coords else 'nothing'
+        raise ValueError(
+            f"data: the coordinate 'band' holds {told}, no names of bands. Call "
+            "data.assign_coords(band=['B02', 'B03', ...])."
+        )
+    else:
+        names = [str(name) for name in data['band'].values]
+    given = BandSet.from_data(names, bands.sensor)
+    if missing := [name for name in bands if name not in given]:
+        common = {band.name: band.common for band in bands.bands}
+        told = ', '.join(f'{name} ({common[name]})' for name in missing)
+        raise ValueError(
+            f"data: no band {told} among {names}. Load it, or rename yours to a band's "
+            f'name or common name of {bands.sensor.name}.'
+        )
+    if twice := [name for name in bands if given.count(name) > 1]:
+        both = [n for n, name in zip(names, given, strict=True) if name == twice[0]]
+        raise ValueError(
+            f'data: {both} are all {twice[0]}. Select one of them for each band.'
+        )
+    channels = [given.index(name) for name in bands]
+    if isinstance(data, xarray.DataArray):
+        return data.isel(band=channels), [data]
+    variables = [data[list(data.data_vars)[i]] for i in channels]
+    chosen = data[[variable.name for variable in variables]]
+    return chosen.to_dataarray('band'), variables
+
+
+def _nodata(variables: Sequence[xarray.DataArray]) -> float:
+    """The value of missing values that arrays tell, or else 0."""
+    told = [variable.rio.nodata for variable in variables]
+    if len({str(value) for value in told}) > 1:
+        raise ValueError(
+            f'nodata: the bands have different values, {told}. Pass nodata=.'
+        )
+    return 0.0 if told[0] is None else float(told[0])
+
+
+def _scaling(
+    variables: Sequence[xarray.DataArray], scale: float | None, offset: float | None
+) -> tuple[float, float] | None:
+    """Scale and offset: as given, or as arrays tell; None if neither."""
+    if scale is not None and not scale > 0:
+        raise ValueError(f'scale: {scale} is not positive. Pass 1e-4 or so.')
+    told = {
+        (
+            float(variable.attrs.get('scale_factor', 1)),
+            float(variable.attrs.get('add_offset', 0)),
+        )
+        for variable in variables
+    }
+    if len(told) > 1 and (scale is None or offset is None):
+        raise ValueError(
+            f'scale, offset: the bands tell different ones, {sorted(told)}. Convert '
+            'them to reflectance, and pass scale=1 and offset=0.'
+        )
+    tag = told.pop()
+    if tag == (1, 0):
+        if scale is None and offset is None:
+            return None
+        tag = UNIT, 0.0
+    return tag[0] if scale is None else scale, tag[1] if offset is None else offset
+
+
+def _crs(data: xarray.DataArray | xarray.Dataset) -> CRS | None:
+    """The system of rioxarray or odc, or the code of stackstac."""
+    crs: CRS | None = data.rio.crs
+    if crs is None and 'epsg' in data.coords and data['epsg'].ndim == 0:
+        return CRS.from_epsg(int(data['epsg']))
+    return crs
+
+
+def _transform(data: xarray.DataArray | xarray.Dataset, x: str, y: str) -> Affine:
+    """From columns and rows to coordinates."""
+    if (
+        x not in data.coords
+        or y not in data.coords
+        or min(data[x].size, data[y].size) < 2
+    ):
+        told: Affine = data.rio.transform(recalc=False)
+        return told
+    (left, width), (top, height) = (
+        (float(v[0]), float(v[-1] - v[0]) / (len(v) - 1))
+        for v in (data[x].values, data[y].values)
+    )
+    # Coordinates of stackstac are corners of pixels, but for xy_coords='center'.
+    tag, shift = data.attrs.get('transform'), 0.5
+    if isinstance(tag, Affine):
+        column = (~tag @ (left, top))[0]
+        shift = 0.0 if abs(column - round(column)) < 0.25 else 0.5
+    return Affine(width, 0, left - shift * width, 0, height, top - shift * height)
+
+
+def _check_chunks(array: xarray.DataArray, patch_size: int) -> None:
+    """Refuse chunks that cut patches into pieces."""
+    y, x = array.dims[-2:]
+    height, width = (max(sides) for sides in array.chunks[-2:])
+    if height < min(patch_size, array.sizes[y]) or width < min(
+        patch_size, array.sizes[x]
+    ):
+        raise ValueError(
+            f'data: its chunks of {height} x {width} pixels are smaller than a patch '
+            f'of {patch_size}. Call data.chunk({{{y!r}: 1024, {x!r}: 1024}}), or load '
+            'it with such chunks.'
+        )
