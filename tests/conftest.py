@@ -21,7 +21,13 @@ from rasterio.transform import from_origin
 from torchgeo.datasets import SSL4EOS12
 
 from torchgeo_sigmae.bands import OSCD_BANDS
-from torchgeo_sigmae.datasets import SyntheticSentinel2, SyntheticSentinel2DataModule
+from torchgeo_sigmae.datasets import (
+    SyntheticSentinel2,
+    SyntheticSentinel2DataModule,
+    find_scenes,
+)
+from torchgeo_sigmae.datasets.pack_sources import SceneSource
+from torchgeo_sigmae.datasets.packing import write_pack
 from torchgeo_sigmae.models.registry import Architecture
 
 mpl.use('Agg')
@@ -63,6 +69,16 @@ def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp('synthetic')
     for split in ('train', 'val', 'test'):
         SyntheticSentinel2(root, split)
+    return root
+
+
+@pytest.fixture(scope='session')
+def packed_root(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pack of the same chips, in five shards."""
+    root = tmp_path_factory.mktemp('packed')
+    folder = synthetic_root / 'synthetic_sentinel2'
+    splits = {name: find_scenes(folder / name) for name in ('train', 'val', 'test')}
+    write_pack(SceneSource(splits, 64), root, shard_bytes=64 * 4 * 10 * 64**2)
     return root
 
 

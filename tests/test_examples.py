@@ -45,6 +45,7 @@ TESTED = {
         'pretrain_oscd.yaml',
         'pretrain_ssl4eo.yaml',
     ),
+    'cli/test_pack.test_pretraining_from_the_example_config': ('pretrain_packed.yaml',),
     'test_examples.test_pretraining_on_real_data_from_the_example_config': (
         'pretrain_barkbeetle.yaml',
         'pretrain_bigearthnet.yaml',

@@ -19,6 +19,7 @@ __all__ = (
     'FineTuning',
     'FiniteGuard',
     'Guidance',
+    'PackedDataModule',
     'PatchSaliency',
     'PositiveClassMetrics',
     'ResumableCheckpoint',

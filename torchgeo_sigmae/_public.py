@@ -22,7 +22,7 @@ from .callbacks import (
     PositiveClassMetrics,
     ResumableCheckpoint,
 )
-from .datamodules import SceneDataModule
+from .datamodules import PackedDataModule, SceneDataModule
 from .datasets import (
     SyntheticSentinel2,
     SyntheticSentinel2DataModule,
@@ -38,6 +38,7 @@ __all__ = (
     'FineTuning',
     'FiniteGuard',
     'Guidance',
+    'PackedDataModule',
     'PatchSaliency',
     'PositiveClassMetrics',
     'ResumableCheckpoint',

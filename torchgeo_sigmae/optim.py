@@ -63,7 +63,7 @@ def total_steps(trainer: Trainer) -> int:
     if steps < 0:
         raise ValueError(
             'max_steps: the training loader has no length, so the learning-rate and '
-            'masking schedules cannot be computed. Pass max_steps=.'
+            'masking schedules cannot be computed. Pass max_steps= to the Trainer.'
         )
     loader = trainer.train_dataloader
     if steps == 0 and loader is not None and trainer.limit_train_batches != 0:

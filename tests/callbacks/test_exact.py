@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
+from torchgeo.datamodules import NonGeoDataModule
 
 from helpers.training import quiet_trainer
 from torchgeo_sigmae import (
+    PackedDataModule,
     ResumableCheckpoint,
     SceneDataModule,
     SIGMAETask,
@@ -32,9 +34,14 @@ def fit(
     """Final tensors, and what was logged by name and step."""
     # The state of the global generators must not matter.
     torch.manual_seed(0 if checkpoint is None else 1)
-    datamodule = resumable(
-        SyntheticSentinel2DataModule(root=root, batch_size=32, num_workers=workers)
-    )
+    datamodule: NonGeoDataModule
+    if (root / 'index.json').exists():
+        # Crops at random.
+        datamodule = PackedDataModule(root, None, 48, 32, workers)
+    else:
+        datamodule = resumable(
+            SyntheticSentinel2DataModule(root=root, batch_size=32, num_workers=workers)
+        )
     torch.manual_seed(5)
     task = SIGMAETask(
         model='sigmae_vit_tiny_patch16',
@@ -67,18 +74,32 @@ def fit(
 
 
 @pytest.mark.parametrize(
-    ('workers', 'kwargs', 'written'),
+    ('data', 'workers', 'kwargs', 'written'),
     [
-        (0, {'max_epochs': 2, 'limit_train_batches': 3}, [1, 2, 3, 4, 5, 6]),
-        (2, {'max_steps': 5, 'limit_train_batches': 3}, [1, 2, 3, 4, 5]),
-        # An epoch of one batch has no inside.
-        (0, {'max_epochs': 3, 'limit_train_batches': 1}, [1, 2, 3]),
+        ('packed_root', 0, {'max_epochs': 2, 'limit_train_batches': 2}, [1, 2, 3, 4]),
+        ('packed_root', 2, {'max_steps': 3, 'limit_train_batches': 2}, [1, 2, 3]),
         (
+            'synthetic_root',
+            0,
+            {'max_epochs': 2, 'limit_train_batches': 3},
+            [1, 2, 3, 4, 5, 6],
+        ),
+        (
+            'synthetic_root',
+            2,
+            {'max_steps': 5, 'limit_train_batches': 3},
+            [1, 2, 3, 4, 5],
+        ),
+        # An epoch of one batch has no inside.
+        ('synthetic_root', 0, {'max_epochs': 3, 'limit_train_batches': 1}, [1, 2, 3]),
+        (
+            'synthetic_root',
             0,
             {'max_epochs': 2, 'limit_train_batches': 4, 'accumulate_grad_batches': 2},
             [1, 2, 3, 4],
         ),
         (
+            'synthetic_root',
             2,
             {'max_epochs': 2, 'limit_train_batches': 4, 'val_check_interval': 2},
             [1, 2, 3, 4, 5, 6, 7, 8],
@@ -86,19 +107,21 @@ def fit(
     ],
 )
 def test_every_checkpoint_continues_to_the_same_end(
-    synthetic_root: Path,
+    request: pytest.FixtureRequest,
     tmp_path: Path,
+    data: str,
     workers: int,
     kwargs: dict[str, Any],
     written: list[int],
 ) -> None:
-    state, log = fit(synthetic_root, tmp_path / 'whole', workers, **kwargs)
+    root = request.getfixturevalue(data)
+    state, log = fit(root, tmp_path / 'whole', workers, **kwargs)
     found = checkpoints(tmp_path / 'whole' / 'resume')[::-1]
     assert [path.name for path in found] == [f'step={i:09}.ckpt' for i in written]
     assert ('train_loss_epoch', max(step for _, step in log)) in log
     for path in found[:-1]:
         folder = tmp_path / path.stem
-        resumed, rest = fit(synthetic_root, folder, workers, path, **kwargs)
+        resumed, rest = fit(root, folder, workers, path, **kwargs)
         assert list(resumed) == list(state)
         for key, value in state.items():
             assert torch.equal(resumed[key], value), (path.name, key)
@@ -109,12 +132,14 @@ def test_every_checkpoint_continues_to_the_same_end(
         assert not any(at < step - 1 for _, at in rest)
 
 
+@pytest.mark.parametrize('data', ['synthetic_root', 'packed_root'])
 def test_the_number_of_workers_does_not_matter(
-    synthetic_root: Path, tmp_path: Path
+    request: pytest.FixtureRequest, tmp_path: Path, data: str
 ) -> None:
+    root = request.getfixturevalue(data)
     limits = {'max_epochs': 2, 'limit_train_batches': 2}
-    state, log = fit(synthetic_root, tmp_path / '0', 0, **limits)
-    other, other_log = fit(synthetic_root, tmp_path / '2', 2, **limits)
+    state, log = fit(root, tmp_path / '0', 0, **limits)
+    other, other_log = fit(root, tmp_path / '2', 2, **limits)
     assert log == other_log
     assert all(torch.equal(other[key], value) for key, value in state.items())
 

@@ -449,7 +449,7 @@ def test_remote_paths_keep_their_slashes(
 ) -> None:
     seen = []
 
-    def refuse(name: str) -> None:
+    def refuse(name: str, sharing: bool) -> None:
         seen.append(name)
         raise rasterio.errors.RasterioIOError('offline')
 

@@ -224,6 +224,6 @@ def test_what_cannot_be_resumed_is_refused() -> None:
     with pytest.raises(TypeError, match='batch sampler of its own'):
         resumable(own).train_dataloader()
     with pytest.raises(
-        TypeError, match=r'returns a Stream, .* cannot be made resumable'
+        TypeError, match=r'Module streams .* from a Stream, .* cannot be made resumable'
     ):
         resumable(Module(Stream(), shuffle=False)).train_dataloader()

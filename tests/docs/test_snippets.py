@@ -42,6 +42,7 @@ from rasterio.transform import from_origin
 from torchgeo.datasets import EuroSAT
 
 from helpers.geotiffs import write
+from helpers.shards import write_shards
 from helpers.snippets import ROOT, SILENT, Block, blocks, commands, pages, parse
 from helpers.training import quiet_trainer
 from torchgeo_sigmae import (
@@ -167,6 +168,7 @@ def template(
         numbers = np.round((scene(index, 96)[:7] * 1e-4 + 0.2) / 2.75e-5)
         path = root / 'data' / 'landsat' / f'{name}.tif'
         write(path, numbers.astype('uint16'), landsat)
+    write_shards(root / 'data' / 'copernicus')
     shutil.copytree(root / 'data' / 'scenes', root / 'data' / 'bigearthnet')
     shutil.copytree(root / 'data' / 'scenes', root / 'data' / 'barkbeetle')
     product(root / 'scene.SAFE' / 'IMG_DATA' / 'R10m', scene(1, 96), '_10m')
@@ -185,6 +187,7 @@ def trained(template: Path) -> Path:
     """A run of one step of every kind of encoder the pages load."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(template)
+        main(['pack', 'data/scenes', '--output', 'data/pack'])
         small = {'decoder_dim': 128, 'decoder_depth': 2, 'decoder_num_heads': 4}
         for folder, family, arguments in (
             ('run', 'sigmae', {}),

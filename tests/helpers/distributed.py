@@ -16,11 +16,17 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from torchgeo.datamodules import NonGeoDataModule
 
 from helpers.killed_runs import HashedTask
 from helpers.processes import join, start_group
 from helpers.training import quiet_trainer
-from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2DataModule, resumable
+from torchgeo_sigmae import (
+    PackedDataModule,
+    SIGMAETask,
+    SyntheticSentinel2DataModule,
+    resumable,
+)
 
 #: A task small enough for many processes on one core.
 SMALL: dict[str, Any] = {
@@ -82,9 +88,13 @@ def make_trainer(size: int, folder: Path, **kwargs: Any) -> Trainer:
 
 def make_data(
     size: int, chips: Path, batch_size: int = 16, augment: bool = True
-) -> SyntheticSentinel2DataModule:
-    """Resumable chips; *batch_size* is that of all processes together."""
-    data = SyntheticSentinel2DataModule(root=chips, batch_size=batch_size // size)
+) -> NonGeoDataModule:
+    """Resumable chips, packed or not; *batch_size* is that of all processes."""
+    packed = (chips / 'index.json').exists()
+    kind = PackedDataModule if packed else SyntheticSentinel2DataModule
+    data = kind(root=chips, batch_size=batch_size // size)
+    if packed:
+        data.setup('fit')
     if not augment:
         data.train_aug = data.aug
     return resumable(data)

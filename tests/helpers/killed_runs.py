@@ -115,7 +115,7 @@ class Run:
     """A run of the command line that can be started again.
 
     Attributes:
-        chips: Folder of the chips.
+        chips: Folder of the chips, packed or not.
         folder: Folder of the run.
         workers: Number of loader workers of a process.
         epochs: Number of epochs: four batches and a validation each.
@@ -133,12 +133,14 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         progress = self.folder / 'progress'
         progress.unlink(missing_ok=True)
+        packed = (self.chips / 'index.json').exists()
         arguments = [
             'fit',
             f'--config={CONFIG}',
+            *(['--data=torchgeo_sigmae.PackedDataModule'] if packed else []),
             '--data.init_args.batch_size=8',
             f'--data.init_args.num_workers={self.workers}',
-            f'--data.dict_kwargs.root={self.chips}',
+            f'--data.{"init_args" if packed else "dict_kwargs"}.root={self.chips}',
             '--model.class_path=helpers.killed_runs.HashedTask',
             '--trainer.limit_train_batches=4',
             '--trainer.check_val_every_n_epoch=1',

@@ -39,6 +39,9 @@ def test_gather_and_scatter() -> None:
     index = torch.tensor([[4, 1], [0, 5]])
     picked = gather_tokens(tokens, index)
     torch.testing.assert_close(picked[1, 1], tokens[1, 5])
+    # Expanded and not contiguous, as masks are.
+    flags = torch.tensor([True, False]).expand(2, 6, 2)
+    assert torch.equal(gather_tokens(flags, index), flags[:, :2])
     back = scatter_tokens(torch.zeros_like(tokens), index, picked)
     torch.testing.assert_close(back[0, 4], tokens[0, 4])
     assert (back[0, 0] == 0).all()
@@ -56,6 +59,18 @@ def test_masked_mse() -> None:
     nothing.backward()
     assert nothing.item() == 0
     assert torch.equal(prediction.grad, torch.zeros(3))
+
+
+def test_masked_mse_without_a_mask_is_the_same_to_the_bit() -> None:
+    target = torch.randn(4, 13, 64)
+    results = []
+    for valid in (None, torch.ones_like(target, dtype=torch.bool)):
+        prediction = torch.arange(target.numel()).sin().view_as(target).requires_grad_()
+        loss = masked_mse(prediction, target, valid)
+        loss.backward()
+        results.append((loss, prediction.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
 
 
 def test_masked_mse_leaves_out_what_does_not_count() -> None:

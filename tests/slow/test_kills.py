@@ -48,3 +48,12 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     run = Run(synthetic_root, tmp_path, workers, EPOCHS)
     assert run.survive(aims, how).total() == len(aims)
     assert differences(tmp_path, whole) == []
+
+
+def test_a_pack_continues_on_two_processes(packed_root: Path, tmp_path: Path) -> None:
+    """With two workers each, which map the same files."""
+    whole = Run(packed_root, tmp_path / 'whole', 2, 3, processes=2)
+    assert join(whole.start()) == [0, 0]
+    killed = Run(packed_root, tmp_path / 'killed', 2, 3, processes=2)
+    killed.survive(['training'])
+    assert differences(killed.folder, whole.folder) == []

@@ -414,3 +414,19 @@ def test_integers_are_refused_by_name() -> None:
         patch_saliency(torch.ones(4, 8, 8, dtype=torch.int16), BANDS, 8)
     with pytest.raises(TypeError, match=r'^image: '):
         PatchSaliency(BANDS).saliency(torch.ones(4, 8, 8, dtype=torch.int16))
+
+
+@pytest.mark.parametrize('patch_size', [6, 8, 16])
+@pytest.mark.parametrize('combine', ['minmax', 'rank', 'product'])
+def test_whole_images_take_a_short_way_to_the_same_bits(
+    patch_size: int, combine: str
+) -> None:
+    """A sample's mask must not depend on gaps in other samples of its batch."""
+    image = torch.rand(3, 4, 48, 48)
+    image[0] = 0.2
+    valid = torch.ones_like(image, dtype=torch.bool)
+    short, long = (
+        patch_saliency(image, BANDS, patch_size, combine=combine, valid=v)
+        for v in (None, valid)
+    )
+    assert torch.equal(short, long)

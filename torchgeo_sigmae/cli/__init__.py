@@ -26,6 +26,7 @@ from .maps import (
     map_similarity,
     map_view,
 )
+from .pack import pack
 from .parser import Parser, call, error_line, fail, suggestion, summary
 from .weights import adapt_bands, publish
 
@@ -43,6 +44,7 @@ COMMANDS: dict[str, Callable[..., list[Path]]] = {
     'map view': map_view,
     'evaluate features': evaluate_features,
     'evaluate reconstruction': evaluate_reconstruction,
+    'pack': pack,
     'adapt-bands': adapt_bands,
     'publish': publish,
     'demo': demo,

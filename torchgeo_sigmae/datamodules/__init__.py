@@ -3,6 +3,7 @@
 
 """Datamodules."""
 
+from .packed import PackedDataModule
 from .scenes import SceneDataModule
 
-__all__ = ('SceneDataModule',)
+__all__ = ('PackedDataModule', 'SceneDataModule')

@@ -14,6 +14,7 @@ import kornia.augmentation as K
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torchgeo.datamodules import NonGeoDataModule
 from tqdm import tqdm
@@ -28,7 +29,7 @@ from ..datasets.splits import split_scenes
 from ..datasets.statistics import SceneStatistics, stored_statistics
 from ..datasets.units import check_reflectance
 
-__all__ = ('SceneDataModule',)
+__all__ = ('SceneDataModule', 'augmentations')
 
 #: Scenes that take fewer bytes together are cached unless asked otherwise.
 _CACHED_BYTES = 2**30
@@ -253,6 +254,14 @@ class SceneDataModule(NonGeoDataModule):
                 stacklevel=2,
             )
 
+    def find_splits(self) -> Split:
+        """Find the scenes and split them, without reading any pixels.
+
+        Returns:
+            Scenes by split: ``'train'``, ``'val'`` and ``'test'``.
+        """
+        return self._find(self._skipped)
+
     def _find(self, skipped: set[str]) -> Split:
         """Find the scenes and split them."""
         scenes: Split = {'train': [], 'val': [], 'test': []}
@@ -337,22 +346,50 @@ class SceneDataModule(NonGeoDataModule):
         """Make the augmentations of training and evaluation."""
         self.mean = torch.tensor(mean, dtype=torch.float32)
         self.std = torch.tensor(std, dtype=torch.float32)
-        normalize = K.Normalize(self.mean, self.std)
-        steps = [
-            normalize,
-            K.RandomHorizontalFlip(p=0.5),
-            K.RandomVerticalFlip(p=0.5),
-            # -2 and 2 are the same turn, so each of the four turns is as likely.
-            # Nearest neighbors, because kornia turns by interpolation.
-            K.RandomRotation90(times=(-2, 2), p=1.0, resample='nearest'),
-        ]
-        if self.crop_scale is not None:
-            crop = K.RandomResizedCrop(
-                (self.size, self.size),
-                scale=self.crop_scale,
+        self.train_aug, self.aug = augmentations(
+            self.mean, self.std, self.size, self.crop_scale
+        )
+
+
+def augmentations(
+    mean: Tensor,
+    std: Tensor,
+    size: int,
+    crop_scale: tuple[float, float] | None,
+) -> tuple[K.AugmentationSequential, K.AugmentationSequential]:
+    """Make the augmentations of a datamodule.
+
+    Args:
+        mean: Mean of every band.
+        std: Standard deviation of every band.
+        size: Side of the images in pixels.
+        crop_scale: Range of the area of random crops that are resized to *size*; None
+            for no crop.
+
+    Returns:
+        Those of training, with flips and quarter turns, and those of evaluation.
+    """
+    normalize = K.Normalize(mean, std)
+    crop = []
+    if crop_scale is not None:
+        crop.append(
+            K.RandomResizedCrop(
+                (size, size),
+                scale=crop_scale,
                 resample='bilinear',
                 cropping_mode='resample',
             )
-            steps.insert(1, crop)
-        self.train_aug = K.AugmentationSequential(*steps, data_keys=None, keepdim=True)
-        self.aug = K.AugmentationSequential(normalize, data_keys=None, keepdim=True)
+        )
+    train = K.AugmentationSequential(
+        normalize,
+        *crop,
+        K.RandomHorizontalFlip(p=0.5),
+        K.RandomVerticalFlip(p=0.5),
+        # -2 and 2 are the same turn, so each of the four turns is as likely.
+        # Nearest neighbors, because kornia turns by interpolation.
+        K.RandomRotation90(times=(-2, 2), p=1.0, resample='nearest'),
+        data_keys=None,
+        keepdim=True,
+    )
+    evaluation = K.AugmentationSequential(normalize, data_keys=None, keepdim=True)
+    return train, evaluation

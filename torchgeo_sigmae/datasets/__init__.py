@@ -5,11 +5,13 @@
 
 from .chips import SceneChips
 from .find import find_scenes
+from .packed import PackedChips
 from .resumable import is_resumable, resumable
 from .scenes import RasterScene
 from .synthetic import SyntheticSentinel2, SyntheticSentinel2DataModule
 
 __all__ = (
+    'PackedChips',
     'RasterScene',
     'SceneChips',
     'SyntheticSentinel2',

@@ -62,6 +62,8 @@ class BandFile:
         baseline: Processing baseline of Sentinel-2, 400 for 04.00, or None.
         gcps: Ground control points: row, column, x, y, z.
         gcps_crs: Their coordinate reference system, or None.
+        sharing: Whether reads share decoded blocks with the same file, if this thread
+            holds it open.
     """
 
     path: str
@@ -81,6 +83,7 @@ class BandFile:
     baseline: int | None = None
     gcps: tuple[tuple[float, ...], ...] = ()
     gcps_crs: CRS | None = None
+    sharing: bool = False
 
     @classmethod
     def open(
@@ -155,7 +158,7 @@ class BandFile:
             that the file has are 0 and 0 is nodata, ``(H, W)``.
 
         """
-        with opened(self.path) as file:
+        with opened(self.path, self.sharing) as file:
             at = {'window': window, 'out_shape': shape}
             many = {'window': window, 'out_shape': (len(self.indexes), *shape)}
             values = file.read(self.indexes, out_dtype=dtype, **many)
@@ -205,12 +208,12 @@ def change_unit(
 
 
 @contextmanager
-def opened(path: str) -> Iterator[rasterio.DatasetReader]:
+def opened(path: str, sharing: bool = False) -> Iterator[rasterio.DatasetReader]:
     """Open a raster file; errors name the file, and no georeference is needed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', NotGeoreferencedWarning)
-            with rasterio.open(path) as file:
+            with rasterio.open(path, sharing=sharing) as file:
                 yield file
     # Damaged headers ask for any amount of memory, or hold names in no encoding.
     except (RasterioError, CPLE_BaseError, MemoryError, UnicodeError) as error:

@@ -14,6 +14,7 @@ workers.
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import (
@@ -40,7 +41,8 @@ def resumable(datamodule: _DataModule, seed: int = 0) -> _DataModule:
     Args:
         datamodule: A datamodule whose training loader draws from a map-style dataset:
             any ``NonGeoDataModule`` of TorchGeo, for example. Its loader is refused
-            when it is made, not here, if it cannot be made resumable.
+            when it is made, not here, if it cannot be made resumable: a stream, for
+            example.
         seed: Seed of the order and of everything random.
 
     Returns:
@@ -92,7 +94,7 @@ def batches_begun(trainer: Trainer) -> int:
 def samples_of(trainer: Trainer, batch: int) -> list[int]:
     """Indices of the samples of a batch, counted over all epochs.
 
-    None if the data are not resumable.
+    Empty if the data are not resumable.
     """
     loader = trainer.train_dataloader
     if not isinstance(loader, _ResumableLoader):
@@ -106,7 +108,14 @@ class _ResumableLoader(DataLoader[Any]):
     def __init__(self, loader: Any, owner: Any) -> None:
         name = type(owner).__name__
         what = type(getattr(loader, 'dataset', loader))
-        if not isinstance(loader, DataLoader) or issubclass(what, IterableDataset):
+        if isinstance(loader, DataLoader) and issubclass(what, IterableDataset):
+            raise TypeError(
+                f'datamodule: {name} streams its training data from a {what.__name__}, '
+                'an IterableDataset, which cannot be made resumable: a stream has no '
+                'sample indices. Train without resumable(): a resumed run goes on with '
+                'its weights, schedules and masks, and its stream begins anew.'
+            )
+        if not isinstance(loader, DataLoader):
             raise TypeError(
                 f'datamodule: {name}.train_dataloader() returns a {what.__name__}, '
                 'which cannot be made resumable. Return one DataLoader of a map-style '
@@ -146,7 +155,8 @@ class _ResumableLoader(DataLoader[Any]):
         """The samples of a batch, counted over all epochs."""
         epoch, batch = divmod(number, self._sampler.batches_per_epoch)
         first = batch * self._sampler.batch_size
-        return self._sampler.order(epoch)[first : first + self._sampler.batch_size]
+        samples = self._sampler.order(epoch)[first : first + self._sampler.batch_size]
+        return list(map(int, samples))
 
     # Lightning takes a loader with these two for resumable. Where it stands is known
     # from the trainer's own progress, so that batches that workers fetched ahead do not
@@ -198,18 +208,21 @@ class _PositionedSampler(DistributedSampler[tuple[int, int]]):
         if trainer is not None and trainer.state.fn == 'fit':
             epoch, batch = divmod(batches_begun(trainer), self.batches_per_epoch)
         for index in self.order(epoch)[batch * self.batch_size :]:
-            yield epoch, index
+            yield epoch, int(index)
 
-    def order(self, epoch: int) -> list[int]:
+    def order(self, epoch: int) -> np.ndarray:
         """The samples of this process in an epoch."""
         with seeded(_ORDER, self.owner.resumable_seed, epoch):
-            order = list(self.source)
-        mine = order[self.rank :: self.num_replicas][: self.num_samples]
-        return [int(index) for index in mine]
+            # A list of Python numbers is five times as large.
+            order = np.fromiter(self.source, np.int64)
+        return order[self.rank :: self.num_replicas][: self.num_samples]
 
 
 class _SeededSamples(Dataset[Any]):
-    """A dataset whose randomness depends on (seed, epoch, index) alone."""
+    """A dataset whose randomness depends on (seed, epoch, index) alone.
+
+    A batch is of one epoch.
+    """
 
     def __init__(self, dataset: Dataset[Any], seed: int) -> None:
         self.dataset = dataset
@@ -219,6 +232,14 @@ class _SeededSamples(Dataset[Any]):
         epoch, index = key
         with seeded(_SAMPLE, self.seed, epoch, index):
             return self.dataset[index]
+
+    def __getitems__(self, places: list[tuple[int, int]]) -> Any:
+        # A dataset that gathers batches takes a key in place of generators.
+        gather = getattr(self.dataset, 'gather', None)
+        if gather is None:
+            return [self[place] for place in places]
+        key = seed_from(_SAMPLE, self.seed, places[0][0])
+        return gather([index for _, index in places], key)
 
     def __len__(self) -> int:
         return len(cast(Any, self.dataset))

@@ -23,7 +23,7 @@ from shapely.geometry import mapping, shape
 from .blocks import TOLERANCE, cut_largest, outline
 from .scenes import RasterScene
 
-__all__ = ('label_places', 'split_scenes')
+__all__ = ('TOLERANCE', 'choose_places', 'label_places', 'split_scenes')
 
 #: Random orders of places that are tried; fewer if there are many.
 _TRIES, _MOST_STEPS = 1000, 100_000
@@ -51,7 +51,7 @@ def split_scenes(
     generator = np.random.default_rng(seed)
     places = label_places(scenes)
     pixels = np.array([scene.num_pixels for scene in scenes], float)
-    chosen, error = _choose_places(np.bincount(places, pixels), fraction, generator)
+    chosen, error = choose_places(np.bincount(places, pixels), fraction, generator)
     aside = np.isin(places, chosen)
     train = [scene for scene, val in zip(scenes, aside, strict=True) if not val]
     val = [scene for scene, val in zip(scenes, aside, strict=True) if val]
@@ -147,7 +147,7 @@ def _share(train: Sequence[RasterScene], val: Sequence[RasterScene]) -> float:
     return val_pixels / max(train_pixels + val_pixels, 1)
 
 
-def _choose_places(
+def choose_places(
     areas: np.ndarray, fraction: float, generator: np.random.Generator
 ) -> tuple[np.ndarray, float]:
     """Choose places whose areas add up to a share, and return its relative error.

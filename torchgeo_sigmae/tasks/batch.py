@@ -23,6 +23,7 @@ __all__ = (
     'mark_missing',
     'refuse_empty',
     'sample_indices',
+    'select_image',
 )
 
 #: Key of a mask in a batch, ``(B, dates, H, W)``, float: 1 where any band has data.
@@ -75,6 +76,35 @@ def build_transform(
     return transform
 
 
+def select_image(batch: dict[str, Any], key: str) -> dict[str, Any]:
+    """Take the images under a key; other tensors of the batch are dropped.
+
+    Args:
+        batch: A batch with ``batch[key]`` ``(B, C, H, W)``, ``(B, T, C, H, W)`` or, of
+            a single band, ``(B, H, W)``.
+        key: The key.
+
+    Returns:
+        A batch with ``'image'``, floating point, and the names of the samples: what is
+        no tensor stays, and WebDataset's ``'__key__'`` is the ``'filename'``.
+
+    Raises:
+        ValueError: If there is no image under this key.
+    """
+    image = batch.get(key)
+    if not isinstance(image, Tensor) or not 3 <= image.ndim <= 5:
+        images = [k for k, v in batch.items() if isinstance(v, Tensor) and v.ndim > 2]
+        raise ValueError(
+            f'batch.key: the batch holds no images under {key!r}, but under {images}. '
+            'Pass batch=BatchSpec(key=...) with one of them.'
+        )
+    kept = {k: v for k, v in batch.items() if not isinstance(v, Tensor)}
+    if '__key__' in kept:
+        kept.setdefault('filename', kept['__key__'])
+    image = image if image.is_floating_point() else image.float()
+    return {**kept, 'image': image.unsqueeze(1) if image.ndim == 3 else image}
+
+
 def mark_missing(
     batch: dict[str, Any],
     statistics: BatchStatistics,
@@ -111,8 +141,8 @@ def mark_missing(
         )
     if 'image' not in batch:
         raise ValueError(
-            f"image: the batch has no 'image', but the keys {sorted(batch)}. Rename it "
-            'in a transform of the dataset.'
+            f"image: the batch has no 'image', but the keys {sorted(batch)}. Pass one "
+            'of them, batch=BatchSpec(key=...).'
         )
     image = batch['image']
     require_float(image, 'image')
@@ -125,7 +155,10 @@ def mark_missing(
     if normalized and nodata is not None:
         absent = seen.new_full((len(channels), 1, 1), nodata)
         absent = statistics.normalize(absent, statistics.channels)
-        valid = valid & (~valid | ((seen - absent).abs() > 1e-4)).any(-3, keepdim=True)
+        # One band tells whether all bands of any pixel can have the value.
+        if not ((seen[..., :1, :, :] - absent[:1]).abs() > 1e-4).all():
+            differs = (seen - absent).abs() > 1e-4
+            valid = valid & (~valid | differs).any(-3, keepdim=True)
     marked = dict(batch)
     if not every or not valid.all():
         dates = torch.where(dates.isfinite(), dates, 0)
@@ -207,17 +240,24 @@ def augment(
     if isinstance(transform, nn.Identity):
         return image, valid
     result, moved = _transformed(transform, image, valid, seed)
-    before, after = (x.isfinite().any(dim=(2, 3)) for x in (image, result))
-    if (before & ~after).any():
+    # One pass and one transfer from the device, where nothing is missing.
+    finite, full = torch.stack([image.sum().isfinite(), moved.min() == 1]).tolist()
+    if not finite and _lost_a_band(image, result):
         # A band has become all NaN: the augmentation used its mean or maximum, as
         # contrast does. Once more with the band's mean, 0, in place of NaN.
-        finite = image.isfinite()
-        masks = torch.cat([valid, finite.to(valid.dtype)], dim=1)
-        filled = torch.where(finite, image, 0)
+        known = image.isfinite()
+        masks = torch.cat([valid, known.to(valid.dtype)], dim=1)
+        filled = torch.where(known, image, 0)
         result, masks = _transformed(transform, filled, masks, seed)
-        moved, finite = masks[:, :1], _shrink(masks[:, 1:]) > 0.5
-        result = torch.where(finite, result, torch.nan)
-    return result, _shrink(moved)
+        moved, known = masks[:, :1], _shrink(masks[:, 1:]) > 0.5
+        result = torch.where(known, result, torch.nan)
+    return result, moved if full else _shrink(moved)
+
+
+def _lost_a_band(before: Tensor, after: Tensor) -> bool:
+    """Tell whether a band with values has become all NaN in any image."""
+    had, has = (x.isfinite().any(dim=(2, 3)) for x in (before, after))
+    return bool((had & ~has).any())
 
 
 def _transformed(

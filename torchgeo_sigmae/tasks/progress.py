@@ -83,5 +83,6 @@ def warn_of_restarted_epoch(checkpoint: Mapping[str, Any], datamodule: object) -
             'restarts the data of the epoch, so a resumed run does not see the '
             'batches that were left. Pass torchgeo_sigmae.resumable(datamodule) to '
             'fit(), now and in the first run, to continue as if uninterrupted, or '
-            'resume from a checkpoint written at the end of an epoch.'
+            'resume from a checkpoint written at the end of an epoch. A stream '
+            '(IterableDataset) always begins anew.'
         )

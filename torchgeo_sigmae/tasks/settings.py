@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..bands import SENTINEL2_BANDS
+
 __all__ = ('BatchSpec', 'Guidance', 'groups_of_first_edition')
 
 
@@ -43,6 +45,19 @@ class Guidance:
         self.strength = start, end
 
 
+#: Channels of the modalities of TorchGeo's CopernicusPretrain, by the start of the key.
+_MODALITIES: dict[str, tuple[str, ...]] = {
+    's1_grd': ('VV', 'VH'),
+    's2_toa': SENTINEL2_BANDS,
+    's3_olci': tuple(f'Oa{number:02}' for number in range(1, 22)),
+    's5p_co': ('CO',),
+    's5p_no2': ('NO2',),
+    's5p_o3': ('O3',),
+    's5p_so2': ('SO2',),
+    'dem': ('DEM',),
+}
+
+
 @dataclass
 class BatchSpec:
     """What a batch holds. None of it is needed with a datamodule of TorchGeo.
@@ -51,7 +66,8 @@ class BatchSpec:
 
     Attributes:
         bands: Names of the channels of a batch, in order, those of one date. None for
-            those of the datamodule, or else those of the model.
+            those of the modality that *key* names (``'s2_toa.pth'``), of the
+            datamodule, or else of the model.
         mean: Subtracted from the raw values, one value or one per channel. None to ask
             the datamodule; never guessed.
         std: The raw values are divided by this, likewise.
@@ -62,6 +78,9 @@ class BatchSpec:
             infinite pixels are always missing.
         normalize: Who normalizes if no TorchGeo datamodule does: True if batches come
             raw and the task has to, False if they come normalized. Never guessed.
+        key: Key of the images in a batch. Where samples hold several images, such as
+            those of ``CopernicusPretrain``, the others are dropped. Integers become
+            float32, unless the key is ``'image'``.
     """
 
     bands: Sequence[str] | None = None
@@ -71,6 +90,12 @@ class BatchSpec:
     offset: float = 0.0
     nodata: float | None = 0.0
     normalize: bool | None = None
+    key: str = 'image'
+
+    def __post_init__(self) -> None:
+        """Look up the bands of a modality of CopernicusPretrain."""
+        if self.bands is None:
+            self.bands = _MODALITIES.get(self.key.partition('.')[0])
 
 
 #: Arguments of the first edition, by the group that holds them now.

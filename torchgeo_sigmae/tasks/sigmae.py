@@ -54,6 +54,7 @@ from .batch import (
     mark_missing,
     refuse_empty,
     sample_indices,
+    select_image,
 )
 from .building import build, default_bands, describe_encoder, other_bands
 from .checks import check_normalizer, check_precision
@@ -356,12 +357,16 @@ class SIGMAETask(BaseTask):
             return batch
         nodata, normalize = self.batch.nodata, self.batch.normalize
         normalized = not (self._datamodule_normalizes or normalize)
+        if self.batch.key != 'image' and isinstance(batch, dict):
+            batch = select_image(batch, self.batch.key)
         batch = mark_missing(batch, self.statistics, nodata, normalized)
         if self._trainer is None or not self._trainer.predicting:
             refuse_empty(batch, nodata)
         if not self._scale_checked:
             self._scale_checked = True
-            self.statistics.check_scale(batch['image'], normalized)
+            # Radar, beyond a millimeter, and elevation have no reflectance.
+            if any(nm and nm < 1e6 for nm in self.bands.wavelengths):
+                self.statistics.check_scale(batch['image'], normalized)
         if normalize:
             batch['image'] = self.statistics.normalize(batch['image'])
         return batch
@@ -394,7 +399,11 @@ class SIGMAETask(BaseTask):
         prediction, statistics = output.tensor_split([tokens.patches.shape[-1]], dim=-1)
         prediction = self.target.from_output(prediction, tokens, predicted)
         target = self.target.encode(tokens, predicted)
-        pixels = gather_tokens(tokens.pixels, predicted) & counts.unsqueeze(-1)
+        pixels = None
+        if not tokens.whole or self.hparams['predict_ratio'] < 1:
+            pixels = None
+        if not tokens.whole or self.hparams['predict_ratio'] < 1:
+            pixels = gather_tokens(tokens.pixels, predicted) & counts.unsqueeze(-1)
         loss = masked_mse(prediction, target, pixels)
         self.log('train_loss', loss, batch_size=size)
         self.train_loss.update(loss.detach())

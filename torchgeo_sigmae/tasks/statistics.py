@@ -155,7 +155,8 @@ class BatchStatistics:
         shape[dim] = -1
         mean = torch.tensor(self.model_mean, device=image.device).view(shape)
         std = torch.tensor(self.model_std, device=image.device).view(shape)
-        return (image.float() * std + mean) * self.scale + self.offset
+        out = image.float() * std
+        return out.add_(mean).mul_(self.scale).add_(self.offset)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoints; :meth:`from_dict` takes them."""
@@ -245,7 +246,14 @@ def resolve_statistics(
 def _data_bands(spec: BatchSpec, bands: BandSet, datamodule: object) -> BandSet:
     """Name the channels of one date of a batch."""
     if spec.bands is not None:
-        return BandSet.from_data(spec.bands, bands.sensor)
+        names = BandSet.from_data(spec.bands, bands.sensor)
+        if spec.key != 'image' and not set(bands) & set(names):
+            raise ValueError(
+                f'batch.key: {spec.key!r} holds the bands {list(names)}, but the model '
+                f'sees {list(bands)}. Pass another key, or bands= of these and their '
+                "sensor= ('any' where there is none)."
+            )
+        return names
     sensor = datamodule_sensor(datamodule)
     if sensor is not None and sensor.name != bands.sensor.name:
         raise ValueError(

@@ -117,30 +117,37 @@ def make_tokens(
         spectral: Whether moments of the indices are needed.
     """
     image = statistics.select(image)
-    valid = valid & valid_values(image)
+    # A sum is not finite where a value is not; one pass where nothing is missing.
+    whole = bool(valid.all() & image.sum().isfinite())
+    valid = valid.expand_as(image)
+    if not whole:
+        valid = valid & valid_values(image)
+        whole = bool(valid.all())
     scores = moments = None
     if saliency is not None and (salient or spectral):
         reflectance = statistics.reflectance(image)
         if salient:
-            scores = saliency.saliency(reflectance, valid).flatten(1)
+            gaps = None if whole else valid
+            scores = saliency.saliency(reflectance, gaps).flatten(1)
         if spectral:
             moments = saliency.moments(reflectance, valid).flatten(2).transpose(1, 2)
-    whole = bool(valid.all())
     if not whole:
         image = torch.where(valid, image, 0)
     patches = layout.patchify(image)
     positions = patches.shape[1] // layout.num_groups
     pixels = layout.slots(image.device).repeat_interleave(positions, dim=0)
+    some = pixels.any(dim=-1).expand(patches.shape[:2])
     pixels = pixels.expand_as(patches)
     if not whole:
         pixels = pixels & layout.patchify(valid)
+        some = pixels.any(dim=-1)
     if scores is None:
         scores = image.new_zeros(len(image), positions)
     return TokenBatch(
         image,
         patches,
         pixels,
-        pixels.any(dim=-1),
+        some,
         scores.repeat(1, layout.num_groups),
         moments,
         layout,

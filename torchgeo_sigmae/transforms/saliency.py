@@ -167,6 +167,11 @@ def patch_saliency(
     check_combination(alpha, combine)
     require_float(image, 'image')
     with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+        if valid is None and image.sum().isfinite():
+            layers = spectral_indices(image, bands, indices)
+            richness, heterogeneity = patch_statistics(layers, patch_size)
+            patches = torch.ones_like(richness, dtype=torch.bool)
+            return join_statistics(richness, heterogeneity, patches, alpha, combine)
         counted = valid_values(image)
         if valid is not None:
             counted = counted & _by_band(valid.bool(), image)
@@ -323,7 +328,7 @@ class PatchSaliency(nn.Module):
             TypeError: If *image* holds integers.
         """
         require_float(image, 'image')
-        if valid is None:
+        if valid is None and self.nodata is not None:
             valid = valid_values(image, self.nodata)
         if (self.scale, self.offset) != (1.0, 0.0):
             image = image * self.scale + self.offset

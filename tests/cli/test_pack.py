@@ -1,0 +1,207 @@
+# Copyright (c) torchgeo-sigmae contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""``torchgeo-sigmae pack``, from every kind of source."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torchgeo.datasets import BigEarthNet, EuroSAT
+
+from helpers.geotiffs import RGB, numbered, write
+from helpers.processes import join, start
+from torchgeo_sigmae.bands import BIGEARTHNET_BANDS, EUROSAT_BANDS
+from torchgeo_sigmae.cli import main
+from torchgeo_sigmae.datasets import PackedChips
+
+EXAMPLES = Path(__file__).parents[2] / 'examples'
+
+
+def pack(*arguments: object) -> None:
+    main(['pack', *map(str, arguments)])
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    """Six scenes of four chips."""
+    for number in range(6):
+        image = numbered(64, 64) + number
+        write(tmp_path / 'scenes' / f'{number}.tif', image, east=5e5 + 1e4 * number)
+    return tmp_path / 'scenes'
+
+
+def test_a_folder(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / 'pack'
+    arguments = [scenes, '--output', output, '--bands', *RGB, '--size', 32]
+    pack(*arguments, '--num-workers', 2, '--exclude', '5.tif')
+    told = capsys.readouterr().out
+    assert '20 chips of 32 x 32 px and 3 bands, 0.00 GiB in 2 files.' in told
+    assert f'Wrote {output / "index.json"}.' in told
+    chips = PackedChips(output)
+    np.testing.assert_array_equal(chips[7]['image'], numbered(64, 64)[:, 32:, 32:] + 1)
+
+    before = {path: path.stat().st_mtime_ns for path in output.iterdir()}
+    pack(*arguments, '--exclude', '5.tif')
+    assert before == {path: path.stat().st_mtime_ns for path in output.iterdir()}
+    pack(output, '--check')
+    assert 'are as they were packed' in capsys.readouterr().out
+
+    for others, message in (
+        (arguments, 'holds another pack: files was'),
+        ([*arguments, '--exclude', '5.tif', '--scale', 0.1], 'scale was None, is 0.1'),
+        ([scenes], 'output: not given'),
+        ([*arguments, '--shard-size', 0], 'shard_size: 0.0 must be positive'),
+        ([*arguments[:3], '--bands', 'B11'], 'B11 not found'),
+    ):
+        with pytest.raises(SystemExit, match='2'):
+            pack(*others)
+        error = capsys.readouterr().err
+        assert error.startswith('torchgeo-sigmae pack: error: ')
+        assert message in error
+
+    shard = output / 'shard-00001.npy'
+    shard.write_bytes(shard.read_bytes()[:-1] + b'?')
+    with pytest.raises(SystemExit, match='2'):
+        pack(output, '--check')
+    assert 'shard-00001.npy has another checksum' in capsys.readouterr().err
+
+
+def test_a_configuration(scenes: Path, tmp_path: Path) -> None:
+    """The bands, scenes and splits of SceneDataModule."""
+    arguments = {
+        'root': str(scenes), 'bands': list(RGB), 'size': 64, 'paths': '[0-3].tif',
+        'val_paths': ['3.tif'], 'test_paths': '4.tif',
+    }  # fmt: skip
+    data = {'class_path': 'SceneDataModule', 'init_args': arguments}
+    config = tmp_path / 'fit.yaml'
+    config.write_text(yaml.safe_dump({'data': data, 'trainer': {'max_epochs': 1}}))
+    pack(config, '-o', tmp_path / 'pack')
+    index = PackedChips(tmp_path / 'pack').index
+    splits = {Path(each['name']).stem: each['split'] for each in index.sources}
+    assert splits == {**dict.fromkeys('012', 'train'), '3': 'val', '4': 'test'}
+    assert (index.count, index.shape) == (5, (3, 64, 64))
+
+
+@pytest.mark.parametrize('source', ['EuroSAT', 'EuroSATDataModule', 'config'])
+def test_eurosat(eurosat_root: Path, tmp_path: Path, source: str) -> None:
+    bands = ['B8A', 'B04', 'B03']
+    if source == 'config':
+        source = str(tmp_path / 'fit.yaml')
+        arguments = {'root': str(eurosat_root), 'bands': bands}
+        data = {'class_path': 'EuroSATDataModule', 'dict_kwargs': arguments}
+        Path(source).write_text(yaml.safe_dump({'data': data}))
+        pack(source, '-o', tmp_path / 'pack')
+    else:
+        given = ['--arguments', f'root={eurosat_root}', '--bands', *bands]
+        pack(source, '-o', tmp_path / 'pack', *given)
+    chips = PackedChips(tmp_path / 'pack')
+    assert [each['name'] for each in chips.index.sources] == ['train', 'val', 'test']
+    assert [shard.dtype for shard in chips.index.shards] == ['uint16']
+    channels = [EUROSAT_BANDS.index(band) for band in bands]
+    for number, split, place in ((0, 'train', 0), (159, 'val', 19), (180, 'test', 20)):
+        wanted = EuroSAT(eurosat_root, split)[place]
+        np.testing.assert_array_equal(chips[number]['image'], wanted['image'][channels])
+        assert chips[number]['label'] == wanted['label']
+
+
+def test_bigearthnet(bigearthnet_root: Path, tmp_path: Path) -> None:
+    """With labels of many classes."""
+    arguments = ['--arguments', f'root={bigearthnet_root}', 'bands=s2']
+    pack('BigEarthNet', '-o', tmp_path, *arguments)
+    chips = PackedChips(tmp_path)
+    assert chips.bands == BIGEARTHNET_BANDS
+    assert len(chips) == 3
+    wanted = BigEarthNet(bigearthnet_root, 'val', 's2')[0]
+    np.testing.assert_array_equal(chips[1]['image'], wanted['image'])
+    np.testing.assert_array_equal(chips[1]['label'], wanted['label'])
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['EuroSET'], "no class of torchgeo.datasets .* Did you mean 'EuroSAT'"),
+        (['EuroSAT', '--arguments', 'data'], "arguments: 'data' is no name=value"),
+        (['L7IrishDataModule'], 'samples windows in space'),
+        (['empty.yaml'], 'has no section data'),
+        (['fit.yaml'], 'Nowhere'),
+        (['pack', '--check'], 'is no pack'),
+    ],
+)
+def test_errors(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path('pack').mkdir()
+    Path('empty.yaml').write_text('model: 1\n')
+    Path('fit.yaml').write_text('data: {class_path: Nowhere}\n')
+    with pytest.raises(SystemExit, match='2'):
+        pack(*arguments, '--output', 'other')
+    error = capsys.readouterr().err
+    assert error.count('\n') == 1
+    assert re.search(message, error), error
+
+
+def test_pretraining_from_the_example_config(
+    real_data: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands of the file, and the second again."""
+    monkeypatch.chdir(tmp_path)
+    pack(real_data('scenes'), '--paths', 'ravaen*', '--output', 'data/pack')
+    command = [
+        'fit',
+        f'--config={EXAMPLES / "pretrain_packed.yaml"}',
+        '--data.init_args.root=data/pack',
+        '--data.init_args.length=32',
+        '--data.init_args.val_fraction=0.2',
+        '--trainer.max_epochs=1',
+        '--trainer.check_val_every_n_epoch=1',
+        '--trainer.accelerator=cpu',
+        '--trainer.enable_progress_bar=false',
+    ]
+    main(command)
+    (path,) = (tmp_path / 'outputs' / 'pretrain_packed' / 'resume').glob('*.ckpt')
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint['global_step'] == 2
+    assert checkpoint['encoder']['trained_on'][0]['root'] == 'data/pack'
+    said: list[str] = []
+    monkeypatch.setattr('torchgeo_sigmae.cli.fit.rank_zero_info', said.append)
+    main(command)
+    assert 'resume/step=000000002.ckpt (step 2)' in said[0]
+
+
+def test_a_killed_pack_goes_on(
+    scene: Callable[[int, int], np.ndarray], tmp_path: Path
+) -> None:
+    for number in range(4):
+        write(tmp_path / 'scenes' / f'{number}.tif', scene(number, 128)[1:4])
+    arguments = [tmp_path / 'scenes', '--bands', *RGB, '--size', 16]
+    arguments += ['--shard-size', 0.1]
+    pack(*arguments, '-o', tmp_path / 'whole')
+    whole = {path.name: path.read_bytes() for path in (tmp_path / 'whole').iterdir()}
+    output = tmp_path / 'pack'
+    child = start(pack, *arguments, '-o', output, '--num-workers', 2)
+    while not (output / 'packing' / '00002.json').exists():
+        assert child.exitcode is None
+        time.sleep(0.001)
+    os.killpg(child.pid or 0, signal.SIGKILL)
+    join([child])
+    assert not (output / 'index.json').exists()
+    shard = output / 'shard-00002.npy'
+    before = shard.stat().st_mtime_ns
+    pack(*arguments, '-o', output)
+    assert shard.stat().st_mtime_ns == before
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == whole
