@@ -18,7 +18,7 @@ from helpers.downstream import torchgeo_task
 from helpers.training import quiet_trainer, small_task
 from torchgeo_sigmae import FineTuning, SIGMAETask
 from torchgeo_sigmae._compat import Classification
-from torchgeo_sigmae.callbacks.fine_tuning import parameter_groups, set_drop_path
+from torchgeo_sigmae.callbacks.layers import parameter_groups, set_drop_path
 from torchgeo_sigmae.weights import load_weights, read_weights
 
 pytestmark = pytest.mark.usefixtures('narrow_models')

@@ -199,4 +199,3 @@ def test_names() -> None:
     assert batch_names({'filename': ['x', 'y', 'x']}) == 'x, y'
     assert not batch_names({'image': torch.zeros(1)})
     assert not batch_names({'path': torch.zeros(1)})
-    assert not batch_names(torch.zeros(1))

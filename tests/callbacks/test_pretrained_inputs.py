@@ -23,10 +23,11 @@ from helpers.training import quiet_trainer, small_task
 from torchgeo_sigmae import FineTuning
 from torchgeo_sigmae._compat import Classification, SemanticSegmentation
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, BandSet
+from torchgeo_sigmae.callbacks.batch_values import warn_of_values
 from torchgeo_sigmae.callbacks.pretrained_inputs import (
     check_bands,
     match_normalization,
-    warn_of_values,
+    read_own_weights,
 )
 from torchgeo_sigmae.datamodules.inspect import datamodule_normalization
 from torchgeo_sigmae.evaluation import FrozenEncoder
@@ -65,7 +66,7 @@ def test_other_bands_are_refused(encoder: Path, bands: tuple[str, ...]) -> None:
     )
     for weights in (encoder, str(encoder)):
         with pytest.raises(ValueError, match=message):
-            check_bands(weights, gives(*bands))
+            check_bands(read_own_weights(weights), gives(*bands))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_other_bands_are_refused(encoder: Path, bands: tuple[str, ...]) -> None:
     ],
 )
 def test_equal_and_unidentifiable_bands_pass(encoder: Path, bands: list[str]) -> None:
-    check_bands(encoder, gives(*bands))
+    check_bands(read_own_weights(encoder), gives(*bands))
 
 
 def test_weights_without_bands_and_unknown_data_pass(
@@ -89,9 +90,9 @@ def test_weights_without_bands_and_unknown_data_pass(
     torch.save({'state_dict': {}}, tmp_path / 'other.pth')
     moco = ResNet50_Weights.SENTINEL2_ALL_MOCO
     for weights in (None, True, False, tmp_path / 'other.pth', 'nothing', moco):
-        check_bands(weights, gives(*SHUFFLED))
-    check_bands(encoder, None)
-    check_bands(encoder, object())
+        check_bands(read_own_weights(weights), gives(*SHUFFLED))
+    check_bands(read_own_weights(encoder), None)
+    check_bands(read_own_weights(encoder), object())
 
 
 def test_files_without_bands_or_of_a_custom_sensor_pass(
@@ -101,7 +102,7 @@ def test_files_without_bands_or_of_a_custom_sensor_pass(
         weights = read_weights(encoder)
         weights.info.update(change)
         write_weights(weights, tmp_path / 'changed.pth')
-        check_bands(tmp_path / 'changed.pth', gives(*SHUFFLED))
+        check_bands(read_own_weights(tmp_path / 'changed.pth'), gives(*SHUFFLED))
 
 
 def test_fine_tuning_checks(encoder: Path, eurosat_root: Path, tmp_path: Path) -> None:
@@ -173,7 +174,7 @@ def test_the_first_layer_makes_up_for_another_normalisation(
         expected = pretraining.model.encoder.forward_features(as_pretrained(raw))
         before = made.model.forward_features(given)
         for _ in range(2):  # the second time there is nothing left to do
-            match_normalization(made.model, path, datamodule)
+            match_normalization(made.model, read_own_weights(path), datamodule)
         actual = made.model.forward_features(given)
     assert not torch.allclose(before, expected, rtol=0.1, atol=0.1)
     torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3)
@@ -186,7 +187,7 @@ def test_what_was_trained_since_is_left_alone(encoder: Path) -> None:
     with torch.no_grad():
         kernel.mul_(1.01)
     before = kernel.clone()
-    match_normalization(made.model, str(encoder), datamodule)
+    match_normalization(made.model, read_own_weights(str(encoder)), datamodule)
     assert torch.equal(kernel, before)
 
 
@@ -216,7 +217,7 @@ def test_what_cannot_be_made_up_for_is_said(
     before = made.model.state_dict()['patch_embed.proj.weight'].clone()
     _, _, datamodule = raw_and(normalized_by)
     with pytest.warns(UserWarning, match=message):
-        match_normalization(made.model, path, datamodule)
+        match_normalization(made.model, read_own_weights(path), datamodule)
     assert torch.equal(made.model.patch_embed.proj.weight, before)
 
 
@@ -236,13 +237,13 @@ def test_the_first_layer_stays_without_statistics(
         (encoder, None),
         (encoder, object()),
     ):
-        match_normalization(made.model, weights, data)
+        match_normalization(made.model, read_own_weights(weights), data)
     _, _, same = raw_and((3000.0, 2000.0))
     same.aug = K.AugmentationSequential(
         K.Normalize(torch.full((10,), 3000.0), torch.full((10,), 2000.0)),
         data_keys=None,
     )
-    match_normalization(made.model, encoder, same)
+    match_normalization(made.model, read_own_weights(encoder), same)
     assert torch.equal(made.model.patch_embed.proj.weight, before)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from helpers.downstream import torchgeo_task
 from torchgeo_sigmae.bands import LANDSAT8, SENTINEL2_BANDS, BandSet
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as TEN
-from torchgeo_sigmae.callbacks.fine_tuning import parameter_groups
+from torchgeo_sigmae.callbacks.layers import parameter_groups
 from torchgeo_sigmae.masking import random_mask, sample_noise
 from torchgeo_sigmae.models import (
     MaskedAutoencoder,

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from helpers.training import SMALL, quiet_trainer
 from torchgeo_sigmae import SIGMAETask
 from torchgeo_sigmae.masking import band_mask, sample_noise
-from torchgeo_sigmae.tasks.reconstruction import hide_bands
 from torchgeo_sigmae.tasks.settings import BatchSpec
+from torchgeo_sigmae.tasks.token_batch import hide_bands
 
 MODELS = ('sigmae_vit_tiny_patch8', 's2mae_vit_tiny_patch8', 'satmae_vit_tiny_patch8')
 

@@ -145,7 +145,7 @@ def test_the_fixed_mask_of_a_date_is_the_same_in_one_process_and_in_two(
         places.append(place)
         return sample_noise(key, place, count)
 
-    monkeypatch.setattr('torchgeo_sigmae.tasks.sigmae.sample_noise', spy)
+    monkeypatch.setattr('torchgeo_sigmae.tasks.token_batch.sample_noise', spy)
     bands = ('B03', 'B04', 'B08', 'B11')
     task = SIGMAETask(**SMALL, bands=bands, batch=BatchSpec(mean=0.0, std=1e4))
     batch = {'image': torch.rand(2, 3, 4, 64, 64)}
@@ -214,7 +214,7 @@ def test_another_number_of_dates_is_refused(channels: int) -> None:
     image = torch.zeros(1, channels, 8, 8)
     with pytest.raises(
         ValueError,
-        match=rf'batch.bands: the batch has {channels} channels, but 3 names are known '
+        match=rf'batch.bands: the batch has {channels} channels, but 3 names are given '
         r'for them on each of 2 dates: .*one name per channel, in the order',
     ):
         statistics(2).check(image)

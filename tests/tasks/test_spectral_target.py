@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from torchgeo_sigmae.models import build_encoder, layout_of
-from torchgeo_sigmae.tasks.reconstruction import TokenBatch, make_tokens
-from torchgeo_sigmae.tasks.spectral_target import spectral_loss, spectral_target
 from torchgeo_sigmae.tasks.statistics import BatchStatistics
+from torchgeo_sigmae.tasks.targets import spectral_loss, spectral_target
+from torchgeo_sigmae.tasks.token_batch import TokenBatch, make_tokens
 from torchgeo_sigmae.transforms import PatchSaliency
 
 BANDS = ('B02', 'B03', 'B04', 'B08', 'B11', 'B12')
@@ -86,9 +86,3 @@ def test_loss_is_torchs_where_all_counts() -> None:
     every = torch.ones(2, 3, 4, dtype=torch.bool)
     expected = torch.nn.functional.smooth_l1_loss(prediction, target)
     torch.testing.assert_close(spectral_loss(prediction, target, every), expected)
-
-
-def test_tokens_without_moments_are_refused() -> None:
-    tokens = make('sigmae')._replace(moments=None)
-    with pytest.raises(ValueError, match='no index moments'):
-        spectral_target(tokens, torch.tensor([[0], [0]]))

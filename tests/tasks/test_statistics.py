@@ -164,12 +164,12 @@ def test_statistics_of_an_earlier_run_are_kept() -> None:
         (
             3000.0,
             1.0,
-            r'scale: 1.0 .* 3000 in the median .*BatchSpec\(scale=1e-4',
+            r'scale 1.0 .* 3000 in the median .*BatchSpec\(scale=1e-4',
         ),
         (
             0.3,
             1e-4,
-            r'scale: 0.0001 .* next to nothing. Pass batch=BatchSpec\(scale=1\) ',
+            r'scale 0.0001 .* 3e-05 at most.* Pass batch=.* scale=1 for refl',
         ),
         (3000.0, 1e-4, None),
         (0.3, 1.0, None),

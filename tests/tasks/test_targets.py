@@ -17,15 +17,10 @@ from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as TEN
 from torchgeo_sigmae.masking import TokenMask, random_mask, sample_noise
 from torchgeo_sigmae.models import TokenLayout, gather_tokens
-from torchgeo_sigmae.tasks.reconstruction import (
-    TARGETS,
-    TargetSpace,
-    TokenBatch,
-    baseline_prediction,
-    fill_in,
-    make_tokens,
-)
+from torchgeo_sigmae.tasks.reconstruction import fill_in
 from torchgeo_sigmae.tasks.statistics import BatchStatistics
+from torchgeo_sigmae.tasks.targets import TARGETS, TargetSpace, baseline_prediction
+from torchgeo_sigmae.tasks.token_batch import TokenBatch, make_tokens
 from torchgeo_sigmae.transforms import PatchSaliency
 
 pytestmark = pytest.mark.usefixtures('narrow_models')
@@ -51,13 +46,7 @@ STATISTICS = BatchStatistics(
 
 
 def space(name: str, norm_pix: bool = False) -> TargetSpace:
-    scale, offset = STATISTICS.scale, STATISTICS.offset
-    return TargetSpace(
-        name,
-        norm_pix,
-        tuple(mean * scale + offset for mean in STATISTICS.mean),
-        tuple(std * scale for std in STATISTICS.std),
-    )
+    return TargetSpace(name, norm_pix, STATISTICS)
 
 
 def batch(layout: TokenLayout, gap: bool = True) -> TokenBatch:
@@ -174,7 +163,7 @@ def test_outputs_of_the_model_count_standard_deviations(
     """A model that says what the encoder sees is right, whatever the target."""
     tokens = batch(layout)
     index = torch.arange(tokens.patches.shape[1]).expand(2, -1)
-    actual = space(target).place(tokens.patches, tokens, index)
+    actual = space(target).from_output(tokens.patches, tokens, index)
     unclipped = tokens.pixels & (tokens.patches.abs() < 2)  # by 'unit'
     expected = space(target).encode(tokens, index)
     torch.testing.assert_close(actual[unclipped], expected[unclipped])
@@ -186,7 +175,7 @@ def test_an_unknown_target_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"target: 'db' is unknown\. Use one of standard"
     ):
-        TargetSpace('db', False)
+        task(target='db')
 
 
 # ---------------------------------------------------------------------------- baseline

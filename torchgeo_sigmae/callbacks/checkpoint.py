@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Checkpoints to continue from: written atomically, found and checked before use."""
+"""Checkpoints to continue from: written atomically, and checked before use."""
 
 import os
 import re
@@ -134,8 +134,7 @@ class ResumableCheckpoint(Callback):
         """Describe the position in the way that Lightning continues from.
 
         Lightning writes at the end of a batch or an epoch, before it has logged and
-        validated. We write later, when its loop has begun the next one already: that is
-        taken back here.
+        validated. We write later, when its loop has begun the next one: take that back.
         """
         if self._position is None:
             return
@@ -189,14 +188,7 @@ class ResumableCheckpoint(Callback):
 
 
 def checkpoints(folder: str | Path) -> list[Path]:
-    """List the checkpoints of a run.
-
-    Args:
-        folder: ``dirpath`` of :class:`.ResumableCheckpoint`.
-
-    Returns:
-        The files, newest first.
-    """
+    """List the checkpoints in a folder, newest first."""
     paths = (path for path in Path(folder).glob('*.ckpt') if _NAME.match(path.name))
     return sorted(paths, key=lambda path: path.name, reverse=True)
 
@@ -208,10 +200,8 @@ def newest_checkpoint(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
         folder: ``dirpath`` of :class:`.ResumableCheckpoint`.
 
     Returns:
-        The file and its content, or None if there is none.
-
-    Warns:
-        UserWarning: If a newer one is damaged; the one before is returned.
+        The file and its content, or None if there is none. Newer ones that are damaged
+        are left out with a warning.
 
     Raises:
         RuntimeError: If all of them are damaged.

@@ -10,34 +10,26 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from timm.layers import DropPath
-from timm.models import group_parameters
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._compiled import keep_plain_keys, unwrap
 from .._methods import replace_method, restore_method
 from ..datamodules.inspect import attached_datamodule
 from ..models import MaskedAutoencoder
-from ..optim import (
-    UNDECAYED,
-    adamw,
-    scaled_lr,
-    total_steps,
-    warmup_cosine,
-    warmup_steps,
-)
+from ..optim import adamw, scaled_lr, total_steps, warmup_cosine, warmup_steps
 from ..weights import Weights
 from ..weights.files import ENCODER_KEY, plain
+from .batch_values import warn_of_values
 from .finite import add_guard
+from .layers import find_transformers, parameter_groups, set_drop_path
 from .pretrained_inputs import (
     check_bands,
     encoder_record,
     match_normalization,
     read_own_weights,
-    warn_of_values,
 )
 
-__all__ = ('FineTuning', 'parameter_groups', 'set_drop_path')
+__all__ = ('FineTuning',)
 
 
 class FineTuning(Callback):
@@ -105,23 +97,16 @@ class FineTuning(Callback):
         Raises:
             ValueError: If an argument is outside its range.
         """
-        positive = (0, float('inf'))
-        for name, value, (low, high), allowed in (
-            ('lr', lr, positive, 'positive'),
-            ('base_lr', base_lr, positive, 'positive'),
-            ('layer_decay', layer_decay, (0, 1), 'in (0, 1]'),
+        for name, value, allowed, description in (
+            ('lr', lr, lr is None or lr > 0, 'positive'),
+            ('base_lr', base_lr, base_lr > 0, 'positive'),
+            ('layer_decay', layer_decay, 0 < layer_decay <= 1, 'in (0, 1]'),
+            ('drop_path', drop_path, 0 <= drop_path < 1, 'in [0, 1)'),
+            ('weight_decay', weight_decay, weight_decay >= 0, 'at least 0'),
+            ('warmup_epochs', warmup_epochs, (warmup_epochs or 0) >= 0, 'at least 0'),
         ):
-            if value is not None and not low < value <= high:
-                raise ValueError(f'{name}: {value} must be {allowed}.')
-        for name, value, high, allowed in (
-            ('drop_path', drop_path, 1, 'in [0, 1)'),
-            ('weight_decay', weight_decay, float('inf'), 'at least 0'),
-            ('warmup_epochs', warmup_epochs, float('inf'), 'at least 0'),
-            ('betas', betas[0], 1, 'in [0, 1)'),
-            ('betas', betas[1], 1, 'in [0, 1)'),
-        ):
-            if value is not None and not 0 <= value < high:
-                raise ValueError(f'{name}: {value} must be {allowed}.')
+            if not allowed:
+                raise ValueError(f'{name}: {value} must be {description}.')
         self.lr = None if lr is None else float(lr)
         self.base_lr = float(base_lr)
         self.layer_decay = layer_decay
@@ -135,19 +120,7 @@ class FineTuning(Callback):
         self._normalized = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take over the optimizer; set stochastic depth.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-            stage: Either 'fit', 'validate', 'test', or 'predict'.
-
-        Raises:
-            TypeError: If the task pretrains.
-            ValueError: If the optimizer was taken over already, or the encoder has no
-                transformer blocks while the arguments are about them, or the
-                pretrained weights were made for other bands than the datamodule gives.
-        """
+        """Take over the optimizer; set stochastic depth."""
         if stage != 'fit':
             return
         model = getattr(pl_module, 'model', pl_module)
@@ -165,17 +138,15 @@ class FineTuning(Callback):
             )
         self._check_encoder(pl_module)
         keep_plain_keys(pl_module)
-        weights = getattr(pl_module, 'weights', None)
         datamodule = attached_datamodule(trainer)
-        self._weights = checkpoint = read_own_weights(weights)
-        check_bands(weights, datamodule, checkpoint)
-        self._expected = (torch.ones(1), torch.zeros(1)) if checkpoint else None
+        weights = read_own_weights(getattr(pl_module, 'weights', None))
+        check_bands(weights, datamodule)
+        self._weights = weights
+        self._expected = (torch.ones(1), torch.zeros(1)) if weights else None
         self._normalized = True
-        for transformer in _transformers(pl_module).values():
-            if self.match_normalization and checkpoint:
-                self._expected = match_normalization(
-                    transformer, weights, datamodule, checkpoint
-                )
+        for transformer in find_transformers(pl_module).values():
+            if self.match_normalization and weights:
+                self._expected = match_normalization(transformer, weights, datamodule)
             if any(p.requires_grad for p in transformer.blocks.parameters()):
                 set_drop_path(transformer, self.drop_path)
         replace_method(pl_module, 'configure_optimizers', self._configure_optimizers)
@@ -213,7 +184,7 @@ class FineTuning(Callback):
             checkpoint.get('hyper_parameters', {})
         )
         model = arguments.get('backbone') or arguments.get('model')
-        encoder = next(iter(_transformers(pl_module).values()), None)
+        encoder = next(iter(find_transformers(pl_module).values()), None)
         if encoder is None or not isinstance(model, str):
             return
         datamodule = attached_datamodule(trainer)
@@ -225,43 +196,21 @@ class FineTuning(Callback):
     def teardown(
         self, trainer: Trainer, pl_module: LightningModule, stage: str
     ) -> None:
-        """Give the optimizer back.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-            stage: Either 'fit', 'validate', 'test', or 'predict'.
-        """
-        self._give_back(pl_module)
+        """Give the optimizer back."""
+        restore_method(pl_module, 'configure_optimizers', self._configure_optimizers)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Give the optimizer back.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The task.
-            exception: What stopped the run.
-        """
-        self._give_back(pl_module)
-
-    def _give_back(self, pl_module: LightningModule) -> None:
-        """Undo the replacement, if it is ours."""
+        """Give the optimizer back."""
         restore_method(pl_module, 'configure_optimizers', self._configure_optimizers)
 
     def _check_encoder(self, pl_module: LightningModule) -> None:
-        """Refuse what would silently not be done."""
-        asked = [
-            f'{name}: {value}'
-            for name, value, nothing in (
-                ('layer_decay', self.layer_decay, 1),
-                ('drop_path', self.drop_path, 0),
-            )
-            if value != nothing
-        ]
+        """Refuse arguments that would have no effect."""
+        asked = [f'layer_decay: {self.layer_decay}'] * (self.layer_decay != 1)
+        asked += [f'drop_path: {self.drop_path}'] * (self.drop_path != 0)
         frozen = pl_module.hparams.get('freeze_backbone', False)
-        if asked and not frozen and not _transformers(pl_module):
+        if asked and not frozen and not find_transformers(pl_module):
             model = unwrap(getattr(pl_module, 'model', pl_module))
             encoder = unwrap(getattr(model, 'encoder', model))
             raise ValueError(
@@ -293,111 +242,8 @@ class FineTuning(Callback):
         }
 
 
-def parameter_groups(
-    task: nn.Module, lr: float, weight_decay: float, layer_decay: float
-) -> list[dict[str, Any]]:
-    """Sort what is trained by its distance to the head, and by whether it decays.
-
-    Args:
-        task: The task, or any module that holds a timm transformer.
-        lr: Learning rate of the head.
-        weight_decay: Weight decay of matrices and kernels.
-        layer_decay: Factor from each layer to the one below, in (0, 1].
-
-    Returns:
-        Parameter groups with ``name``, ``params``, ``lr`` and ``weight_decay``, from
-        the lowest layer to the head. ``name`` is ``head``, ``head-1`` for the last
-        block, and so on, with ``_no_decay`` for those without weight decay.
-
-    Raises:
-        ValueError: If all parameters are frozen.
-    """
-    distances: dict[str, int] = {}
-    undecayed: set[str] = set()
-    for prefix, transformer in _transformers(task).items():
-        if layer_decay != 1:
-            for name, distance in _distances(transformer).items():
-                distances[f'{prefix}{name}'] = distance
-        if hasattr(transformer, 'no_weight_decay'):
-            undecayed |= {f'{prefix}{name}' for name in transformer.no_weight_decay()}
-    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
-    for name, parameter in task.named_parameters():
-        if parameter.requires_grad:
-            token = name in undecayed or name.rpartition('.')[2] in UNDECAYED
-            key = (-distances.get(name, 0), parameter.ndim > 1 and not token)
-            groups.setdefault(key, []).append(parameter)
-    if not groups:
-        raise ValueError(
-            'freeze_backbone, freeze_decoder: everything is frozen, there is nothing '
-            'to train. Leave one of them out.'
-        )
-    return [
-        {
-            'name': f'head{layer or ""}{"" if decays else "_no_decay"}',
-            'params': parameters,
-            'lr': lr * layer_decay**-layer,
-            'weight_decay': weight_decay if decays else 0.0,
-        }
-        for (layer, decays), parameters in sorted(groups.items(), key=lambda g: g[0])
-    ]
-
-
-def set_drop_path(transformer: nn.Module, drop_path: float) -> None:
-    """Set stochastic depth, growing linearly from 0 in the first block.
-
-    Args:
-        transformer: A timm transformer with ``blocks``.
-        drop_path: Probability of the last block, in [0, 1).
-    """
-    blocks: Any = transformer.blocks
-    for i, block in enumerate(map(unwrap, blocks)):
-        rate = drop_path * i / max(len(blocks) - 1, 1)
-        for name, _ in list(block.named_children()):
-            if name.startswith('drop_path'):
-                # No parameters in either, so that state dicts do not change.
-                setattr(block, name, DropPath(rate) if rate else nn.Identity())
-
-
 def _convert(batch: Any, pl_module: LightningModule) -> None:
     """Bring float64 images, which NumPy makes, to the precision of the model."""
     image = batch.get('image') if isinstance(batch, dict) else None
     if isinstance(image, Tensor) and image.dtype == torch.float64:
         batch['image'] = image.to(next(pl_module.parameters()).dtype)
-
-
-def _distances(transformer: nn.Module) -> dict[str, int]:
-    """Layers from each parameter to the head: timm's layers, counted from the top.
-
-    timm's own ``param_groups_layer_decay`` counts from the uppermost layer there is,
-    which is the last block where a decoder, not a head, stands on top.
-    """
-    model: Any = transformer
-    top = len(model.blocks) + 1
-    layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
-    # Register tokens count as head in older timm.
-    low = {name for name in layers if name.rpartition('.')[2] in UNDECAYED}
-    return {
-        name: top - (0 if name in low else min(layer, top))
-        for name, layer in layers.items()
-    }
-
-
-def _transformers(module: nn.Module, prefix: str = '') -> dict[str, Any]:
-    """Outermost timm models made of transformer blocks, by the prefix of their names.
-
-    Recognized by what is needed of them, because timm has a dozen such classes.
-    """
-    if (compiled := unwrap(module)) is not module:
-        return _transformers(compiled, f'{prefix}_orig_mod.')
-    blocks = getattr(module, 'blocks', None)
-    if (
-        isinstance(blocks, nn.Sequential | nn.ModuleList)
-        and len(blocks)
-        and all(hasattr(block, 'attn') for block in blocks)
-        and hasattr(module, 'group_matcher')
-    ):
-        return {prefix: module}
-    found: dict[str, Any] = {}
-    for name, child in module.named_children():
-        found |= _transformers(child, f'{prefix}{name}.')
-    return found

@@ -3,7 +3,6 @@
 
 """Stop a training before a NaN reaches the weights, and name the files."""
 
-from collections import defaultdict
 from typing import Any
 
 import torch
@@ -49,8 +48,8 @@ class FiniteGuard(Callback):
         del self._batches[len(self._losses) :]
         # Turned into words only on failure: windows may be on a device.
         content = batch if isinstance(batch, dict) else {}
-        kept = {key: content[key] for key in (*_PATHS, 'window') if key in content}
-        self._batches.append((kept, batches_begun(trainer) - 1))
+        names = {key: content[key] for key in (*_PATHS, 'window') if key in content}
+        self._batches.append((names, batches_begun(trainer) - 1))
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
@@ -68,13 +67,11 @@ class FiniteGuard(Callback):
         """
         losses, batches = self._losses, self._batches
         self._losses, self._batches = [], []
-        values = list(losses)
+        values = [loss.float() for loss in losses]
         # A scaler tries scales until gradients fit, and skips a step meanwhile.
         if _scaler(trainer) is None:
-            values.append(_gradient_norm(optimizer))
-        if not values or bool(
-            torch.stack([v.float() for v in values]).isfinite().all()
-        ):
+            values.append(_gradient_norm(optimizer).float())
+        if not values or bool(torch.stack(values).isfinite().all()):
             return
         wrong = [
             batch
@@ -108,11 +105,7 @@ class FiniteGuard(Callback):
 
 
 def add_guard(trainer: Trainer) -> None:
-    """Give a trainer a guard, unless it has one.
-
-    Args:
-        trainer: The trainer.
-    """
+    """Give a trainer a guard, unless it has one."""
     callbacks: list[Callback] = getattr(trainer, 'callbacks')  # noqa: B009
     if not any(isinstance(callback, FiniteGuard) for callback in callbacks):
         # At the end: the trainer may be going through the list.
@@ -134,32 +127,24 @@ def _in_words(trainer: Trainer, batch: dict[str, Any], number: int) -> str:
     return 'samples that are not known: the dataset gives no file names'
 
 
-def batch_names(batch: Any) -> str:
-    """Name the files of a batch.
+def batch_names(batch: dict[str, Any]) -> str:
+    """Name the files of a batch in words; nothing if the dataset names none.
 
     Args:
-        batch: A batch, in which ``'path'`` or ``'filename'`` may hold a name a sample,
-            and ``'window'`` the first row and column of each, ``(B, 2)``.
-
-    Returns:
-        The files and windows in words; empty if the batch does not tell.
+        batch: A batch, in which ``'path'`` or ``'filename'`` may hold the name of every
+            sample, and ``'window'`` its first row and column, ``(B, 2)``.
     """
-    if not isinstance(batch, dict):
-        return ''
     paths = next((batch[key] for key in _PATHS if key in batch), None)
     if not isinstance(paths, list | tuple):
         return ''
     windows = batch.get('window')
-    places: dict[str, list[str]] = defaultdict(list)
-    for i, path in enumerate(paths):
-        places[str(path)] += (
-            [f'{int(windows[i][0])}, {int(windows[i][1])}']
-            if isinstance(windows, Tensor)
-            else []
-        )
+    corners: dict[str, list[str]] = {str(path): [] for path in paths}
+    if isinstance(windows, Tensor):
+        for path, (row, column) in zip(paths, windows.tolist(), strict=True):
+            corners[str(path)].append(f'{int(row)}, {int(column)}')
     return ', '.join(
-        f'{path} (row, column {" and ".join(found)})' if found else path
-        for path, found in places.items()
+        f'{path} (row, column {" and ".join(windows)})' if windows else path
+        for path, windows in corners.items()
     )
 
 

@@ -68,21 +68,13 @@ class PositiveClassMetrics(Callback):
         self.ignore_index = ignore_index
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Add the metrics to those of the task.
-
-        Raises:
-            ValueError: If the task predicts no classes that exclude each other, or the
-                positive class does not exist or is ignored.
-        """
+        """Add the metrics to those of the task."""
         name, hparams = type(pl_module).__name__, pl_module.hparams
         task = hparams.get('task')
-        collections = [
-            metrics
-            for metrics in (
-                getattr(pl_module, f'{part}_metrics', None) for part in ('val', 'test')
-            )
-            if isinstance(metrics, MetricCollection)
+        metrics = [
+            getattr(pl_module, f'{part}_metrics', None) for part in ('val', 'test')
         ]
+        collections = [each for each in metrics if isinstance(each, MetricCollection)]
         if task not in {'binary', 'multiclass'} or len(collections) < 2:
             raise ValueError(
                 f'task: {name} has task={task!r}, but PositiveClassMetrics needs a '
@@ -100,12 +92,12 @@ class PositiveClassMetrics(Callback):
             ignore_index = hparams.get('ignore_index')
         _check_ignored(self.positive, ignore_index)
         options = (self.positive, task == 'binary', ignore_index)
-        for metrics in collections:
+        for collection in collections:
             added: dict[str, Metric | MetricCollection] = {
                 f'{share}_positive': _Share(share, *options) for share in _SHARES
             }
             added['average_precision_positive'] = _AveragePrecision(*options)
-            metrics.add_metrics(added)
+            collection.add_metrics(added)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn if there was nothing to measure."""

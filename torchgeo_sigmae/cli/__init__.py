@@ -4,8 +4,10 @@
 """The command line: every command of ``torchgeo-sigmae``.
 
 A command is a typed function with a docstring, which returns the files it wrote. Its
-parameters become arguments and options, see :mod:`.parser`. Modules of commands import
-what is slow to import within the functions, so that ``--help`` answers at once.
+parameters become arguments and options, see :mod:`.parser`. It raises ``OSError`` where
+a file cannot be read or written, and ``ValueError`` where an argument is out of range
+or does not fit the data. Modules of commands import what is slow to import within the
+functions, so that ``--help`` answers at once.
 """
 
 import sys

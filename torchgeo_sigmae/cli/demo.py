@@ -31,14 +31,6 @@ def demo(
         steps: Number of optimizer steps.
         data: Folder of Sentinel-2 GeoTIFF scenes in digital numbers, whose band
             descriptions name the bands; synthetic chips by default.
-
-    Returns:
-        The picture of the reconstruction, the checkpoint and the encoder.
-
-    Raises:
-        FileNotFoundError: If there are no scenes in *data*.
-        OSError: If a scene cannot be read; the message names it.
-        ValueError: If a scene lacks a band, or none is large enough.
     """
     import torch
     from lightning.pytorch import Trainer, seed_everything
@@ -126,8 +118,8 @@ def _draw(task: 'SIGMAETask', datamodule: 'NonGeoDataModule', output: Path) -> P
     chips = datamodule.val_dataset
     assert chips is not None
     count = len(chips)  # type: ignore[arg-type]
-    places = torch.linspace(0, count - 1, min(count, 4)).long().tolist()
-    image = torch.stack([chips[i]['image'] for i in places])
+    drawn = torch.linspace(0, count - 1, min(count, 4)).long().tolist()
+    image = torch.stack([chips[i]['image'] for i in drawn])
     prediction = task.reconstruct(image)
     picture = output / 'reconstruction.png'
     write_figure(picture, task.plot(prediction))

@@ -89,45 +89,15 @@ def evaluate_features(
         device: For example cpu or cuda; CUDA by default if there is any.
         seed: Seed of folds and random weights.
         output: The JSON file of all figures.
-
-    Returns:
-        The file that was written.
-
-    Raises:
-        FileNotFoundError: If there is no such file, weight enum, model or dataset.
-        OSError: If the figures cannot be written.
-        ValueError: If an argument does not fit the data.
     """
     arguments = dict(locals())
     import timm
     import torch
-    from sklearn.model_selection import PredefinedSplit, RepeatedStratifiedKFold
 
     from ..evaluation.baseline import BandStatistics
     from ..evaluation.encoders import FrozenEncoder
     from ..evaluation.features import extract_features, first_images, open_split
-    from ..evaluation.probes import (
-        TOKEN_PROBES,
-        few_labels,
-        percent,
-        probe_scores,
-    )
-
-    def plan(features: 'Features') -> Iterator[tuple[str, str, 'Splits']]:
-        """List what is measured: title, probe and splits."""
-        if folds:
-            splitter = RepeatedStratifiedKFold(
-                n_splits=folds, n_repeats=repeats, random_state=seed
-            )
-        else:
-            splitter = PredefinedSplit(features.split - 1)
-        divided = list(splitter.split(features.values, features.labels))
-        for probe in probes:
-            yield probe, probe, divided
-        for count in samples_per_class:
-            few = few_labels(features.labels, divided, count)
-            for probe in probes:
-                yield f'{probe}, {count} a class', probe, few
+    from ..evaluation.probes import TOKEN_PROBES, few_labels, percent, probe_scores
 
     require_writable(output)
     if not folds and len(splits) != 2:
@@ -143,14 +113,16 @@ def evaluate_features(
             )
             for source in encoders
         ]
-        named = timm.is_model(encoders[0])
-        random = None if named else loaded[0].untrained()
-    rows: dict[str, dict[str, np.ndarray]] = {}
-    shares: dict[str, list[float]] = {}
+        random = None if timm.is_model(encoders[0]) else loaded[0].untrained()
     contenders: list[FrozenEncoder | BandStatistics] = [
         BandStatistics(loaded[0].bands), *([random] if random else []), *loaded,
     ]  # fmt: skip
+    scores: dict[str, dict[str, np.ndarray]] = {}
+    shares: dict[str, list[float]] = {}
     for encoder in contenders:
+        name = encoder.name
+        if name in scores:
+            name += f' ({len(scores)})'
         features = extract_features(
             encoder,
             dataset,
@@ -162,17 +134,18 @@ def evaluate_features(
             tokens=not TOKEN_PROBES.isdisjoint(probes),
             remove_position_bias=remove_position_bias,
         )
-        scores = {}
-        for title, probe, divided in plan(features):
-            tokens = features.tokens if probe in TOKEN_PROBES else None
-            values = features.values if tokens is None else tokens
-            scores[title] = probe_scores(values, features.labels, divided, probe)
-        name = (
-            encoder.name
-            if encoder.name not in rows
-            else f'{encoder.name} ({len(rows)})'
-        )
-        rows[name] = scores
+        divided = _divide(features, folds, repeats, seed)
+        plan = {'': divided}
+        for count in samples_per_class:
+            few = few_labels(features.labels, divided, count)
+            plan[f', {count} a class'] = few
+        scores[name] = {}
+        for suffix, some in plan.items():
+            for probe in probes:
+                tokens = features.tokens if probe in TOKEN_PROBES else None
+                values = features.values if tokens is None else tokens
+                result = probe_scores(values, features.labels, some, probe)
+                scores[name][probe + suffix] = result
         if isinstance(encoder, FrozenEncoder):
             images = first_images(open_split(dataset, root, splits[0], encoder.bands))
             shares[name] = encoder.position_shares(images)
@@ -183,34 +156,38 @@ def evaluate_features(
             for name in ('torchgeo-sigmae', 'torchgeo', 'torch', 'timm', 'scikit-learn')
         },
         'accuracy': {
-            name: {title: values.tolist() for title, values in scores.items()}
-            for name, scores in rows.items()
+            name: {title: values.tolist() for title, values in row.items()}
+            for name, row in scores.items()
         },
         'position_shares': shares,
     }
     write_text(output, json.dumps(content, indent=2, default=str) + '\n')
-    titles = list(next(iter(rows.values())))
-    blocks = max(map(len, shares.values()))
+    accuracy = [[name, *map(percent, row.values())] for name, row in scores.items()]
     print('\nAccuracy in percent, mean and standard deviation over splits.\n')
-    print(
-        _table(
-            [dataset, *titles],
-            ([name, *(percent(s[t]) for t in titles)] for name, s in rows.items()),
-        )
-    )
+    print(_table([dataset, *scores[contenders[0].name]], accuracy))
+    blocks = max(map(len, shares.values()))
+    by_block = []
+    for name, row in shares.items():
+        cells = [f'{100 * share:.0f}' for share in row]
+        by_block.append([name, *cells, *[''] * (blocks - len(cells))])
     print('\nShare of position in the variance of tokens in percent, by block.\n')
-    print(
-        _table(
-            ['encoder', *(str(block + 1) for block in range(blocks))],
-            (
-                [name, *(f'{100 * share:.0f}' for share in by_block)]
-                + [''] * (blocks - len(by_block))
-                for name, by_block in shares.items()
-            ),
-        )
-        + '\n'
-    )
+    print(_table(['encoder', *map(str, range(1, blocks + 1))], by_block), end='\n\n')
     return [output]
+
+
+def _divide(
+    features: 'Features', folds: int | None, repeats: int, seed: int
+) -> 'Splits':
+    """Divide samples into training and test: by folds, or as the dataset does."""
+    from sklearn.model_selection import PredefinedSplit, RepeatedStratifiedKFold
+
+    if folds:
+        splitter = RepeatedStratifiedKFold(
+            n_splits=folds, n_repeats=repeats, random_state=seed
+        )
+    else:
+        splitter = PredefinedSplit(features.split - 1)
+    return list(splitter.split(features.values, features.labels))
 
 
 def evaluate_reconstruction(
@@ -235,14 +212,6 @@ def evaluate_reconstruction(
         chips: Largest number of chips.
         batch_size: Number of chips that are reconstructed at a time.
         output: Folder of report.md, report.json and report.png.
-
-    Returns:
-        The files that were written.
-
-    Raises:
-        FileNotFoundError: If there is no checkpoint or no scene.
-        OSError: If the report cannot be written.
-        ValueError: If a scene lacks a band, or a ratio is not in (0, 1).
     """
     import torch
     from torch.utils.data import DataLoader

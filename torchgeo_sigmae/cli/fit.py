@@ -62,11 +62,7 @@ class SIGMAECLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add our arguments.
-
-        Args:
-            parser: The parser of a subcommand.
-        """
+        """Add our arguments."""
         parser.add_argument(
             '--resume',
             type=bool,
@@ -82,26 +78,15 @@ class SIGMAECLI(LightningCLI):
             bitemporal(self.datamodule)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Instantiate the trainer, with checkpoints to resume from where asked for.
-
-        Args:
-            **kwargs: Any custom trainer arguments.
-
-        Returns:
-            The trainer.
-        """
+        """Instantiate the trainer, with checkpoints to resume from where asked for."""
         trainer = super().instantiate_trainer(**kwargs)
         resume = self.subcommand == 'fit' and self._get(self.config, 'resume')
-        if resume and self._kept(trainer) is None:
+        if resume and self._checkpoint(trainer) is None:
             trainer.callbacks.append(ResumableCheckpoint())  # type: ignore[attr-defined]
         return trainer
 
     def before_fit(self) -> None:
-        """Make the data resumable; find the checkpoint to continue from.
-
-        Raises:
-            RuntimeError: If there are checkpoints, and all are damaged.
-        """
+        """Make the data resumable; find the checkpoint to continue from."""
         data = self.datamodule
         if isinstance(data, NonGeoDataModule) and not is_resumable(data):
             seed = self._get(self.config, 'seed_everything')
@@ -113,12 +98,11 @@ class SIGMAECLI(LightningCLI):
                 f'resume: {type(data).__name__} samples in space and cannot '
                 'be made resumable: a resumed run restarts the data of its epoch.'
             )
-        kept = self._kept(self.trainer)
-        folder = kept.folder(self.trainer)
-        found = newest_checkpoint(folder)
-        if found is None:
+        folder = self._checkpoint(self.trainer).folder(self.trainer)
+        newest = newest_checkpoint(folder)
+        if newest is None:
             return
-        path, content = found
+        path, content = newest
         rank_zero_info(
             f'Continuing from {path} (step {content["global_step"]}). Remove {folder}, '
             'or choose another trainer.default_root_dir, to start anew.'
@@ -129,7 +113,7 @@ class SIGMAECLI(LightningCLI):
         if 'weights_only' in self._subcommand_method_arguments['fit']:
             arguments['weights_only'] = True
 
-    def _kept(self, trainer: Trainer) -> Any:
+    def _checkpoint(self, trainer: Trainer) -> Any:
         """The callback that keeps the state of the run, if there is one."""
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         return next((c for c in callbacks if isinstance(c, ResumableCheckpoint)), None)

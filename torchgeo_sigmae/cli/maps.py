@@ -3,164 +3,25 @@
 
 """``torchgeo-sigmae map``: maps of several scenes, with pictures and polygons."""
 
-import glob
-import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from .._files import write_figure
-from ..bands import (
-    EUROSAT_BANDS,
-    OSCD_BANDS,
-    SENTINEL2_BANDS,
-    SENTINEL2_L2A_BANDS,
-    BandSet,
-    Sensor,
-)
+from ..bands import BandSet
 from .device import default_device
+from .scene_options import SceneOptions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..datasets.scenes import RasterScene
-
 __all__ = (
-    'SceneOptions',
     'map_embedding',
     'map_reconstruction',
     'map_saliency',
     'map_similarity',
     'map_view',
 )
-
-#: Band orders that have a name, for files without band descriptions.
-_ORDERS = {
-    'eurosat': EUROSAT_BANDS,
-    'l1c': SENTINEL2_BANDS,
-    'l2a': SENTINEL2_L2A_BANDS,
-    'oscd': OSCD_BANDS,
-}
-
-
-@dataclass(frozen=True)
-class SceneOptions:
-    """Which scenes are mapped, how they are read, and where their maps go.
-
-    Attributes:
-        scene: GeoTIFFs, folders with a file per band (.SAFE), or patterns of them.
-        output: The GeoTIFF to write; or a folder, for a map of every scene.
-        png: Draw a picture beside every map.
-        aoi: File of polygons, in any coordinate reference system: pixels outside are
-            missing.
-        bands_in_file: Bands of a file without band descriptions: names in order, or one
-            of eurosat, l1c, l2a, oscd.
-        sensor: Sensor of the bands.
-        nodata: Value of missing pixels; by default the file's own, or else 0.
-        scale: Reflectance is value x scale + offset; by default as the file tells, or
-            else 1e-4.
-        offset: Reflectance of the value 0; by default as the file tells, or else 0.
-        mask_band: SCL or QA_PIXEL: a band whose clouds are missing.
-        window: Side of the windows that are read, in pixels; about 1024 by default.
-    """
-
-    scene: Sequence[str]
-    _: KW_ONLY
-    output: Path
-    png: bool = False
-    aoi: Path | None = None
-    bands_in_file: Sequence[str] | None = None
-    sensor: str | Sensor = 'sentinel2'
-    nodata: float | None = None
-    scale: float | None = None
-    offset: float | None = None
-    mask_band: str | None = None
-    window: int | None = None
-
-    def targets(self, name: str, suffix: str = '.tif') -> Iterator[tuple[str, Path]]:
-        """Pair scenes with their maps.
-
-        Args:
-            name: What the maps show.
-            suffix: Suffix of the files in a folder.
-
-        Yields:
-            A scene, and the map to write.
-
-        Raises:
-            ValueError: If several scenes would have one map, or a map would replace its
-                scene.
-        """
-        from ..datasets.paths import clean_path
-
-        paths = dict.fromkeys(
-            clean_path(path)
-            for pattern in self.scene
-            for path in sorted(glob.glob(pattern, recursive=True)) or [pattern]
-        )
-        if self.output.is_dir() or not self.output.suffix:
-            maps = {
-                path: self.output / f'{Path(path).stem}_{name}{suffix}'
-                for path in paths
-            }
-        elif len(paths) == 1:
-            maps = dict.fromkeys(paths, self.output)
-        else:
-            raise ValueError(
-                f'output: {str(self.output)!r} is one file, but there are {len(paths)} '
-                'scenes. Pass a folder.'
-            )
-        twice = [str(path) for path, n in Counter(maps.values()).items() if n > 1]
-        if twice:
-            raise ValueError(f'output: several scenes would become {twice[0]}.')
-        for path, target in maps.items():
-            if target.exists() and os.path.exists(path) and target.samefile(path):
-                raise ValueError(f'output: {target} is the scene itself.')
-            yield path, target
-
-    def open(self, path: str, bands: BandSet, patch_size: int) -> 'RasterScene':
-        """Open a scene, and crop it to the area of interest.
-
-        Args:
-            path: The scene.
-            bands: Wanted bands.
-            patch_size: Side of the patches in pixels.
-
-        Returns:
-            The scene.
-        """
-        from ..maps.read import crop, open_raster
-        from ..maps.regions import read_aoi
-
-        names = self.bands_in_file
-        if names and len(names) == 1:
-            names = _ORDERS.get(names[0].lower(), names)
-        if self.scale is not None and not self.scale > 0:
-            raise ValueError(f'scale: {self.scale} is not positive. Pass 1e-4 or so.')
-        scene = open_raster(
-            path, bands, names, self.nodata, self.scale, self.offset, self.mask_band
-        )
-        if self.aoi:
-            scene = crop(scene, read_aoi(self.aoi, scene.crs), patch_size)
-        return scene
-
-    def open_rgb(self, scene: 'RasterScene', patch_size: int) -> 'RasterScene':
-        """Open a scene again, to draw it.
-
-        Args:
-            scene: The scene in other bands.
-            patch_size: Side of the patches in pixels.
-
-        Returns:
-            The scene in red, green and blue, or *scene* if it lacks one of them.
-        """
-        try:
-            rgb = BandSet(('red', 'green', 'blue'), scene.bands.sensor)
-            return self.open(scene.path, rgb, patch_size)
-        except (ValueError, FileNotFoundError):
-            return scene
 
 
 def map_saliency(
@@ -188,13 +49,6 @@ def map_saliency(
         threshold: Quantile of saliency above which regions lie: 0.9 for the top tenth.
         min_area: Smallest area of a region, in m2.
         simplify: Largest distance by which outlines are simplified, in patches.
-
-    Returns:
-        The files that were written.
-
-    Raises:
-        OSError: If a scene cannot be read, or a map cannot be written.
-        ValueError: If an argument is out of range, or does not fit a scene.
     """
     from ..maps.pictures import saliency_picture
     from ..maps.regions import check_suffix, salient_regions, write_regions
@@ -205,15 +59,13 @@ def map_saliency(
     bands = needed_bands(indices, options.sensor)
     written = []
     for path, target in options.targets('saliency'):
-        scene = _announced(options.open(path, bands, patch_size))
+        scene = options.open(path, bands, patch_size)
         if min_area and scene.crs is None:
             raise ValueError(
                 f'min_area: {path} has no coordinate reference system, so areas in m2 '
                 'are not known. Leave it out, or georeference the scene.'
             )
-        saliency_map(
-            scene, target, patch_size, indices, alpha, combine, options.window,
-        )  # fmt: skip
+        saliency_map(scene, target, patch_size, indices, alpha, combine, options.window)
         written.append(target)
         regions = None
         if polygons:
@@ -251,13 +103,6 @@ def map_embedding(
         size: Side of the chips that the encoder sees, in pixels.
         batch_size: Number of chips that are encoded at a time.
         device: For example cpu or cuda; CUDA by default if there is any.
-
-    Returns:
-        The files that were written.
-
-    Raises:
-        OSError: If a scene cannot be read, or a map cannot be written.
-        ValueError: If an argument is out of range, or does not fit a scene.
     """
     from ..evaluation import FrozenEncoder
     from ..maps.embedding import embedding_map, encoder_patch_size
@@ -271,7 +116,7 @@ def map_embedding(
     patch_size = encoder_patch_size(encoder)
     written = []
     for path, target in options.targets('embedding'):
-        scene = _announced(options.open(path, encoder.bands, patch_size))
+        scene = options.open(path, encoder.bands, patch_size)
         embedding_map(scene, target, encoder, size, pca, batch_size, options.window)
         written.append(target)
         if options.png:
@@ -298,14 +143,6 @@ def map_similarity(
         crs: System of *at* if it is another one, for example EPSG:4326.
         polygons: File of the outlines of the most similar patches, .geojson or .gpkg.
         threshold: Quantile of similarity above which they lie: 0.99 for one in 100.
-
-    Returns:
-        The files that were written.
-
-    Raises:
-        OSError: If the map cannot be read, or the other cannot be written.
-        ValueError: If there is no embedding at the coordinate, or another argument is
-            out of range.
     """
     from ..maps.regions import check_suffix, salient_regions, write_regions
     from ..maps.similarity import similarity_map
@@ -338,13 +175,6 @@ def map_reconstruction(
         size: Side of the chips in pixels; as in training by default.
         batch_size: Number of chips that are reconstructed at a time.
         device: For example cpu or cuda; CUDA by default if there is any.
-
-    Returns:
-        The files that were written.
-
-    Raises:
-        OSError: If a file cannot be read, or a map cannot be written.
-        ValueError: If an argument is out of range, or does not fit a scene.
     """
     from ..maps.pictures import reconstruction_picture
     from ..maps.reconstruction import reconstruction_map
@@ -359,7 +189,7 @@ def map_reconstruction(
     bands = BandSet.from_data(statistics.data_bands, task.bands.sensor)
     written = []
     for path, target in options.targets('reconstruction'):
-        scene = _announced(options.open(path, bands, size))
+        scene = options.open(path, bands, size)
         reconstruction_map(
             scene, target, task, mask_ratio, size, batch_size, options.window
         )
@@ -400,13 +230,6 @@ def map_view(
         browser: Open the page in the browser.
         batch_size: Number of chips that are encoded at a time.
         device: For example cpu or cuda; CUDA by default if there is any.
-
-    Returns:
-        The pages that were written.
-
-    Raises:
-        OSError: If a file cannot be read, or a page cannot be written.
-        ValueError: If an argument is out of range, or does not fit a scene.
     """
     from ..evaluation import FrozenEncoder
     from ..maps.embedding import encoder_patch_size
@@ -426,25 +249,13 @@ def map_view(
     patch_size = encoder_patch_size(encoder)
     written = []
     for path, target in options.targets('view', '.html'):
-        scene = _announced(options.open(path, encoder.bands, patch_size))
+        scene = options.open(path, encoder.bands, patch_size)
         view_scene(
             scene, target, encoder, task, mask_ratios, source.info.get('size') or 64,
             batch_size, max_side, browser,
         )  # fmt: skip
         written.append(target)
     return written
-
-
-def _announced(scene: 'RasterScene') -> 'RasterScene':
-    """Say so if a scene has no georeference, or implausible values."""
-    from lightning.pytorch.utilities import rank_zero_info
-
-    from ..datasets.units import check_reflectance, sample_values
-
-    check_reflectance(sample_values(scene), scene.bands, scene.path, scene.unit)
-    if scene.crs is None:
-        rank_zero_info(f'{scene.path} has no georeference: its map is in pixels.')
-    return scene
 
 
 def _save(figure: 'Figure', target: Path) -> Path:

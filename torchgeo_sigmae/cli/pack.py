@@ -175,8 +175,11 @@ def _open_scenes(
     splits = datamodule.find_splits()
     if not splits['val'] and not splits['test']:
         splits = {'': splits['train']}
-    names = ('bands_in_file', 'nodata', 'scale', 'offset', 'mask_band')
-    settings = {name: getattr(datamodule, name) for name in names}
+    settings = {
+        name: value
+        for name, value in datamodule.reading.items()
+        if name != 'allow_missing_bands'
+    }
     return SceneSource(splits, size, options.min_valid, datamodule.on_error, settings)
 
 

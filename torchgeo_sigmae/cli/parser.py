@@ -32,12 +32,7 @@ T = TypeVar('T')
 
 
 def fail(program: str, message: str) -> NoReturn:
-    """Say in one line what is wrong with a command, and exit with status 2.
-
-    Args:
-        program: The program and its command.
-        message: What is wrong; names the argument.
-    """
+    """Say in one line what is wrong with a command, and exit with status 2."""
     sys.stderr.write(f'{program}: error: {_plain(message)}\n')
     raise SystemExit(2)
 
@@ -71,33 +66,22 @@ def error_line(program: str) -> Iterator[None]:
     """Show errors of arguments and files as one line in place of a traceback.
 
     With ``JSONARGPARSE_DEBUG`` in the environment the traceback is shown.
-
-    Args:
-        program: The program and its command.
-
-    Yields:
-        Nothing.
     """
     try:
         yield
     except Exception as error:
-        known = isinstance(error, (ImportError, ValueError, OSError))
+        expected = isinstance(error, (ImportError, ValueError, OSError))
         # Lightning and TorchGeo have one each.
-        known |= type(error).__name__ == 'MisconfigurationException'
-        if not known or 'JSONARGPARSE_DEBUG' in os.environ:
+        expected |= type(error).__name__ == 'MisconfigurationException'
+        if not expected or 'JSONARGPARSE_DEBUG' in os.environ:
             raise
         fail(program, str(error))
 
 
 def suggestion(typed: str, choices: Mapping[str, str] | Sequence[str]) -> str:
-    """Ask whether something similar was meant.
+    """Ask whether the most similar choice was meant, or its value in a mapping.
 
-    Args:
-        typed: What there is not.
-        choices: What there is; a mapping if something else shall be suggested.
-
-    Returns:
-        A question that starts with a space; nothing if nothing is similar.
+    The question starts with a space; it is empty if nothing is similar.
     """
     close = difflib.get_close_matches(typed, choices, n=1)
     if not close:
@@ -115,22 +99,12 @@ class OneLineErrors(ArgumentParser):
     """A parser that says in one line what is wrong, with a suggestion for typos."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Initialize a new OneLineErrors instance.
-
-        Args:
-            *args: Of the parser.
-            **kwargs: Of the parser.
-        """
+        """Initialize a new OneLineErrors instance; arguments as the parser's."""
         # A beginning of an option is a typo.
         super().__init__(*args, **{'allow_abbrev': False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Exit with status 2.
-
-        Args:
-            message: What is wrong.
-            ex: Why, if an exception tells.
-        """
+        """Exit with status 2."""
         if not self.exit_on_error or 'JSONARGPARSE_DEBUG' in os.environ:
             super().error(message, ex)
         parser = getattr(ex, 'subcommand_parser', None) or self
@@ -197,15 +171,7 @@ class Parser(OneLineErrors):
 
 
 def call(function: Callable[..., T], values: Any) -> T:
-    """Call a function with what a parser of it has parsed.
-
-    Args:
-        function: The function.
-        values: Its values by name; those of a dataclass become one argument.
-
-    Returns:
-        What the function returns.
-    """
+    """Call a function with the values that its :class:`Parser` returned."""
     return function(
         **{
             name: call(cast(Any, parameter.annotation), values)

@@ -33,9 +33,6 @@ def adapt_bands(
         method: auto matches bands by name and wavelength; name by name alone; zero is
             auto for known bands, and unknown ones (VV, DEM) start at zero.
         source_bands: Bands of the weights in order, where the file does not tell them.
-
-    Returns:
-        The file that was written.
     """
     from ..weights import adapt_bands
 

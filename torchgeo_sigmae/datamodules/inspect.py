@@ -71,14 +71,10 @@ _SENSORS = {
 
 
 def datamodule_bands(datamodule: object) -> BandSet | None:
-    """Find the channel order of a datamodule's batches.
-
-    Args:
-        datamodule: Any datamodule.
+    """Find the channel order of a datamodule's batches; None if it is unknown.
 
     Returns:
-        The bands of one date and their sensor, where channels may be no bands of the
-        sensor; None if they are unknown.
+        The channels of one date, of which some may be no bands of the sensor.
     """
     bands = getattr(datamodule, 'bands', None)
     if isinstance(bands, BandSet):
@@ -96,35 +92,23 @@ def datamodule_bands(datamodule: object) -> BandSet | None:
         return BandSet.from_data(names, Sensor.from_wavelengths(name, nanometers))
     sensor = datamodule_sensor(datamodule)
     if sensor is None:
+        likely = map(get_sensor, ('sentinel2', 'sentinel1', 'naip', 'planetscope'))
         sensor = next(
-            (
-                get_sensor(likely)
-                for likely in ('sentinel2', 'sentinel1', 'naip', 'planetscope')
-                if any(get_sensor(likely).find(name) for name in names)
-            ),
-            get_sensor('any'),
+            (each for each in likely if any(map(each.find, names))), get_sensor('any')
         )
     return BandSet.from_data(names, sensor)
 
 
 def datamodule_sensor(datamodule: object) -> Sensor | None:
-    """Find the sensor of a datamodule, if it is certain.
-
-    Args:
-        datamodule: Any datamodule.
-
-    Returns:
-        The sensor; None if it could only be guessed by the names of the bands.
-    """
+    """Find the sensor; None if the names of the bands would be the only hint."""
     bands = getattr(datamodule, 'bands', None)
     if isinstance(bands, BandSet):
         return bands.sensor
-    name = getattr(getattr(datamodule, 'dataset_class', None), '__name__', '')
-    told = f'{name} {_split(datamodule)}'
-    for pattern, sensor in _SENSORS.items():
-        if re.search(pattern, told):
-            return get_sensor(sensor)
-    return None
+    name = _class_attribute(datamodule, '__name__')
+    described = f'{name} {_split(datamodule)}'
+    return next(
+        (get_sensor(s) for p, s in _SENSORS.items() if re.search(p, described)), None
+    )
 
 
 def _names(datamodule: object, dataset: str) -> Sequence[Any] | None:
@@ -164,17 +148,8 @@ def _split(datamodule: object) -> str:
 
 
 def datamodule_dates(datamodule: object) -> int:
-    """Find how many dates a datamodule puts into the channels of its batches.
-
-    Args:
-        datamodule: Any datamodule.
-
-    Returns:
-        For example the ``seasons`` of SSL4EO, else 1.
-    """
-    if getattr(getattr(datamodule, 'dataset_class', None), '__name__', '') == (
-        'FieldsOfTheWorld'
-    ):
+    """Count the dates in the channels of a batch, such as the seasons of SSL4EO."""
+    if _class_attribute(datamodule, '__name__') == 'FieldsOfTheWorld':
         return 2
     if _dataset_argument(datamodule, 'timepoint_aggregation') == 'concat':
         return int(_dataset_argument(datamodule, 'num_of_timepoints'))
@@ -188,12 +163,6 @@ def datamodule_normalization(datamodule: object) -> tuple[Any, Any] | None:
     The ``Normalize`` in its augmentations are read, several one after the other as one.
     The attributes ``mean`` and ``std`` prove nothing: TorchGeo's base class has 0 and
     255. TreeSatAI normalizes without an augmentation, by numbers of its module.
-
-    Args:
-        datamodule: Any datamodule.
-
-    Returns:
-        Mean and std, or None if it applies none.
 
     Raises:
         ValueError: If training and evaluation are normalized differently.
@@ -209,28 +178,12 @@ def datamodule_normalization(datamodule: object) -> tuple[Any, Any] | None:
 
 
 def normalizes(datamodule: object) -> bool:
-    """Find out whether a datamodule normalizes its batches after the transfer.
-
-    Args:
-        datamodule: Any datamodule.
-
-    Returns:
-        Whether there is a ``Normalize`` in its augmentations.
-    """
+    """Return whether a datamodule normalizes its batches after the transfer."""
     return bool(_normalizations(datamodule))
 
 
 def attached_datamodule(trainer: Trainer) -> object:
-    """Find the datamodule of the current run.
-
-    ``trainer.datamodule`` may still be that of an earlier run.
-
-    Args:
-        trainer: The trainer.
-
-    Returns:
-        The datamodule, or None.
-    """
+    """Find the datamodule of this run; ``trainer.datamodule`` may be of an earlier."""
     connector = getattr(trainer, '_data_connector', None)
     selector = getattr(connector, '_datahook_selector', None)
     if selector is None:

@@ -13,20 +13,20 @@ from typing import Any
 import kornia.augmentation as K
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchgeo.datamodules import NonGeoDataModule
 from tqdm import tqdm
 
-from .._files import write_text
 from ..bands import SENTINEL2_TEN_BANDS, BandSet, Sensor
 from ..datasets.chips import SceneChips
 from ..datasets.find import GEOTIFFS, check_on_error, find_scenes, skip_on_error
 from ..datasets.resumable import resumable
+from ..datasets.scene_files import ReadingOptions
 from ..datasets.scenes import RasterScene
 from ..datasets.splits import split_scenes
-from ..datasets.statistics import SceneStatistics, compute_statistics, read_statistics
+from ..datasets.statistics import SceneStatistics, stored_statistics
 from ..datasets.units import check_reflectance
 
 __all__ = ('SceneDataModule', 'augmentations')
@@ -90,7 +90,7 @@ class SceneDataModule(NonGeoDataModule):
             size: Side of the chips in pixels. Smaller scenes are padded with missing
                 pixels.
             batch_size: Size of each mini-batch.
-            num_workers: Number of workers for parallel data loading.
+            num_workers: Number of processes that load data.
             paths: Patterns of the training scenes under *root*, see
                 :func:`.find_scenes`. With ``'**/*.SAFE'``, products with a file per
                 band.
@@ -167,16 +167,18 @@ class SceneDataModule(NonGeoDataModule):
         self.val_fraction = val_fraction
         self.length = length
         self.val_length = val_length
-        self.bands_in_file = bands_in_file
-        self.nodata = nodata
         self.fill = fill
         self.crop_scale = crop_scale
         self.cache = cache
         self.on_error = on_error
-        self.scale = scale
-        self.offset = offset
-        self.allow_missing_bands = allow_missing_bands
-        self.mask_band = mask_band
+        self.reading: ReadingOptions = {
+            'bands_in_file': bands_in_file,
+            'nodata': nodata,
+            'scale': scale,
+            'offset': offset,
+            'allow_missing_bands': allow_missing_bands,
+            'mask_band': mask_band,
+        }
         self._mean_std = None if mean is None or std is None else (mean, std)
         self._skipped: set[str] = set()
         self._scenes: Split | None = None
@@ -203,17 +205,11 @@ class SceneDataModule(NonGeoDataModule):
             if self._mean_std is None:
                 statistics = self._statistics(scenes['train'], self._skipped)
                 self._mean_std = statistics.mean, statistics.std
-                scenes['train'] = [
-                    scene
-                    for scene in scenes['train']
-                    if scene.path not in statistics.skipped
-                ]
+                left_out = statistics.skipped
+                scenes['train'] = [s for s in scenes['train'] if s.path not in left_out]
             self._set_augmentations(*self._mean_std)
-            check_reflectance(
-                np.array(self._mean_std[0])[:, None],
-                self.bands,
-                f'scenes under {self.root}',
-            )
+            mean = np.array(self._mean_std[0])[:, None]
+            check_reflectance(mean, self.bands, f'scenes under {self.root}')
             self._scenes = scenes
             self._report(scenes)
         scenes = self._scenes
@@ -276,22 +272,17 @@ class SceneDataModule(NonGeoDataModule):
             ('train', self.paths),
         ):
             if paths is not None:
-                found = find_scenes(
+                matching = find_scenes(
                     self.root,
                     paths,
                     self.bands,
-                    self.bands_in_file,
-                    self.nodata,
                     self.exclude,
                     self.on_error,
                     skipped,
-                    self.scale,
-                    self.offset,
-                    self.allow_missing_bands,
-                    self.mask_band,
+                    **self.reading,
                 )
-                scenes[split] = [scene for scene in found if scene.path not in taken]
-                taken.update(scene.path for scene in found)
+                scenes[split] = [scene for scene in matching if scene.path not in taken]
+                taken.update(scene.path for scene in matching)
         if self.val_paths is None and self.val_fraction:
             scenes['train'], scenes['val'] = split_scenes(
                 scenes['train'], self.val_fraction, self.size, self.seed
@@ -305,19 +296,7 @@ class SceneDataModule(NonGeoDataModule):
         file = None
         if self.trainer is not None:
             file = Path(self.trainer.default_root_dir) / 'scene_statistics.json'
-            stored = read_statistics(file, scenes, self.size)
-            if stored is not None and not (stored.skipped and self.on_error == 'raise'):
-                for path in set(stored.skipped) - skipped:
-                    warnings.warn(f'Skipped: {path}, as in {file}.', stacklevel=2)
-                skipped |= set(stored.skipped)
-                return stored
-        statistics = compute_statistics(scenes, self.size, self.on_error, skipped)
-        if file is not None:
-            try:
-                write_text(file, statistics.to_json(), 'default_root_dir')
-            except OSError as error:
-                rank_zero_warn(f'The statistics could not be stored: {error}')
-        return statistics
+        return stored_statistics(file, scenes, self.size, self.on_error, skipped)
 
     def _cached(self, split: Split) -> Split:
         """Read the scenes into memory, if asked to or small."""
@@ -360,12 +339,7 @@ class SceneDataModule(NonGeoDataModule):
     ) -> SceneChips:
         """Make a dataset."""
         return SceneChips(
-            scenes,
-            self.bands,
-            self.size,
-            random,
-            length,
-            on_error=self.on_error,
+            scenes, self.bands, self.size, random, length, on_error=self.on_error
         )
 
     def _set_augmentations(self, mean: Sequence[float], std: Sequence[float]) -> None:

@@ -111,17 +111,7 @@ class BandFile:
             positions = _positions(path, names, bands, sensor)
             missing = [band for band in bands if band not in positions]
             if missing and not (allow_missing_bands and positions):
-                given = [name or '' for name in names]
-                others = [each.name for each in sensors_with(given)]
-                hint = ''
-                if others and sensor.name not in others:
-                    hint = f'Pass sensor={" or ".join(map(repr, others))}. '
-                raise ValueError(
-                    f'bands: {path} has the bands {given}, {", ".join(missing)} not '
-                    f'found. {hint}Leave them out of bands=, exclude the file, or read '
-                    'them as missing values by SceneDataModule(allow_missing_bands='
-                    'True).'
-                )
+                raise _lacks_bands(path, names, missing, sensor)
             channels = [i for i, band in enumerate(bands) if band in positions]
             wanted = [positions[bands[i]] for i in channels]
             types = {file.dtypes[i] for i in wanted}
@@ -160,20 +150,13 @@ class BandFile:
     def read(
         self, window: Window, shape: tuple[int, int], dtype: str = 'float32'
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Read raw values and what is missing.
-
-        Args:
-            window: Rows and columns, in the file.
-            shape: Height and width of the result.
-            dtype: Type of the values.
+        """Read raw values of a window, resampled to *shape*, and what is missing.
 
         Returns:
             Values ``(C, H, W)``; missing ones, boolean ``(C, H, W)``: those that equal
             a nodata value other than 0, or lie outside the mask; and where all bands
             that the file has are 0 and 0 is nodata, ``(H, W)``.
 
-        Raises:
-            OSError: If the file cannot be read; the message names it.
         """
         with opened(self.path, self.sharing) as file:
             at = {'window': window, 'out_shape': shape}
@@ -197,6 +180,22 @@ class BandFile:
                     with np.errstate(over='ignore'):  # of float64, as the pixels
                         missing[channel] |= values[channel] == np.float32(nodata)
         return values, missing, dark
+
+
+def _lacks_bands(
+    path: str, names: Sequence[str | None], missing: Sequence[str], sensor: Sensor
+) -> ValueError:
+    """Say which bands a file lacks, and whether it is of another sensor."""
+    given = [name or '' for name in names]
+    others = [each.name for each in sensors_with(given)]
+    hint = ''
+    if others and sensor.name not in others:
+        hint = f'Pass sensor={" or ".join(map(repr, others))}. '
+    return ValueError(
+        f'bands: {path} has the bands {given}, {", ".join(missing)} not found. {hint}'
+        'Leave them out of bands=, exclude the file, or read them as missing values by '
+        'SceneDataModule(allow_missing_bands=True).'
+    )
 
 
 def change_unit(
@@ -267,16 +266,16 @@ def _positions(
             similar.setdefault(band.name, []).append(i)
     positions = {}
     for band_name in bands:
-        found = exact.get(band_name) or similar.get(band_name, [])
-        if len(found) > 1:
+        matches = exact.get(band_name) or similar.get(band_name, [])
+        if len(matches) > 1:
+            one, other = (f'band {i + 1}, {names[i]!r}' for i in matches[:2])
             raise ValueError(
-                f'bands: {path} has {band_name} more than once: band {found[0] + 1}, '
-                f'{names[found[0]]!r}, and band {found[1] + 1}, {names[found[1]]!r}. '
+                f'bands: {path} has {band_name} more than once: {one}, and {other}. '
                 'Pass bands_in_file= with a name of its own for each, or exclude the '
                 'file.'
             )
-        if found:
-            positions[band_name] = found[0]
+        if matches:
+            positions[band_name] = matches[0]
     return positions
 
 

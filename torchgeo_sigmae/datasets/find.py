@@ -5,16 +5,17 @@
 
 import glob
 import os
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Unpack
 
 from tqdm import tqdm
 
 from ..bands import SENTINEL2_TEN_BANDS, BandSet
 from .paths import clean_path, is_remote
+from .scene_files import ReadingOptions
 from .scenes import RasterScene
 from .units import check_baselines
 
@@ -28,15 +29,10 @@ def find_scenes(
     root: str | Path,
     paths: str | Sequence[str] = GEOTIFFS,
     bands: Sequence[str] = SENTINEL2_TEN_BANDS,
-    bands_in_file: Sequence[str] | None = None,
-    nodata: float | None = None,
     exclude: str | Sequence[str] = (),
     on_error: str = 'raise',
     skipped: set[str] | None = None,
-    scale: float | None = None,
-    offset: float | None = None,
-    allow_missing_bands: bool = False,
-    mask_band: str | None = None,
+    **reading: Unpack[ReadingOptions],
 ) -> list[RasterScene]:
     """Find scenes and read their headers.
 
@@ -47,17 +43,12 @@ def find_scenes(
             ``*.SAFE`` matches products that are folders. Remote paths (``s3://``,
             ``/vsizip/``) are taken as they are.
         bands: Wanted bands.
-        bands_in_file: See :meth:`RasterScene.open`.
-        nodata: See :meth:`RasterScene.open`.
         exclude: Patterns of files to leave out; one without a slash matches names in
             every folder.
         on_error: What happens to a file that cannot be read, or lacks a band:
             ``'raise'``, or ``'skip'`` to leave it out with a warning.
         skipped: The names of files that are left out are added to this set.
-        scale: See :meth:`RasterScene.open`.
-        offset: See :meth:`RasterScene.open`.
-        allow_missing_bands: See :meth:`RasterScene.open`.
-        mask_band: See :meth:`RasterScene.open`.
+        **reading: Further arguments of :meth:`RasterScene.open`.
 
     Returns:
         The scenes, by name.
@@ -66,11 +57,6 @@ def find_scenes(
         FileNotFoundError: If there is no such folder, or no file in it matches.
         OSError: If a file cannot be read, or with ``on_error='skip'`` none of them.
         ValueError: If a file lacks a band or band names.
-
-    Warns:
-        UserWarning: For every file that is left out; for a pattern of *exclude* that
-            matches nothing; and if the names of Sentinel-2
-            scenes tell of processing baselines before and after 04.00.
     """
     check_on_error(on_error)
     remote = {clean_path(path) for path in _patterns(paths) if is_remote(path)}
@@ -89,18 +75,7 @@ def find_scenes(
     for name in tqdm(names, 'Opening scenes', disable=None, delay=2):
         path = name if name in remote else os.path.join(root, name)
         with skip_on_error(path, on_error, skipped):
-            scenes.append(
-                RasterScene.open(
-                    path,
-                    bands,
-                    bands_in_file,
-                    nodata,
-                    scale,
-                    offset,
-                    allow_missing_bands,
-                    mask_band,
-                )
-            )
+            scenes.append(RasterScene.open(path, bands, **reading))
     if not scenes:
         raise OSError(
             f'root: none of the {len(names)} files under {os.fspath(root)!r} can be '
@@ -161,13 +136,10 @@ def _excluded(root: str | Path, patterns: str | Sequence[str]) -> set[str]:
 def _any_case(pattern: str) -> str:
     """Let the letters of a suffix be upper or lower case: ``*.[tT][iI][fF]``."""
     stem, dot, suffix = pattern.rpartition('.')
-    if not suffix.isalnum():
-        return pattern
-    return (
-        stem
-        + dot
-        + re.sub('[A-Za-z]', lambda m: f'[{m[0].lower()}{m[0].upper()}]', suffix)
-    )
+    if suffix.isalnum():
+        either = (f'[{c.lower()}{c.upper()}]' if c.isalpha() else c for c in suffix)
+        suffix = ''.join(either)
+    return stem + dot + suffix
 
 
 def _patterns(patterns: str | Sequence[str]) -> list[str]:

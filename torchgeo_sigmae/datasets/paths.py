@@ -92,11 +92,7 @@ def _archive(path: str) -> tuple[str | None, str]:
 
 
 def check_satellite(path: str, sensor: Sensor) -> None:
-    """Refuse a Landsat product whose name tells another satellite than the sensor's.
-
-    Raises:
-        ValueError: For ``LE07_L2SP_..._SR_B4.TIF`` read as Landsat-8.
-    """
+    """Refuse a product that is named after another Landsat than the sensor."""
     match = _LANDSAT.search(os.path.basename(path))
     if match and sensor in (LANDSAT8, ETM, TM):
         satellite = get_sensor(f'landsat{match[1]}')
@@ -109,15 +105,9 @@ def check_satellite(path: str, sensor: Sensor) -> None:
 
 
 def find_band(name: str | None, sensor: Sensor) -> Band | None:
-    """Find a band by a description of it.
+    """Find a band by a description, for example ``'B4, central wavelength 665 nm'``.
 
-    Args:
-        name: For example ``'B4, central wavelength 665 nm'``, ``'B04_10m'``, or
-            ``'Red edge 1'``.
-        sensor: The sensor.
-
-    Returns:
-        The band; None if there is none, or more than one.
+    None if there is no such band, or more than one.
     """
     if not name or (band := sensor.find(name)):
         return band if name else None
@@ -141,17 +131,7 @@ def find_band_files(
     """Find the file of every band that a folder has, at its finest resolution.
 
     Previews and masks of a Sentinel-2 product (with a folder ``IMG_DATA``) are left
-    out.
-
-    Args:
-        folder: The folder.
-        files: The files in it and below.
-        bands: Wanted bands, canonical; other names, such as ``'SCL'``, are those of
-            files.
-        sensor: The sensor of the bands.
-
-    Returns:
-        Files by band, in the order of *bands*.
+    out. Names in *bands* that are no bands, such as ``'SCL'``, are those of files.
 
     Raises:
         ValueError: If a band has several files.
@@ -209,16 +189,15 @@ def product_baseline(path: str) -> int | None:
 def product_scaling(
     path: str, files: Sequence[str] | None = None
 ) -> tuple[float, float] | None:
-    """Read how digital numbers of a Sentinel-2 product become reflectance.
+    """Scale and offset of a Sentinel-2 product: reflectance = value x scale + offset.
 
     Args:
         path: A folder, a file, or an archive.
         files: The files of a folder or archive.
 
     Returns:
-        Scale and offset, reflectance = value x scale + offset, as the metadata beside
-        the file or in the folder say (``MTD_MSIL2A.xml``), else as the name of a folder
-        says. None without.
+        As the metadata beside the file or in the folder say (``MTD_MSIL2A.xml``), else
+        as the name of a folder says. None without.
 
     Raises:
         ValueError: If the bands have different offsets.
@@ -226,16 +205,15 @@ def product_scaling(
     inside = [name for name in files or () if Path(name).name.startswith('MTD_MSI')]
     texts = [(name, _text(name)) for name in inside if name.endswith('.xml')]
     if not texts and not is_remote(path):
-        # A folder may be one of a product, IMG_DATA or R10m.
         # A file has it beside itself. A folder may be one of a product, such as R10m.
         above = list(Path(os.path.abspath(path)).parents[: 1 if files is None else 4])
-        found = [
+        metadata = [
             folder / name
             for folder in above
             for name in ('MTD_MSIL2A.xml', 'MTD_MSIL1C.xml')
             if os.path.isfile(folder / name)
         ]
-        texts = [(str(name), name.read_text(errors='replace')) for name in found[:1]]
+        texts = [(str(file), file.read_text(errors='replace')) for file in metadata[:1]]
     for name, text in texts:
         offsets = {float(value) for value in _OFFSET.findall(text)}
         if len(offsets) > 1:

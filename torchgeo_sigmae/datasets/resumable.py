@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Training data whose order and randomness depend on the place in the run alone.
+"""Training data whose order and randomness depend on the position in the run alone.
 
 Lightning restarts the data of an epoch when a run is resumed, and TorchGeo shuffles and
 augments from the global generator. With a resumable datamodule the order of the samples
@@ -47,9 +47,6 @@ def resumable(datamodule: _DataModule, seed: int = 0) -> _DataModule:
 
     Returns:
         The same object, still of its class. A second call changes the seed only.
-
-    Raises:
-        TypeError: If *datamodule* is none.
     """
     if not isinstance(datamodule, LightningDataModule):
         raise TypeError(
@@ -64,56 +61,40 @@ def resumable(datamodule: _DataModule, seed: int = 0) -> _DataModule:
 
 
 def is_resumable(datamodule: object) -> bool:
-    """Tell whether :func:`.resumable` was called on a datamodule.
-
-    Args:
-        datamodule: Anything.
-
-    Returns:
-        Whether its training data continue where a run stands.
-    """
+    """Return whether :func:`.resumable` was called on a datamodule."""
     return hasattr(datamodule, 'resumable_seed')
 
 
 def _train_dataloader(
-    datamodule: Any, own: Callable[[], DataLoader[Any]]
+    datamodule: Any, original: Callable[[], DataLoader[Any]]
 ) -> DataLoader[Any]:
-    """The datamodule's own training loader, in an order that depends on the place."""
-    return _ResumableLoader(own(), datamodule)
+    """The datamodule's own training loader, in an order of ours."""
+    return _ResumableLoader(original(), datamodule)
 
 
 def _on_after_batch_transfer(
-    datamodule: Any, own: Callable[[Any, int], Any], batch: Any, dataloader_idx: int
+    datamodule: Any,
+    original: Callable[[Any, int], Any],
+    batch: Any,
+    dataloader_idx: int,
 ) -> Any:
     """Seed the randomness of a training step, then augment as ever."""
     trainer = datamodule.trainer
     if trainer is not None and trainer.training:
         key = (datamodule.resumable_seed, batches_begun(trainer), trainer.global_rank)
         torch.manual_seed(seed_from(_STEP, *key))
-    return own(batch, dataloader_idx)
+    return original(batch, dataloader_idx)
 
 
 def batches_begun(trainer: Trainer) -> int:
-    """Count the training batches a run has begun, resumed or not.
-
-    Args:
-        trainer: The trainer.
-
-    Returns:
-        Their number, over all epochs.
-    """
+    """Count the training batches a run has begun, over all epochs."""
     return int(trainer.fit_loop.epoch_loop.batch_progress.total.ready)
 
 
 def samples_of(trainer: Trainer, batch: int) -> list[int]:
-    """Tell which samples a training batch holds.
+    """Indices of the samples of a batch, counted over all epochs.
 
-    Args:
-        trainer: The trainer.
-        batch: Its number, counted over all epochs.
-
-    Returns:
-        Their indices in the dataset; none if the data are not resumable.
+    Empty if the data are not resumable.
     """
     loader = trainer.train_dataloader
     if not isinstance(loader, _ResumableLoader):
@@ -146,7 +127,7 @@ class _ResumableLoader(DataLoader[Any]):
                 'its own, which cannot be made resumable. Give the DataLoader a '
                 'batch_size and a sampler, or do without resumable().'
             )
-        sampler = _PlacedSampler(loader, owner)
+        sampler = _PositionedSampler(loader, owner)
         super().__init__(
             _SeededSamples(loader.dataset, owner.resumable_seed),
             batch_size=loader.batch_size,
@@ -163,7 +144,7 @@ class _ResumableLoader(DataLoader[Any]):
             # Seeds the workers, instead of the global one.
             generator=torch.Generator(),
         )
-        self._placed = sampler
+        self._sampler = sampler
 
     def __iter__(self) -> Any:
         # At the first batch, not before: Lightning makes the iterator early, before it
@@ -172,9 +153,9 @@ class _ResumableLoader(DataLoader[Any]):
 
     def samples_of(self, number: int) -> list[int]:
         """The samples of a batch, counted over all epochs."""
-        epoch, batch = divmod(number, self._placed.batches_per_epoch)
-        first = batch * self._placed.batch_size
-        samples = self._placed.order(epoch)[first : first + self._placed.batch_size]
+        epoch, batch = divmod(number, self._sampler.batches_per_epoch)
+        first = batch * self._sampler.batch_size
+        samples = self._sampler.order(epoch)[first : first + self._sampler.batch_size]
         return list(map(int, samples))
 
     # Lightning takes a loader with these two for resumable. Where it stands is known
@@ -184,18 +165,18 @@ class _ResumableLoader(DataLoader[Any]):
     def state_dict(self) -> dict[str, Any]:
         """Describe the order, to recognise it when the run is resumed."""
         return {
-            'seed': self._placed.owner.resumable_seed,
-            'samples': len(self._placed),
+            'seed': self._sampler.owner.resumable_seed,
+            'samples': len(self._sampler),
             'batch_size': self.batch_size,
-            'batches': self._placed.batches_per_epoch,
-            'processes': self._placed.num_replicas,
+            'batches': self._sampler.batches_per_epoch,
+            'processes': self._sampler.num_replicas,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Nothing to load; ResumableCheckpoint compares."""
 
 
-class _PlacedSampler(DistributedSampler[tuple[int, int]]):
+class _PositionedSampler(DistributedSampler[tuple[int, int]]):
     """Yields (epoch, index) of the samples a process has still to see in an epoch.
 
     A DistributedSampler, so that Lightning leaves it alone.
@@ -247,8 +228,8 @@ class _SeededSamples(Dataset[Any]):
         self.dataset = dataset
         self.seed = seed
 
-    def __getitem__(self, place: tuple[int, int]) -> Any:
-        epoch, index = place
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        epoch, index = key
         with seeded(_SAMPLE, self.seed, epoch, index):
             return self.dataset[index]
 

@@ -4,8 +4,6 @@
 """The reader of rasters: scenes of any size, read by windows."""
 
 import math
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,19 +19,10 @@ from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 
-from ..bands import (
-    SENTINEL2_TEN_BANDS,
-    BandSet,
-    Sensor,
-)
+from ..bands import SENTINEL2_TEN_BANDS, BandSet
 from .band_files import MASK_BANDS, UNIT, BandFile, change_unit
-from .paths import (
-    check_satellite,
-    clean_path,
-    find_band_files,
-    list_files,
-    product_scaling,
-)
+from .paths import clean_path
+from .scene_files import open_files
 
 __all__ = ('RasterScene',)
 
@@ -117,9 +106,6 @@ class RasterScene:
                 it that ends in this name, whose clouds and cloud shadows become missing
                 values. None for no cloud mask.
 
-        Returns:
-            The scene.
-
         Raises:
             FileNotFoundError: If there is no such folder, or no file of a band in it.
             OSError: If the file cannot be read; the message names it.
@@ -128,60 +114,11 @@ class RasterScene:
                 the name of a Landsat product tells another satellite.
         """
         path, names = clean_path(path), BandSet(bands)
-        sensor = names.sensor
-        if mask_band is not None and mask_band not in MASK_BANDS:
-            raise ValueError(
-                f'mask_band: {mask_band!r} is unknown. Use one of '
-                f'{", ".join(MASK_BANDS)}.'
-            )
-        check_satellite(path, sensor)
-        inside = list_files(path)
-        rasters = [name for name in inside or () if re.search(r'\.tiff?$', name, re.I)]
-        if inside is not None and not os.path.isdir(path) and len(rasters) == 1:
-            # An archive of one GeoTIFF.
-            (source,), inside = rasters, None
-        else:
-            source = path
-        if inside is None:
-            file = BandFile.open(
-                source, names, sensor, bands_in_file, nodata, scale, offset,
-                allow_missing_bands,
-            )  # fmt: skip
-            files = [file]
-            mask = mask_band and _mask_of_file(source, mask_band, sensor)
-        else:
-            wanted = [*names, *([mask_band] if mask_band else [])]
-            found = find_band_files(path, inside, wanted, sensor)
-            missing = [name for name in wanted if name not in found]
-            if mask_band in missing or (
-                missing and not (allow_missing_bands and found)
-            ):
-                raise FileNotFoundError(
-                    f'scene: {path} has no file of {", ".join(missing)}. Expected '
-                    f'names that end in _{missing[0]}.tif, _{missing[0]}.jp2 or '
-                    f'_{missing[0]}_20m.jp2'
-                    + (f'; there are {", ".join(found)}.' if found else '.')
-                )
-            if offset is None and (product := product_scaling(path, inside)):
-                scale = product[0] if scale is None else scale
-                offset = product[1]
-            mask = mask_band and BandFile.open(
-                found.pop(mask_band), [mask_band], sensor, [mask_band]
-            )
-            files = [
-                replace(
-                    BandFile.open(name, [band], sensor, [band], nodata, scale, offset),
-                    channels=(names.index(band),),
-                )
-                for band, name in found.items()
-            ]
+        files, mask = open_files(
+            path, names, bands_in_file, nodata, scale, offset, allow_missing_bands,
+            mask_band,
+        )  # fmt: skip
         finest = max(files, key=lambda file: file.height * file.width)
-        for each in (*files, *([mask] if mask else [])):
-            if not _same_ground(each, finest):
-                raise ValueError(
-                    f'scene: {each.path} does not show the same ground as '
-                    f'{finest.path}. Keep the bands of one product in a folder.'
-                )
         return cls(
             path,
             names,
@@ -190,7 +127,7 @@ class RasterScene:
             finest.transform,
             finest.crs,
             tuple(files),
-            mask or None,
+            mask,
             mask_band,
         )
 
@@ -206,8 +143,8 @@ class RasterScene:
             return ()
         finest = max(self.files, key=lambda file: file.height * file.width)
         return tuple(
-            (row - self.row, column - self.column, *place)
-            for row, column, *place in finest.gcps
+            (row - self.row, column - self.column, *position)
+            for row, column, *position in finest.gcps
         )
 
     @property
@@ -256,14 +193,12 @@ class RasterScene:
             window: Rows and columns, which may lie outside the scene; None for all.
 
         Returns:
-            Values in float32, ``(C, H, W)``. Where a file tells its scale and offset,
-            they are in ``unit``, by default reflectance x 10000. Else they are
-            those of the file. Missing
-            values are NaN: of pixels outside the scene, its area of interest or the
-            mask of the file, or under clouds of *mask_band*; where all spectral bands
-            of the file (of several files, all wanted bands) are 0 and 0 is nodata;
-            where the band equals another nodata value; and of bands that the file
-            lacks.
+            Values in float32, ``(C, H, W)``: in ``unit``, by default reflectance x
+            10000, where the scale and offset of a file are known, else those of the
+            file. Missing values are NaN: outside the scene, its area of interest or the
+            mask of the file; under clouds of *mask_band*; where all spectral bands of
+            the file (of several files, all wanted bands) are 0 and 0 is nodata; where
+            the band equals another nodata value; and in bands that the file lacks.
 
         Raises:
             OSError: If a file cannot be read; the message names it.
@@ -294,17 +229,7 @@ class RasterScene:
         return self._read_inside(Window(0, 0, self.width, self.height), shape)
 
     def part(self, row: int, column: int, height: int, width: int) -> 'RasterScene':
-        """Cut out a window, which lies in the scene.
-
-        Args:
-            row: Its first row.
-            column: Its first column.
-            height: Height in pixels.
-            width: Width in pixels.
-
-        Returns:
-            The window as a scene.
-        """
+        """Cut out a window, which lies in the scene."""
         return replace(
             self,
             height=int(height),
@@ -317,14 +242,7 @@ class RasterScene:
         )
 
     def cached(self) -> 'RasterScene':
-        """Read all pixels into memory.
-
-        Returns:
-            The same scene, whose windows are cut from memory.
-
-        Raises:
-            OSError: If a file cannot be read; the message names it.
-        """
+        """Read all pixels; windows of the returned scene are cut from memory."""
         pixels = np.empty((len(self.bands), self.height, self.width), self._dtype)
         missing = None
         for row in range(0, self.height, _ROWS):
@@ -349,8 +267,9 @@ class RasterScene:
         for file in self.files:
             if file.scales is None or file.offsets is None:
                 continue
-            told = zip(file.channels, file.scales, file.offsets, strict=True)
-            for channel, scale, offset in told:
+            for channel, scale, offset in zip(
+                file.channels, file.scales, file.offsets, strict=True
+            ):
                 change_unit(values[channel], (scale, offset), self.unit)
         values[missing] = np.nan
         if self.aoi is not None:
@@ -365,10 +284,7 @@ class RasterScene:
     def _raw(
         self, window: Window, shape: tuple[int, int], dtype: str = 'float32'
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Raw values of a window inside the scene, and which are missing.
-
-        New arrays ``(C, *shape)``.
-        """
+        """Raw values ``(C, *shape)`` of a window inside, and which are missing."""
         size = len(self.bands), *shape
         if self.pixels is not None and shape == (window.height, window.width):
             inside = (slice(None), *window.toslices())
@@ -404,31 +320,3 @@ class RasterScene:
             window.width * right,
             window.height * down,
         )
-
-
-def _same_ground(file: BandFile, finest: BandFile) -> bool:
-    """Whether the corners of two files agree to half a pixel of the finer one."""
-    if file is finest:
-        return True
-    corners, wanted = (
-        (one.transform @ (0, 0), one.transform @ (one.width, one.height))
-        for one in (file, finest)
-    )
-    half = max(abs(finest.transform.a), abs(finest.transform.b)) / 2
-    near = np.allclose(corners, wanted, rtol=0, atol=half)
-    return near and bool(file.crs == finest.crs)
-
-
-def _mask_of_file(path: str, mask_band: str, sensor: Sensor) -> BandFile:
-    """The band of a file that tells clouds, or that of a file beside it."""
-    stem, suffix = os.path.splitext(path)
-    beside = f'{stem}_{mask_band}{suffix}'
-    if os.path.isfile(beside):
-        return BandFile.open(beside, [mask_band], sensor, [mask_band])
-    try:
-        return BandFile.open(path, [mask_band], sensor)
-    except ValueError as error:
-        raise ValueError(
-            f'mask_band: {path} has no band {mask_band}, and there is no file '
-            f'{beside}. Leave out mask_band=, or exclude the file.'
-        ) from error

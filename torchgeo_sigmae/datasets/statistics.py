@@ -4,6 +4,7 @@
 """Mean and standard deviation of the bands of scenes, stored in a file."""
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -11,14 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 from tqdm import tqdm
 
+from .._files import write_text
 from .chips import SceneChips
 from .find import skip_on_error
 from .paths import file_state
 from .scenes import RasterScene
 
-__all__ = ('SceneStatistics', 'compute_statistics', 'read_statistics')
+__all__ = (
+    'SceneStatistics',
+    'compute_statistics',
+    'read_statistics',
+    'stored_statistics',
+)
 
 #: Chips that are read for the statistics, spread evenly over the scenes.
 _MAX_CHIPS = 1000
@@ -64,6 +72,32 @@ def read_statistics(
     return stored if sound and same and (std > 0).all() else None
 
 
+def stored_statistics(
+    file: Path | None,
+    scenes: Sequence[RasterScene],
+    size: int,
+    on_error: str,
+    skipped: set[str],
+) -> SceneStatistics:
+    """Read the statistics of scenes from a file, or compute and store them.
+
+    Arguments as in :func:`compute_statistics`; without a file, nothing is stored.
+    """
+    stored = None if file is None else read_statistics(file, scenes, size)
+    if stored is not None and not (stored.skipped and on_error == 'raise'):
+        for path in set(stored.skipped) - skipped:
+            warnings.warn(f'Skipped: {path}, as in {file}.', stacklevel=2)
+        skipped |= set(stored.skipped)
+        return stored
+    statistics = compute_statistics(scenes, size, on_error, skipped)
+    if file is not None:
+        try:
+            write_text(file, statistics.to_json(), 'default_root_dir')
+        except OSError as error:
+            rank_zero_warn(f'The statistics could not be stored: {error}')
+    return statistics
+
+
 def compute_statistics(
     scenes: Sequence[RasterScene],
     size: int,
@@ -72,7 +106,7 @@ def compute_statistics(
 ) -> SceneStatistics:
     """Compute the statistics of every band.
 
-    Every scene is looked at; of many chips, about 1000 are read, spread evenly.
+    Of many chips, about 1000 are read, spread evenly over all scenes.
 
     Args:
         scenes: The scenes, all with the same bands.
@@ -81,15 +115,9 @@ def compute_statistics(
             cannot be read.
         skipped: The names of scenes that are left out are added to this set.
 
-    Returns:
-        The statistics.
-
     Raises:
         OSError: If a scene cannot be read, or none of them holds data.
         ValueError: If a scene holds no data, or a band has one value everywhere.
-
-    Warns:
-        UserWarning: For every scene that is left out.
     """
     bands = scenes[0].bands
     share = min(1.0, _MAX_CHIPS * size**2 / sum(scene.num_pixels for scene in scenes))
@@ -179,9 +207,9 @@ def _sample(scene: RasterScene, size: int, share: float) -> list[np.ndarray]:
 
 
 def _valid(dataset: SceneChips) -> Iterator[np.ndarray]:
-    """Values of valid pixels of chips, float64 ``(C, N)``, without empty chips.
+    """Pixels of chips with data, float64 ``(C, N)``; NaN in bands without a value.
 
-    Missing values are NaN. A pixel is missing where all its bands are 0, too.
+    A pixel of zeros counts as missing.
     """
     for i in range(len(dataset)):
         image = dataset[i]['image'].double().numpy()

@@ -1,13 +1,13 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Warnings of values that are not what they seem: wrong scale, mixed baselines."""
+"""Warn of a wrong scale and of mixed processing baselines."""
 
 import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rasterio.windows import Window
 
 from ..bands import BandSet
@@ -17,6 +17,7 @@ from .scenes import RasterScene
 __all__ = (
     'check_baselines',
     'check_reflectance',
+    'describe_implausible',
     'reflectance_problem',
     'sample_values',
     'sample_windows',
@@ -33,13 +34,11 @@ _LONGEST = 3000.0
 
 
 def check_baselines(scenes: Sequence[RasterScene]) -> None:
-    """Tell of Sentinel-2 scenes that may hold an offset, as their names say.
+    """Report Sentinel-2 scenes whose names say that they may hold an offset.
 
     Names alone are no proof: the offset may have been removed from a copy. Scenes whose
-    scale and offset are known do not count.
-
-    Warns:
-        UserWarning: If there are scenes of before and after baseline 04.00.
+    scale and offset are known do not count. Scenes of before and after baseline 04.00
+    together are a warning.
     """
     newer: list[str] = []
     older: list[str] = []
@@ -93,15 +92,11 @@ def check_reflectance(
     Args:
         values: Values of bands ``(C, N)``; NaN where missing.
         bands: The bands.
-        name: What the values are of.
+        name: The scene or folder that holds the values.
         unit: Scale and offset: reflectance = value x scale + offset.
-
-    Warns:
-        UserWarning: If the median is above 1.5 or below -0.05, or no value is above
-            0.002: clouds reflect less, and deep water more.
     """
     if problem := reflectance_problem(values, bands, name, unit):
-        warnings.warn(problem, stacklevel=3)
+        rank_zero_warn(problem, stacklevel=6)
 
 
 def reflectance_problem(
@@ -112,17 +107,29 @@ def reflectance_problem(
 ) -> str | None:
     """What :func:`check_reflectance` warns of; None where values are plausible."""
     optical = [w is not None and w < _LONGEST for w in bands.wavelengths]
-    reflectance = values[optical] * unit[0] + unit[1]
+    return describe_implausible(
+        values[optical] * unit[0] + unit[1],
+        f'scale, offset: the reflectance of {name}',
+        'Pass scale= and offset=, reflectance = value x scale + offset: 0.0001 and 0 '
+        'for digital numbers of Sentinel-2, 0.0000275 and -0.2 for Landsat Collection '
+        '2, 1 and 0 for reflectance.',
+    )
+
+
+def describe_implausible(
+    reflectance: np.ndarray, subject: str, remedy: str
+) -> str | None:
+    """Say if the median is above 2 or below -0.05, or no value is above 0.002.
+
+    Clouds reflect less, and deep water more.
+    """
     reflectance = reflectance[np.isfinite(reflectance)]
     if not reflectance.size:
         return None
     middle, brightest = float(np.median(reflectance)), float(reflectance.max())
-    if -0.05 <= middle <= 1.5 and brightest >= 0.002:
+    if -0.05 <= middle <= 2 and brightest >= 0.002:
         return None
     return (
-        f'scale, offset: the reflectance of {name} is {middle:.4g} in the median and '
-        f'{brightest:.4g} at most, which is implausible. Pass scale= and offset=, '
-        'reflectance = value x scale + offset: 0.0001 and 0 for digital numbers of '
-        'Sentinel-2, 0.0000275 and -0.2 for Landsat Collection 2, 1 and 0 for '
-        'reflectance.'
+        f'{subject} is {middle:.4g} in the median and {brightest:.4g} at most, which '
+        f'is implausible. {remedy}'
     )

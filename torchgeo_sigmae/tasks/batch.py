@@ -17,9 +17,12 @@ from .statistics import BatchStatistics
 __all__ = (
     'VALID_KEY',
     'augment',
+    'build_transform',
     'default_transform',
+    'fold_dates',
     'mark_missing',
     'refuse_empty',
+    'sample_indices',
     'select_image',
 )
 
@@ -32,28 +35,45 @@ def default_transform(size: int, crop: float = 0.2) -> K.AugmentationSequential:
     """TorchGeo's default augmentation for MAE, with bilinear resampling.
 
     Bicubic resampling overshoots at edges, which makes negative reflectance and
-    unbounded spectral indices. All samples of a batch are cropped at once
-    (``cropping_mode='resample'``); by default kornia takes one after the other. The
-    crops are the same.
+    unbounded spectral indices.
 
     Args:
         size: Side of the augmented images in pixels.
         crop: Least share of the area that a crop keeps, in (0, 1].
-
-    Returns:
-        Random resized crops and flips.
     """
     return K.AugmentationSequential(
         K.RandomResizedCrop(
             (size, size),
             scale=(crop, 1.0),
             resample='bilinear',
+            # The same crops as by default, but all samples at once.
             cropping_mode='resample',
         ),
         K.RandomHorizontalFlip(p=0.5),
         K.RandomVerticalFlip(p=0.5),
         data_keys=['input'],
     )
+
+
+def build_transform(
+    transform: nn.Module | list[nn.Module] | None, size: int
+) -> nn.Module:
+    """Join a list of augmentations, or choose the default for images of a size.
+
+    Raises:
+        TypeError: If the augmentation cannot move the mask of valid pixels along.
+    """
+    if transform is None:
+        transform = default_transform(size)
+    if isinstance(transform, list):
+        transform = K.AugmentationSequential(*transform, data_keys=['input'])
+    if not isinstance(transform, K.AugmentationSequential | nn.Identity):
+        raise TypeError(
+            f'transform: {type(transform).__name__} cannot move the mask of valid '
+            'pixels along with the image. Pass a list of kornia augmentations, or '
+            'nn.Identity().'
+        )
+    return transform
 
 
 def select_image(batch: dict[str, Any], key: str) -> dict[str, Any]:
@@ -93,10 +113,10 @@ def mark_missing(
 ) -> dict[str, Any]:
     """Mark missing values before anything is augmented.
 
-    Missing values become NaN: whatever an interpolation mixes them into becomes NaN as
-    well and is missing too. A mask goes along for what NaN cannot tell, padding.
-    Channels that the model does not see are never looked at; what is not finite in
-    them becomes 0, because augmentations see all channels.
+    Missing values become NaN, and so does whatever an interpolation mixes them into.
+    Padding cannot be seen that way, so a mask goes along. Channels that the model does
+    not see are never looked at; values in them that are not finite become 0, because
+    augmentations see all channels.
 
     Args:
         batch: A batch with ``'image'`` ``(B, dates * C, H, W)`` or ``(B, T, C, H, W)``
@@ -111,8 +131,7 @@ def mark_missing(
 
     Raises:
         TypeError: If the image holds integers, or the batch is no dictionary.
-        ValueError: If there is no image, or its channels are not those of
-            *statistics*.
+        ValueError: If there is no image, or it has other channels than *statistics*.
     """
     if not isinstance(batch, dict):
         raise TypeError(
@@ -151,15 +170,7 @@ def mark_missing(
 
 
 def refuse_empty(batch: dict[str, Any], nodata: float | None) -> None:
-    """Stop where a marked batch has no valid value at all, naming its files.
-
-    Args:
-        batch: A batch of :func:`mark_missing`.
-        nodata: The value that marks missing data, for the message.
-
-    Raises:
-        ValueError: If every value that the model sees is missing.
-    """
+    """Stop where a marked batch has no valid value at all, naming its files."""
     missing = VALID_KEY in batch and not batch[VALID_KEY].any()
     if missing or (batch['image'].ndim == 5 and batch['image'].isnan().all()):
         paths = batch.get('path') or batch.get('filename') or []
@@ -172,16 +183,55 @@ def refuse_empty(batch: dict[str, Any], nodata: float | None) -> None:
         )
 
 
+def fold_dates(
+    batch: dict[str, Any], statistics: BatchStatistics
+) -> tuple[Tensor, Tensor]:
+    """Make every date of a marked batch a sample.
+
+    Returns:
+        Images ``(B * dates, len(data_bands), H, W)``, and the pixels that are no
+        padding, float ``(B * dates, 1, H, W)``.
+    """
+    statistics.check(batch['image'])
+    image = statistics.by_date(batch['image']).flatten(0, -4)
+    if VALID_KEY in batch:
+        return image, batch[VALID_KEY].flatten(0, 1).unsqueeze(1)
+    return image, torch.ones_like(image[:, :1])
+
+
+def sample_indices(
+    image: Tensor, dates: int, before: int, rank: int, processes: int
+) -> Tensor:
+    """Number the samples of a batch among those of all processes.
+
+    Lightning deals samples to the processes in turn, all dates of one to one.
+
+    Args:
+        image: The samples ``(B, ...)``, every date a sample.
+        dates: Dates of each image that the datamodule delivered.
+        before: Samples that this process had before the batch.
+        rank: Number of this process.
+        processes: Number of processes.
+
+    Returns:
+        Indices ``(B,)``, on the device of *image*.
+    """
+    index = before + torch.arange(len(image), device=image.device)
+    return (index // dates * processes + rank) * dates + index % dates
+
+
 def augment(
     transform: nn.Module, image: Tensor, valid: Tensor, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Augment images and their valid-pixel masks alike, from a seed.
 
+    The global generator is left as it was.
+
     Args:
         transform: A kornia ``AugmentationSequential``, or ``nn.Identity``.
         image: Normalized images ``(B, C, H, W)``, NaN at missing values.
         valid: Pixels with data, float ``(B, 1, H, W)``.
-        seed: Seed of the random parameters; the global generator is left as it was.
+        seed: Seed of the random parameters.
 
     Returns:
         The augmented images, NaN wherever a missing value had any weight, and the

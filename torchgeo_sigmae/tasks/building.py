@@ -1,60 +1,145 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""From the arguments of a task to its encoder."""
+"""From the arguments of a task to its model, and to its record in a file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from timm.models import VisionTransformer
+from lightning.pytorch.utilities import rank_zero_info
 from torchvision.models._api import WeightsEnum
 
-from ..bands import BandSet
-from ..models import (
-    S2MAEViT,
-    SatMAEViT,
-    SpectralViT,
-    build_encoder,
-    encoder_arguments,
-    group_bands,
-    layout_of,
-)
+from .._compat import TORCHGEO_VERSION
+from ..bands import SENTINEL2, SENTINEL2_TEN_BANDS, BandSet, get_sensor
+from ..datamodules.inspect import datamodule_bands
+from ..masking import MaskSchedule
+from ..models import MaskedAutoencoder
+from ..transforms import PatchSaliency
 from ..transforms.indices import DEFAULT_INDICES, get_index
-from ..weights import Weights, read_weights
-from ..weights.adapt import weights_for_bands
+from ..weights import load_weights
+from .checks import check_arguments
+from .encoder import encoder_settings, family, start_encoder
+from .settings import Guidance
+from .statistics import BatchStatistics
 
 __all__ = (
-    'choose_masking',
+    'Parts',
+    'build',
+    'default_bands',
     'default_indices',
-    'encoder_settings',
-    'family',
-    'start_encoder',
+    'describe_encoder',
+    'other_bands',
 )
 
 
-def family(model: str) -> str:
-    """Name the method that an encoder belongs to.
+class Parts(NamedTuple):
+    """What a task is made of.
+
+    Attributes:
+        model: The model, with the weights it starts from.
+        schedule: How it masks.
+        saliency: The saliency of its bands; None without any index.
+        history: What earlier stages were trained on, as the weights say.
+    """
+
+    model: MaskedAutoencoder
+    schedule: MaskSchedule
+    saliency: PatchSaliency | None
+    history: list[dict[str, Any]]
+
+
+def build(
+    hparams: dict[str, Any],
+    bands: BandSet,
+    guidance: Guidance,
+    source: WeightsEnum | str | Path | None,
+) -> Parts:
+    """Build the parts of a task.
 
     Args:
-        model: Name of the encoder.
+        hparams: The arguments of the task; choices that they leave to the bands or the
+            weights are filled in.
+        bands: The bands the model sees.
+        guidance: How saliency steers the mask.
+        source: The argument ``weights`` of the task.
 
-    Returns:
-        ``'s2mae'``, ``'satmae'``, or ``'sigmae'`` for all others.
+    Raises:
+        ValueError: If arguments do not fit each other or the weights.
+        FileNotFoundError: If there is no such file.
     """
-    name = model.partition('_')[0]
-    return name if name in {'s2mae', 'satmae'} else 'sigmae'
+    choose_masking(hparams, bands)
+    check_arguments(
+        bands,
+        hparams['in_channels'],
+        hparams['target'],
+        hparams['spectral_weight'],
+        hparams['predict_ratio'],
+        hparams['band_dropout'],
+    )
+    encoder, weights = start_encoder(
+        hparams['model'],
+        bands,
+        hparams['size'],
+        hparams['encoder_kwargs'] or {},
+        source,
+    )
+    model = MaskedAutoencoder(
+        encoder,
+        hparams['decoder'],
+        hparams['decoder_dim'],
+        hparams['decoder_depth'],
+        hparams['decoder_num_heads'],
+        len(hparams['indices']) if hparams['spectral_weight'] else None,
+    )
+    if weights is not None:
+        load_weights(model, weights)
+    # Cubes and groups that came with weights, so that checkpoints need no weights.
+    hparams['encoder_kwargs'] = encoder_settings(encoder, bands)
+    schedule = MaskSchedule(
+        hparams['masking'],
+        hparams['mask_ratio'],
+        guidance.strength,
+        guidance.schedule,
+        model.layout.num_groups,
+    )
+    saliency = None
+    if hparams['indices'] or schedule.guided:
+        saliency = PatchSaliency(
+            bands,
+            model.patch_size,
+            hparams['indices'],
+            guidance.richness_weight,
+            guidance.combination,
+            nodata=None,
+        )
+    history = weights.info.get('trained_on', []) if weights else []
+    return Parts(model, schedule, saliency, history)
+
+
+def default_bands(names: Sequence[str] | None, sensor: Any) -> BandSet:
+    """The bands of a task: those named, or the usual ones of the sensor."""
+    if names is None:
+        described = get_sensor(sensor or 'sentinel2')
+        every = tuple(band.name for band in described.bands)
+        names = SENTINEL2_TEN_BANDS if described is SENTINEL2 else every
+    return BandSet(names, sensor)
+
+
+def other_bands(bands: BandSet, sensor: Any, datamodule: object) -> BandSet | None:
+    """All bands of a datamodule, if it lacks one of these; else None."""
+    available = datamodule_bands(datamodule)
+    if available is None or (
+        available.sensor.name == bands.sensor.name and set(bands) <= set(available)
+    ):
+        return None
+    sensor = sensor or available.sensor
+    # A band that the data hold twice is seen once.
+    return BandSet(dict.fromkeys(BandSet.from_data(list(available), sensor)), sensor)
 
 
 def choose_masking(hparams: dict[str, Any], bands: BandSet) -> None:
-    """Choose indices and masking that the bands allow, where none are given.
-
-    Args:
-        hparams: The arguments of the task, of which ``indices`` and ``masking`` are
-            set.
-        bands: The bands the model sees.
+    """Set ``indices`` and ``masking`` to what the bands allow, where they are None.
 
     Raises:
         ValueError: If the spectral target has no index.
@@ -90,135 +175,34 @@ def _computable(name: str, bands: BandSet) -> bool:
     return all(band is not None and band.name in bands for band in needed)
 
 
-def start_encoder(
-    model: str,
+def describe_encoder(
+    hparams: Mapping[str, Any],
+    model: MaskedAutoencoder,
     bands: BandSet,
-    size: int | None,
-    encoder_kwargs: Mapping[str, Any],
-    source: WeightsEnum | str | Path | bool | None,
-) -> tuple[VisionTransformer, Weights | None]:
-    """Build the encoder of a task, and read the weights it starts from.
-
-    Args:
-        model: Name of the encoder.
-        bands: The bands the model sees.
-        size: Side of training images in pixels; None for the default of the model.
-        encoder_kwargs: ``cube_bands`` or ``groups``, and ``positions``.
-        source: The argument ``weights`` of the task.
-
-    Returns:
-        The encoder, its weights not loaded yet; the weights, if there are any.
-
-    Raises:
-        ValueError: If arguments do not fit each other or the weights.
-        FileNotFoundError: If there is no such file.
-    """
-    if source is True:
-        raise ValueError(
-            "weights: True would mean timm's own weights, which are for three bands. "
-            'Pass the path of an exported encoder, a weight enum or its string, or '
-            'None.'
-        )
-    weights = None
-    arguments = _spectral_arguments(model, encoder_kwargs, bands)
-    if source:
-        weights = weights_for_bands(read_weights(source), bands)
-        arguments = _continued(encoder_kwargs, arguments, weights)
-    return build_encoder(model, len(bands), size, **arguments), weights
-
-
-def encoder_settings(
-    encoder: VisionTransformer, bands: Sequence[str]
+    statistics: BatchStatistics,
+    schedule: MaskSchedule,
+    trained_on: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
-    """List the ``encoder_kwargs`` that describe an encoder as it is.
-
-    Args:
-        encoder: The encoder.
-        bands: Names of its bands.
-
-    Returns:
-        ``cube_bands`` or ``groups``, and ``positions``; nothing of a plain ViT.
-    """
-    if not isinstance(encoder, SpectralViT):
-        return {}
-    settings: dict[str, Any] = {'positions': encoder.positions}
-    layout = layout_of(encoder)
-    if isinstance(encoder, S2MAEViT):
-        settings['cube_bands'] = layout.group_size
-    if isinstance(encoder, SatMAEViT):
-        settings['groups'] = layout.names(bands)
-    return settings
-
-
-#: Arguments of the encoders with a spectral axis, by family.
-_SPECTRAL = {'s2mae': ('cube_bands', 'positions'), 'satmae': ('groups', 'positions')}
-
-
-def _spectral_arguments(
-    model: str, given: Mapping[str, Any], bands: BandSet
-) -> dict[str, Any]:
-    """Collect the arguments of S2MAE's and SatMAE's encoders; refuse others."""
-    allowed = _SPECTRAL.get(family(model), ())
-    for name, value in given.items():
-        if name not in allowed:
-            owners = [owner for owner, names in _SPECTRAL.items() if name in names]
-            advice = f'Leave {name} out'
-            if owners:
-                advice += f', or use model={f"{owners[0]}_vit_small_patch8"!r}'
-            raise ValueError(
-                f'encoder_kwargs: {name}={value!r} means nothing to model={model!r}. '
-                f'{advice}.'
-            )
-    if not allowed:
-        return {}
-    arguments = {'positions': given.get('positions', 'learnable')}
-    if 'cube_bands' in allowed:
-        _check_order(bands)
-        return {**arguments, 'cube_bands': given.get('cube_bands')}
-    return {**arguments, 'groups': group_bands(bands, given.get('groups'))}
-
-
-def _check_order(bands: BandSet) -> None:
-    """Warn where the bands of a cube are no neighbours in the spectrum."""
-    wavelengths = [wavelength for wavelength in bands.wavelengths if wavelength]
-    if len(wavelengths) == len(bands) and wavelengths != sorted(wavelengths):
-        order = [bands[i] for i in np.argsort(wavelengths)]
-        rank_zero_warn(
-            f'bands: {list(bands)} are not in the order of their wavelengths, so cubes '
-            f'hold bands that are no neighbours. Pass bands={order}.'
-        )
-
-
-def _continued(
-    given: Mapping[str, Any], arguments: dict[str, Any], weights: Weights
-) -> dict[str, Any]:
-    """Take over cubes, groups and positions of weights; refuse contradictions."""
-    stored = {
-        name: value
-        for name, value in encoder_arguments(weights.encoder).items()
-        if name in arguments
+    """Collect what a file has to say about an encoder, in plain values."""
+    copied = (
+        *('model', 'norm_pix_loss', 'spectral_weight', 'band_dropout'),
+        *('target', 'masking', 'decoder_num_heads'),
+    )
+    return {
+        **{name: hparams[name] for name in copied},
+        'in_channels': len(bands),
+        'bands': list(bands),
+        'sensor': bands.sensor.plain(),
+        'mean': statistics.model_mean,
+        'std': statistics.model_std,
+        'scale': statistics.scale,
+        'offset': statistics.offset,
+        'size': model.encoder.patch_embed.img_size[0],
+        'patch_size': model.patch_size,
+        'torchgeo_version': TORCHGEO_VERSION,
+        'trained_on': list(trained_on),
+        'ssl_method': family(hparams['model']),
+        'positions': hparams['encoder_kwargs'].get('positions', 'learnable'),
+        'mask_ratio': schedule.ratio_at(1.0),
+        'groups': model.layout.names(bands),
     }
-    if not stored:
-        return arguments
-    asked = {name: arguments[name] for name in stored if given.get(name) is not None}
-    asked['positions'] = arguments['positions']
-    stored['positions'] = _positions_of(weights, arguments['positions'])
-    for name, value in asked.items():
-        if _as_lists(value) != _as_lists(stored[name]):
-            raise ValueError(
-                f'{name}: {value!r}, but the encoder goes on with {stored[name]!r}. '
-                'Pass that, or train from scratch.'
-            )
-    return {**arguments, **stored}
-
-
-def _positions_of(weights: Weights, asked: str) -> str:
-    """The kind of positions; if the file does not tell, what its tensors allow."""
-    joint = bool(weights.encoder['joint_positions'])
-    possible = asked if joint == (asked == 'vanilla') else 'learnable'
-    return str(weights.info.get('positions', 'vanilla' if joint else possible))
-
-
-def _as_lists(value: Any) -> Any:
-    """Nested tuples as lists, to compare with the values of a configuration."""
-    return [*map(_as_lists, value)] if isinstance(value, list | tuple) else value

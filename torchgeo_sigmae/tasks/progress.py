@@ -1,13 +1,13 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What a checkpoint keeps of a run beside its weights."""
+"""What a run reports, and what its checkpoint keeps beside the weights."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -17,20 +17,14 @@ from ..datasets.resumable import is_resumable
 __all__ = (
     'describe_run',
     'metric_states',
+    'report_losses',
     'restore_metrics',
     'warn_of_restarted_epoch',
 )
 
 
 def describe_run(trainer: Trainer) -> dict[str, Any]:
-    """Describe the training data of a run.
-
-    Args:
-        trainer: The trainer.
-
-    Returns:
-        ``'datamodule'``, ``'root'`` and ``'samples'``, None where not known.
-    """
+    """Name the datamodule, root and number of samples of a run, None if unknown."""
     datamodule = attached_datamodule(trainer)
     dataset: Any = getattr(trainer.train_dataloader, 'dataset', None)
     root = getattr(datamodule, 'root', None)
@@ -42,15 +36,21 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
     }
 
 
+def report_losses(metrics: Mapping[str, Tensor]) -> None:
+    """Compare the validation loss with that of the baseline, in words."""
+    if 'val_loss' in metrics and 'val_baseline_loss' in metrics:
+        loss = float(metrics['val_loss'])
+        baseline = float(metrics['val_baseline_loss'])
+        change = loss / baseline - 1 if baseline else 0.0
+        rank_zero_info(
+            f'Validation loss {loss:.4f}; predicting the mean of the visible '
+            f'tokens gives {baseline:.4f} under the same masks. That is '
+            f'{abs(change):.0%} {"lower" if change <= 0 else "HIGHER"}.'
+        )
+
+
 def metric_states(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Tensor]]:
-    """Collect what metrics have summed up, over all processes.
-
-    Args:
-        metrics: The metrics by name.
-
-    Returns:
-        Their tensors by name.
-    """
+    """Collect what metrics have summed up over all processes, by name."""
     states = {}
     for name, metric in metrics.items():
         with metric.sync_context():
@@ -65,12 +65,7 @@ def metric_states(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Tensor]]
 def restore_metrics(
     metrics: Mapping[str, Metric], states: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
-    """Undo :func:`metric_states`.
-
-    Args:
-        metrics: The metrics by name.
-        states: Their tensors by name; other names are ignored.
-    """
+    """Undo :func:`metric_states`; unknown names are ignored."""
     for name in metrics.keys() & states.keys():
         metric, state = metrics[name], states[name]
         for key in metric.metric_state.keys() & state.keys():
@@ -78,16 +73,7 @@ def restore_metrics(
 
 
 def warn_of_restarted_epoch(checkpoint: Mapping[str, Any], datamodule: object) -> None:
-    """Warn where a resumed run would not see the rest of an epoch.
-
-    Args:
-        checkpoint: The checkpoint that was loaded.
-        datamodule: The datamodule of the resumed run, if any.
-
-    Warns:
-        UserWarning: If the checkpoint was written inside an epoch, and the datamodule
-            is not resumable.
-    """
+    """Warn if a checkpoint was written inside an epoch, and the data cannot resume."""
     loop = checkpoint.get('loops', {}).get('fit_loop', {})
     batches = loop.get('epoch_loop.batch_progress', {})
     inside = batches.get('current', {}).get('ready') and not batches['is_last_batch']

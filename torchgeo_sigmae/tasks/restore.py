@@ -11,7 +11,7 @@ from torchvision.models._api import WeightsEnum
 
 from ..weights import read_weights
 from ..weights.schema import check_model, decoder_size
-from .building import family
+from .encoder import family
 from .settings import BatchSpec
 from .sigmae import SIGMAETask
 

@@ -35,11 +35,7 @@ class Guidance:
     combination: str = 'minmax'
 
     def __post_init__(self) -> None:
-        """Take lists, which files hold in place of tuples.
-
-        Raises:
-            ValueError: If *strength* is no pair.
-        """
+        """Take lists, which files hold in place of tuples."""
         if isinstance(self.strength, int | float) or len(self.strength) != 2:
             raise ValueError(
                 f'guidance.strength: {self.strength} is no pair (start, end). Use for '
@@ -64,7 +60,7 @@ _MODALITIES: dict[str, tuple[str, ...]] = {
 
 @dataclass
 class BatchSpec:
-    """What a batch holds; everything that TorchGeo's datamodules tell may be left out.
+    """What a batch holds. None of it is needed with a datamodule of TorchGeo.
 
     A batch holds ``(raw - mean) / std``, and reflectance is ``raw * scale + offset``.
 
@@ -119,10 +115,7 @@ _FIRST_EDITION = {
 
 
 def groups_of_first_edition(hparams: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Collect the arguments of a checkpoint of the first edition, where they were flat.
-
-    Args:
-        hparams: Arguments of any edition.
+    """Group the flat arguments of a checkpoint of the first edition.
 
     Returns:
         ``'batch'``, ``'guidance'`` and ``'encoder_kwargs'``; empty for arguments of

@@ -3,17 +3,15 @@
 
 """SIGMAE task: masked-autoencoder pretraining guided by spectral indices."""
 
-import math
 import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
-from kornia import augmentation as K
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -22,30 +20,13 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 from torchvision.models._api import WeightsEnum
 
-from .._compat import TORCHGEO_VERSION, BaseTask
+from .._compat import BaseTask
 from .._compiled import keep_plain_keys
 from .._random import seed_from
-from ..bands import (
-    SENTINEL2,
-    SENTINEL2_TEN_BANDS,
-    BandSet,
-    Sensor,
-    get_sensor,
-)
+from ..bands import BandSet, Sensor
 from ..callbacks.finite import add_guard
-from ..datamodules.inspect import (
-    attached_datamodule,
-    datamodule_bands,
-    normalizes,
-)
-from ..masking import (
-    MaskSchedule,
-    TokenMask,
-    band_mask,
-    sample_noise,
-    select_targets,
-)
-from ..masking.masks import check_band_dropout, check_predict_ratio
+from ..datamodules.inspect import attached_datamodule, normalizes
+from ..masking import MaskSchedule
 from ..metrics import ReconstructionMetrics, VisibilityRatio
 from ..models import MaskedAutoencoder, gather_tokens, masked_mse
 from ..optim import (
@@ -58,7 +39,7 @@ from ..optim import (
 )
 from ..plotting import log_figure, plot_reconstruction, takes_figures
 from ..transforms import PatchSaliency, bitemporal
-from ..weights import Weights, load_weights, write_weights
+from ..weights import Weights, write_weights
 from ..weights.files import (
     ENCODER_KEY,
     check_task,
@@ -67,65 +48,44 @@ from ..weights.files import (
     to_checkpoint_keys,
 )
 from .batch import (
-    VALID_KEY,
     augment,
-    default_transform,
+    build_transform,
+    fold_dates,
     mark_missing,
     refuse_empty,
+    sample_indices,
     select_image,
 )
-from .building import choose_masking, encoder_settings, family, start_encoder
+from .building import build, default_bands, describe_encoder, other_bands
+from .checks import check_normalizer, check_precision
 from .progress import (
     describe_run,
     metric_states,
+    report_losses,
     restore_metrics,
     warn_of_restarted_epoch,
 )
-from .reconstruction import (
-    TargetSpace,
-    TokenBatch,
-    baseline_prediction,
-    fill_in,
-    hide_bands,
-    make_tokens,
-    reconstruct,
-)
+from .reconstruction import measure, reconstruct
 from .settings import BatchSpec, Guidance, groups_of_first_edition
-from .spectral_target import spectral_loss, spectral_target
 from .statistics import BatchStatistics, resolve_statistics
+from .targets import TargetSpace, spectral_loss, spectral_target
+from .token_batch import (
+    Draw,
+    MaskedBatch,
+    TokenBatch,
+    final_mask,
+    fixed_mask,
+    make_tokens,
+    mask_tokens,
+)
 
 __all__ = ('SIGMAETask',)
 
-#: First element of every seed key, so that no two draws share randomness.
-_STAGES = {'train': 0, 'augment': 1, 'predict': 2, 'targets': 3, 'bands': 4}
-
-#: Keys of a batch that tell where its images are.
-_PLACE_KEYS = ('bounds', 'transform', 'crs', 'path', 'filename', 'window')
-
-#: Key of the masks of evaluation, the same for every seed.
-_FIXED_KEY = 0
-
+#: Keys of a batch that locate its images, and stay in predictions.
+_LOCATION_KEYS = ('bounds', 'transform', 'crs', 'path', 'filename', 'window')
 
 #: Defaults of the grouped arguments.
 _GUIDANCE, _BATCH = Guidance(), BatchSpec()
-
-
-class _Draw(NamedTuple):
-    """What a training step uses of a batch.
-
-    Attributes:
-        tokens: The batch.
-        inputs: Its tokens as the encoder gets them, ``(B, G * N, L)``.
-        keep: Indices of the visible tokens, ``(B, V)``.
-        predicted: Indices of the tokens to predict, ``(B, P)``.
-        counts: Which of them count, boolean ``(B, P)``.
-    """
-
-    tokens: TokenBatch
-    inputs: Tensor
-    keep: Tensor
-    predicted: Tensor
-    counts: Tensor
 
 
 class SIGMAETask(BaseTask):
@@ -147,12 +107,13 @@ class SIGMAETask(BaseTask):
 
     model: MaskedAutoencoder
     bands: BandSet
+    mask_schedule: MaskSchedule
 
     #: Metrics over an epoch, by the name they are logged under.
     epoch_metrics: dict[str, Metric]
 
     #: What earlier stages of progressive pretraining were trained on.
-    history: Sequence[dict[str, Any]] = ()
+    history: list[dict[str, Any]]
 
     #: The saliency of the model's bands; None without any index.
     patch_saliency: PatchSaliency | None
@@ -162,6 +123,7 @@ class SIGMAETask(BaseTask):
     _scale_checked = False
     _steps: int | None = None
     _stage: dict[str, Any] | None = None
+    _evaluated = 0
 
     def __init__(
         self,
@@ -202,10 +164,9 @@ class SIGMAETask(BaseTask):
                 ``satmae_vit_..._patch8`` for SatMAE.
             weights: Initial weights: a weight enum, its string, the path of an exported
                 encoder or of a training checkpoint, the ``default_root_dir`` of a run,
-                ``hf-hub:OWNER/NAME`` for an export on the Hugging Face Hub, or None to
-                start from scratch. The decoder goes on as well if the file holds one of
-                the same shape. Any image size will do; other bands are matched as in
-                ``adapt_bands``.
+                ``hf-hub:OWNER/NAME`` for an export on the Hugging Face Hub, or None.
+                The decoder goes on as well if the file holds one of the same shape. Any
+                image size will do; other bands are matched as in ``adapt_bands``.
             in_channels: Number of bands the model sees; by default that of *bands*.
             bands: Names of the bands the model sees, in order and any spelling. None
                 for the ten of Sentinel-2 at 10 and 20 m; if the datamodule lacks one of
@@ -225,11 +186,11 @@ class SIGMAETask(BaseTask):
                 ``'vanilla'`` (sines and cosines of a token's running number).
             masking: ``'saliency'`` (SIGMAE's SSDTM) or ``'random'`` (MAE, S2MAE), which
                 needs no index; None for ``'random'`` where the bands allow no index,
-                else ``'saliency'``. With
-                several tokens per patch position also ``'spatial'`` (the same positions
-                in every group of bands), ``'saliency_spatial'`` (the same, salient
-                positions more often), ``'group'`` (other positions in every group) or
-                ``'channel'`` (whole groups).
+                else ``'saliency'``. With several tokens per patch position also
+                ``'spatial'`` (the same positions in every group of bands),
+                ``'saliency_spatial'`` (the same, salient positions more often),
+                ``'group'`` (other positions in every group) or ``'channel'`` (whole
+                groups).
             mask_ratio: Share of masked tokens, in (0, 1); a pair changes it from start
                 to end of training.
             guidance: How saliency steers the mask: strength and schedule, and how the
@@ -264,8 +225,7 @@ class SIGMAETask(BaseTask):
             seed: Seed of masks and augmentation.
 
         Raises:
-            ValueError: If an argument is out of range, or a name is unknown; the
-                message names the argument, the value and what to pass instead.
+            ValueError: If an argument is out of range, or a name is unknown.
             TypeError: If *transform* cannot move the valid-pixel mask along.
             FileNotFoundError: If *weights* is neither a file, a folder of a run, nor a
                 known enum.
@@ -278,19 +238,7 @@ class SIGMAETask(BaseTask):
         self.batch = batch if isinstance(batch, BatchSpec) else BatchSpec(**batch)
         super().__init__()
         keep_plain_keys(self)
-        side = self.hparams['size'] or self.model.encoder.patch_embed.img_size[0]
-        self.transform: nn.Module
-        if isinstance(transform, list):
-            self.transform = K.AugmentationSequential(*transform, data_keys=['input'])
-        else:
-            self.transform = default_transform(side) if transform is None else transform
-        if not isinstance(self.transform, K.AugmentationSequential | nn.Identity):
-            raise TypeError(
-                f'transform: {type(transform).__name__} cannot move the mask of valid '
-                'pixels along with the image. Pass a list of kornia augmentations, or '
-                'nn.Identity().'
-            )
-        self._evaluated = 0
+        self.transform = build_transform(transform, self.size)
         if self.batch.mean is not None and self.batch.std is not None:
             self._statistics = self._resolve_statistics()
 
@@ -303,71 +251,17 @@ class SIGMAETask(BaseTask):
                 self.hparams[name] = value.tolist()
         given = ('bands', 'sensor', 'masking', 'indices', 'encoder_kwargs')
         self._given = {name: self.hparams[name] for name in given}
-        names, sensor = self.hparams['bands'], self.hparams['sensor']
-        if names is None:
-            described = get_sensor(sensor or 'sentinel2')
-            every = tuple(band.name for band in described.bands)
-            names = SENTINEL2_TEN_BANDS if described is SENTINEL2 else every
-        self._build(BandSet(names, sensor))
+        self._build(default_bands(self.hparams['bands'], self.hparams['sensor']))
 
     def _build(self, bands: BandSet) -> None:
         """Initialize the model for these bands."""
-        self.bands, hparams = bands, self.hparams
-        choose_masking(hparams, bands)
-        if hparams['in_channels'] not in {None, len(self.bands)}:
-            raise ValueError(
-                f'in_channels: {hparams["in_channels"]} for {len(self.bands)} bands '
-                f'{list(self.bands)}. Leave in_channels out, or name as many bands.'
-            )
-        check_predict_ratio(hparams['predict_ratio'])
-        check_band_dropout(hparams['band_dropout'], len(self.bands))
-        if not 0 <= hparams['spectral_weight'] < math.inf:
-            raise ValueError(
-                f'spectral_weight: {hparams["spectral_weight"]} must be 0 or more, and '
-                'finite; 0 predicts pixels alone.'
-            )
-        TargetSpace(hparams['target'], hparams['norm_pix_loss'])
-        encoder, weights = start_encoder(
-            hparams['model'],
-            self.bands,
-            hparams['size'],
-            hparams['encoder_kwargs'] or {},
-            self.weights,
-        )
-        self.model = MaskedAutoencoder(
-            encoder,
-            hparams['decoder'],
-            hparams['decoder_dim'],
-            hparams['decoder_depth'],
-            hparams['decoder_num_heads'],
-            len(hparams['indices']) if hparams['spectral_weight'] else None,
-        )
-        if weights is not None:
-            load_weights(self.model, weights)
-            self.history = weights.info.get('trained_on', [])
-        # Cubes and groups that came with weights, so that checkpoints need no weights.
-        hparams['encoder_kwargs'] = encoder_settings(encoder, self.bands)
-        guidance = self.guidance
-        hparams.update(guidance=guidance, batch=self.batch)
-        hparams.update(bands=self.bands, sensor=self.bands.sensor)
+        hparams = self.hparams
+        parts = build(hparams, bands, self.guidance, self.weights)
+        self.bands, self.model, self.mask_schedule = bands, parts.model, parts.schedule
+        self.patch_saliency, self.history = parts.saliency, parts.history
+        hparams.update(guidance=self.guidance, batch=self.batch)
+        hparams.update(bands=bands, sensor=bands.sensor)
         hparams.update(plain(dict(hparams)))
-        self.mask_schedule = MaskSchedule(
-            hparams['masking'],
-            hparams['mask_ratio'],
-            guidance.strength,
-            guidance.schedule,
-            self.model.layout.num_groups,
-        )
-        self.patch_saliency = None
-        if hparams['indices'] or self.mask_schedule.guided:
-            self.patch_saliency = PatchSaliency(
-                self.bands,
-                self.model.patch_size,
-                hparams['indices'],
-                guidance.richness_weight,
-                guidance.combination,
-                nodata=None,
-            )
 
     def configure_metrics(self) -> None:
         """Initialize the performance metrics."""
@@ -382,16 +276,15 @@ class SIGMAETask(BaseTask):
             self.epoch_metrics['visibility_ratio'] = self.visibility_ratio
 
     @property
+    def size(self) -> int:
+        """Side of training images in pixels."""
+        return int(self.model.encoder.patch_embed.img_size[0])
+
+    @property
     def target(self) -> TargetSpace:
         """The space hidden pixels are predicted in."""
-        known = self.statistics
-        mean, std = torch.tensor(known.model_mean), torch.tensor(known.model_std)
-        return TargetSpace(
-            self.hparams['target'],
-            self.hparams['norm_pix_loss'],
-            tuple((mean * known.scale + known.offset).tolist()),
-            tuple((std * known.scale).tolist()),
-        )
+        hparams = self.hparams
+        return TargetSpace(hparams['target'], hparams['norm_pix_loss'], self.statistics)
 
     # ------------------------------------------------------------------------- data
 
@@ -408,7 +301,7 @@ class SIGMAETask(BaseTask):
 
     @property
     def progress(self) -> float:
-        """Share of the training that is done, in [0, 1], from the optimiser's steps."""
+        """Share of the training that is done, in [0, 1], from the optimizer's steps."""
         return min(float(self.global_step) / self._steps, 1.0) if self._steps else 0.0
 
     def setup(self, stage: str) -> None:
@@ -422,35 +315,15 @@ class SIGMAETask(BaseTask):
                 or whether batches come raw.
         """
         add_guard(self.trainer)
-        precision = str(self.trainer.precision)
-        if precision.endswith('-true') and precision != '32-true':
-            mixed = 'bf16-mixed' if precision != '64-true' else '32-true'
-            raise ValueError(
-                f'precision: {precision!r} would compute indices and normalization in '
-                f'another precision than float32. Pass precision={mixed!r} to the '
-                'Trainer.'
-            )
+        check_precision(self.trainer)
         datamodule = attached_datamodule(self.trainer)
         if isinstance(datamodule, LightningDataModule):
             bitemporal(datamodule)
         self._follow(datamodule)
         self._statistics = self._resolve_statistics(datamodule)
+        check_normalizer(self.batch.normalize, datamodule)
         self._datamodule_normalizes = normalizes(datamodule)
         self._scale_checked = False
-        normalize = self.batch.normalize
-        if self._datamodule_normalizes and normalize:
-            raise ValueError(
-                f'batch.normalize: True, but {type(datamodule).__name__} normalizes '
-                'its batches already. Leave normalize out.'
-            )
-        if not self._datamodule_normalizes and normalize is None:
-            raise ValueError(
-                'batch.normalize: not known whether batches come raw or normalized, '
-                'since no TorchGeo datamodule that normalizes them is attached. Pass '
-                'batch=BatchSpec(normalize=True, ...) if they come raw, '
-                'normalize=False if (raw - mean) / std was applied already, or attach '
-                'the datamodule.'
-            )
         # Lightning warns that this task, not the datamodule, sees the raw batch first.
         # That is the intention.
         warnings.filterwarnings(
@@ -459,17 +332,13 @@ class SIGMAETask(BaseTask):
 
     def _follow(self, datamodule: object) -> None:
         """Build the model anew for the bands of the datamodule, if none were named."""
-        told = None if self._given['bands'] else datamodule_bands(datamodule)
-        if told is None or self.batch.bands is not None:
+        if self._given['bands'] or self.batch.bands is not None:
             return
-        if set(self.bands) <= set(told) and told.sensor.name == self.bands.sensor.name:
+        bands = other_bands(self.bands, self._given['sensor'], datamodule)
+        if bands is None:
             return
-        sensor = self._given['sensor'] or told.sensor
         self.hparams.update(self._given)
-        # A band that the data hold twice is seen once.
-        self._build(
-            BandSet(dict.fromkeys(BandSet.from_data(list(told), sensor)), sensor)
-        )
+        self._build(bands)
         self.configure_metrics()
         self._given['bands'] = list(self.bands)
         rank_zero_info(
@@ -486,20 +355,18 @@ class SIGMAETask(BaseTask):
         if composed and 'image' not in batch:
             # Composed by the datamodule later, as TreeSatAI's is.
             return batch
-        normalize = self.batch.normalize
-        raw = self._datamodule_normalizes or normalize is True
+        nodata, normalize = self.batch.nodata, self.batch.normalize
+        normalized = not (self._datamodule_normalizes or normalize)
         if self.batch.key != 'image' and isinstance(batch, dict):
             batch = select_image(batch, self.batch.key)
-        batch = mark_missing(
-            batch, self.statistics, self.batch.nodata, normalized=not raw
-        )
+        batch = mark_missing(batch, self.statistics, nodata, normalized)
         if self._trainer is None or not self._trainer.predicting:
-            refuse_empty(batch, self.batch.nodata)
+            refuse_empty(batch, nodata)
         if not self._scale_checked:
             self._scale_checked = True
             # Radar, beyond a millimeter, and elevation have no reflectance.
             if any(nm and nm < 1e6 for nm in self.bands.wavelengths):
-                self.statistics.check_scale(batch['image'], normalized=not raw)
+                self.statistics.check_scale(batch['image'], normalized)
         if normalize:
             batch['image'] = self.statistics.normalize(batch['image'])
         return batch
@@ -514,7 +381,7 @@ class SIGMAETask(BaseTask):
         """Encode whole images, nothing masked.
 
         Args:
-            image: Normalised images ``(B, C, H, W)`` of the model's bands.
+            image: Normalized images ``(B, C, H, W)`` of the model's bands.
 
         Returns:
             One feature per image, ``(B, D)``, as TorchGeo's ``Classification`` sees it.
@@ -530,9 +397,11 @@ class SIGMAETask(BaseTask):
         size = len(predicted)
         output = self.model(tokens.image, keep, predicted, inputs)
         prediction, statistics = output.tensor_split([tokens.patches.shape[-1]], dim=-1)
-        prediction = self.target.place(prediction, tokens, predicted)
+        prediction = self.target.from_output(prediction, tokens, predicted)
         target = self.target.encode(tokens, predicted)
         pixels = None
+        if not tokens.whole or self.hparams['predict_ratio'] < 1:
+            pixels = None
         if not tokens.whole or self.hparams['predict_ratio'] < 1:
             pixels = gather_tokens(tokens.pixels, predicted) & counts.unsqueeze(-1)
         loss = masked_mse(prediction, target, pixels)
@@ -572,14 +441,14 @@ class SIGMAETask(BaseTask):
 
         Returns:
             ``'image'`` and ``'reconstruction'`` in reflectance ``(B, C, H, W)``, NaN
-            where there is no data; ``'mask'`` ``(B, H, W)``, True where hidden, or with
-            several tokens at every place ``(B, C, H, W)``;
-            ``'saliency'`` ``(B, H / p, W / p)`` in [0, 1]. With ``norm_pix_loss`` the
-            reconstruction borrows the hidden patch's own mean and standard deviation.
-            Keys of the batch that tell where its images are stay.
+            where there is no data; ``'mask'`` ``(B, H, W)``, True where hidden, or
+            ``(B, C, H, W)`` with several tokens per patch position; ``'saliency'``
+            ``(B, H / p, W / p)`` in [0, 1]. With ``norm_pix_loss`` the reconstruction
+            borrows the hidden patch's own mean and standard deviation. Keys of the
+            batch that locate its images stay.
         """
-        kept = {key: batch[key] for key in _PLACE_KEYS if key in batch}
-        return {**kept, **self._reconstruct(batch, batch_idx)}
+        location = {key: batch[key] for key in _LOCATION_KEYS if key in batch}
+        return {**location, **self._reconstruct(batch, batch_idx)}
 
     # -------------------------------------------------------------------- optimizer
 
@@ -589,12 +458,9 @@ class SIGMAETask(BaseTask):
         require_one_loader(self.trainer)
         lr = scaled_lr(self.trainer, self.hparams['lr'], self.hparams['base_lr'])
         warmup = warmup_steps(self.trainer, self._steps, self.hparams['warmup_epochs'])
-        optimizer = build_optimizer(
-            [self.model.encoder, self.model.decoder],
-            lr,
-            self.hparams['weight_decay'],
-            self.trainer,
-        )
+        modules = [self.model.encoder, self.model.decoder]
+        decay = self.hparams['weight_decay']
+        optimizer = build_optimizer(modules, lr, decay, self.trainer)
         scheduler = warmup_cosine(optimizer, self._steps, warmup)
         return {
             'optimizer': optimizer,
@@ -609,14 +475,14 @@ class SIGMAETask(BaseTask):
         super().optimizer_step(*args, **kwargs)
         self.zero_grad()
 
-    # ---------------------------------------------------------------------- logging
+    # ------------------------------------------------------------------------ hooks
 
     def on_train_start(self) -> None:
         """Note what this run is trained on."""
         self._stage = {
             **describe_run(self.trainer),
             'bands': list(self.bands),
-            'size': self.model.encoder.patch_embed.img_size[0],
+            'size': self.size,
             'steps': self.global_step,
         }
 
@@ -629,15 +495,11 @@ class SIGMAETask(BaseTask):
             self.log(name, metric.compute(), sync_dist=True)
             metric.reset()
 
-    # ------------------------------------------------------------------------ hooks
-
     def on_validation_epoch_start(self) -> None:
         """Count evaluated samples from the first."""
         self._evaluated = 0
 
-    def on_test_epoch_start(self) -> None:
-        """Count evaluated samples from the first."""
-        self._evaluated = 0
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_epoch_end(self) -> None:
         """Log what the validation steps measured."""
@@ -649,16 +511,7 @@ class SIGMAETask(BaseTask):
 
     def on_fit_end(self) -> None:
         """Say in plain words how good the reconstruction became."""
-        metrics = self.trainer.callback_metrics
-        if 'val_loss' in metrics and 'val_baseline_loss' in metrics:
-            loss = float(metrics['val_loss'])
-            baseline = float(metrics['val_baseline_loss'])
-            change = loss / baseline - 1 if baseline else 0.0
-            rank_zero_info(
-                f'Validation loss {loss:.4f}; predicting the mean of the visible '
-                f'tokens gives {baseline:.4f} under the same masks. That is '
-                f'{abs(change):.0%} {"lower" if change <= 0 else "HIGHER"}.'
-            )
+        report_losses(self.trainer.callback_metrics)
 
     # ----------------------------------------------------------------------- public
 
@@ -667,7 +520,7 @@ class SIGMAETask(BaseTask):
         self,
         image: Tensor,
         mask_ratio: float | None = None,
-        place: Tensor | None = None,
+        sample_index: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Mask and reconstruct raw images, without a trainer.
 
@@ -676,7 +529,7 @@ class SIGMAETask(BaseTask):
                 several dates, as a batch in training or ``(B, T, len(data_bands), H,
                 W)``.
             mask_ratio: Share of masked tokens; None for that at the end of training.
-            place: Sample index of every image, ``(B,)``: its mask depends on the index
+            sample_index: Index of every image, ``(B,)``: its mask depends on the index
                 alone and is not guided. None for masks as in training.
 
         Returns:
@@ -688,15 +541,14 @@ class SIGMAETask(BaseTask):
         if image.ndim == 4 and image.shape[1] == len(self.statistics.data_bands):
             # One date will do, whatever the training data had.
             image = image.unsqueeze(1)
-        batch = mark_missing(
-            {'image': image.to(self.device)}, self.statistics, self.batch.nodata
-        )
+        batch = {'image': image.to(self.device)}
+        batch = mark_missing(batch, self.statistics, self.batch.nodata)
         batch['image'] = self.statistics.normalize(batch['image'])
         schedule = self.mask_schedule
         if mask_ratio is not None:
             schedule = replace(schedule, ratio=mask_ratio)
-        prediction: dict[str, Tensor] = self._reconstruct(batch, 0, schedule, place)
-        return prediction
+        result: dict[str, Tensor] = self._reconstruct(batch, 0, schedule, sample_index)
+        return result
 
     def plot(self, prediction: dict[str, Tensor]) -> Figure:
         """Draw reconstructions.
@@ -705,7 +557,7 @@ class SIGMAETask(BaseTask):
             prediction: What :meth:`predict_step` returns.
 
         Returns:
-            A figure with colours, saliency, mask and reconstruction, a row an image.
+            A figure with colors, saliency, mask and reconstruction, a row per image.
         """
         return plot_reconstruction(
             prediction['image'].cpu(),
@@ -720,36 +572,20 @@ class SIGMAETask(BaseTask):
 
     @property
     def encoder_record(self) -> dict[str, Any]:
-        """What must be known to use the encoder, in plain Python values.
+        """Everything needed to use the encoder, in plain Python values.
 
         Raises:
             ValueError: If mean and std of the training data are not known, because the
                 task was neither trained nor given them.
         """
-        return {
-            'model': self.hparams['model'],
-            'in_channels': len(self.bands),
-            'bands': list(self.bands),
-            'sensor': self.bands.sensor.plain(),
-            'mean': list(self.statistics.model_mean),
-            'std': list(self.statistics.model_std),
-            'scale': self.statistics.scale,
-            'offset': self.statistics.offset,
-            'size': self.model.encoder.patch_embed.img_size[0],
-            'patch_size': self.model.patch_size,
-            'torchgeo_version': TORCHGEO_VERSION,
-            'trained_on': [*self.history, self.stage],
-            'norm_pix_loss': self.hparams['norm_pix_loss'],
-            'spectral_weight': self.hparams['spectral_weight'],
-            'band_dropout': self.hparams['band_dropout'],
-            'ssl_method': family(self.hparams['model']),
-            'positions': self.hparams['encoder_kwargs'].get('positions', 'learnable'),
-            'target': self.hparams['target'],
-            'masking': self.hparams['masking'],
-            'mask_ratio': self.mask_schedule.ratio_at(1.0),
-            'groups': self.model.layout.names(self.bands),
-            'decoder_num_heads': self.hparams['decoder_num_heads'],
-        }
+        return describe_encoder(
+            self.hparams,
+            self.model,
+            self.bands,
+            self.statistics,
+            self.mask_schedule,
+            [*self.history, self.stage],
+        )
 
     @property
     def stage(self) -> dict[str, Any]:
@@ -783,8 +619,8 @@ class SIGMAETask(BaseTask):
             ValueError: If mean and std of the training data are not known, because the
                 task was neither trained nor given them.
         """
-        kept = self.model.decoder.state_dict() if decoder else {}
-        weights = Weights(self.model.encoder.state_dict(), kept, self.encoder_record)
+        tensors = self.model.decoder.state_dict() if decoder else {}
+        weights = Weights(self.model.encoder.state_dict(), tensors, self.encoder_record)
         write_weights(weights, path, half)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -810,22 +646,11 @@ class SIGMAETask(BaseTask):
         weights_only: bool | None = True,
         **kwargs: Any,
     ) -> Self:
-        """Make a task of a training checkpoint, perhaps a stranger's.
+        """Load a task from a training checkpoint of either edition.
 
-        Nothing in the file is executed, and nothing it claims is believed before it is
-        checked. *weights* and *transform* are those given here, or none.
-
-        Args:
-            checkpoint_path: The file, or a URL.
-            map_location: Where to put the tensors, as in :func:`torch.load`.
-            hparams_file: As in Lightning.
-            strict: Whether all tensors have to be there, and no other.
-            weights_only: Whether tensors and plain values are all that is read; False
-                executes what the file asks for.
-            **kwargs: Arguments of the task that are to differ.
-
-        Returns:
-            The task.
+        Unlike Lightning's, this executes nothing that the file holds, unless
+        *weights_only* is False. *weights* and *transform* are those in *kwargs*, or
+        none.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -866,56 +691,34 @@ class SIGMAETask(BaseTask):
     # Random numbers, logging and kornia are no business of torch.compile, which is left
     # with the model and the loss.
     @torch.compiler.disable
-    def _draw(self, batch: dict[str, Any]) -> _Draw:
-        """Augment a training batch, mask it, and choose what is predicted.
+    def _draw(self, batch: dict[str, Any]) -> MaskedBatch:
+        """Augment and mask a training batch.
 
-        Everything random depends on the seed, the number of batches before this one and
-        the process alone; masks on a sample's place in the batches of all processes, so
+        Everything random depends on the seed and the number of batches before this one;
+        the augmentation on the process as well, the mask on the index of a sample, so
         that two processes mask as one with twice the batch does.
         """
-        key = (self.hparams['seed'], self.trainer.fit_loop.total_batch_idx)
-        seed = seed_from(_STAGES['augment'], *key, self.global_rank)
-        share = self.hparams['predict_ratio']
-        spectral = self.hparams['spectral_weight'] > 0
-        schedule, progress = self.mask_schedule, self.progress
+        hparams, schedule, progress = self.hparams, self.mask_schedule, self.progress
+        key = (hparams['seed'], self.trainer.fit_loop.total_batch_idx)
+        seed = seed_from(Draw.AUGMENTATION, *key, self.global_rank)
+        spectral = hparams['spectral_weight'] > 0
         tokens = self._prepare(batch, seed, schedule.guided, spectral)
-        place = self._places(batch, tokens, 0)
-        size, count = tokens.valid.shape
-        noise = sample_noise(seed_from(_STAGES['train'], *key), place, count)
-        mask = schedule.mask(tokens.saliency, noise, progress, tokens.valid)
-        count = mask.masked.shape[1]
-        noise = sample_noise(seed_from(_STAGES['targets'], *key), place, count)
-        predicted, counts = select_targets(mask.masked, noise, share, tokens.valid)
+        masked = mask_tokens(
+            tokens,
+            self._sample_indices(batch, tokens),
+            schedule,
+            progress,
+            key,
+            hparams['predict_ratio'],
+            hparams['band_dropout'],
+        )
+        size = len(tokens.image)
         self.log('mask_ratio', schedule.ratio_at(progress), batch_size=size)
         if schedule.guided:
             beta = schedule.strength_at(progress)
             self.log('saliency_beta', beta, batch_size=size)
-            self.visibility_ratio.update(tokens.saliency, mask.keep, tokens.valid)
-        inputs = tokens.patches
-        if dropout := self.hparams['band_dropout']:
-            chance = seed_from(_STAGES['bands'], *key)
-            noise = sample_noise(chance, place, 2 + len(self.bands))
-            inputs = hide_bands(tokens, band_mask(noise, dropout))
-        return _Draw(tokens, inputs, mask.keep, predicted, counts)
-
-    def _places(self, batch: dict[str, Any], tokens: TokenBatch, before: int) -> Tensor:
-        """Where samples stand among those of all processes.
-
-        Lightning deals samples to the processes in turn, all dates of one to one.
-
-        Args:
-            batch: The batch as it came.
-            tokens: Its tokens, where dates are samples of their own.
-            before: Samples, with dates, that this process had before the batch.
-
-        Returns:
-            Places ``(B * dates,)``.
-        """
-        samples = len(tokens.image)
-        dates = samples // len(batch['image'])
-        place = before + torch.arange(samples, device=tokens.image.device)
-        turn = place // dates * int(self.trainer.world_size) + int(self.global_rank)
-        return turn * dates + place % dates
+            self.visibility_ratio.update(tokens.saliency, masked.keep, tokens.valid)
+        return masked
 
     def _prepare(
         self,
@@ -925,12 +728,7 @@ class SIGMAETask(BaseTask):
         spectral: bool = False,
     ) -> TokenBatch:
         """Fold dates into the batch, augment (given a seed), make tokens."""
-        self.statistics.check(batch['image'])
-        image = self.statistics.by_date(batch['image']).flatten(0, -4)
-        if VALID_KEY in batch:
-            valid = batch[VALID_KEY].flatten(0, 1).unsqueeze(1)
-        else:
-            valid = torch.ones_like(image[:, :1])
+        image, valid = fold_dates(batch, self.statistics)
         if seed is not None:
             image, valid = augment(self.transform, image, valid, seed)
         return make_tokens(
@@ -943,31 +741,22 @@ class SIGMAETask(BaseTask):
             spectral,
         )
 
+    def _sample_indices(
+        self, batch: dict[str, Any], tokens: TokenBatch, before: int = 0
+    ) -> Tensor:
+        """Number the samples of a batch, after those before, in all processes."""
+        dates = len(tokens.image) // len(batch['image'])
+        rank, processes = int(self.global_rank), int(self.trainer.world_size)
+        return sample_indices(tokens.image, dates, before, rank, processes)
+
     @torch.compiler.disable
     def _evaluate(self, batch: dict[str, Any], metrics: ReconstructionMetrics) -> None:
         """Add a batch to the metrics of a stage."""
-        tokens, space = self._prepare(batch, salient=False), self.target
-        place = self._places(batch, tokens, self._evaluated)
-        self._evaluated += len(place)
-        mask = self._fixed_mask(tokens, place, self.mask_schedule)
-        prediction = self.model(tokens.image, mask.keep, mask.masked, tokens.patches)
-        prediction = prediction[..., : tokens.patches.shape[-1]]
-        prediction = space.place(prediction, tokens, mask.masked)
-        baseline = baseline_prediction(tokens, mask, space)
-        target = space.encode(tokens, mask.masked)
-        pixels = gather_tokens(tokens.pixels, mask.masked)
-        metrics.update_losses(
-            masked_mse(prediction, target, pixels),
-            masked_mse(baseline, target, pixels),
-            int(pixels.sum()),
-        )
-        prediction = space.decode(prediction, tokens, mask.masked)
-        found, hidden = fill_in(tokens, mask.masked, prediction)
-        known = self.model.layout.unpatchify(
-            tokens.pixels, self.model.grid(tokens.image)
-        )
-        found, truth = map(self.statistics.reflectance, (found, tokens.image))
-        metrics.update_images(found, truth, hidden & known)
+        tokens = self._prepare(batch, salient=False)
+        index = self._sample_indices(batch, tokens, self._evaluated)
+        self._evaluated += len(index)
+        mask = fixed_mask(tokens, index, self.mask_schedule)
+        measure(self.model, tokens, mask, self.target, metrics)
 
     @torch.compiler.disable
     def _reconstruct(
@@ -975,27 +764,16 @@ class SIGMAETask(BaseTask):
         batch: dict[str, Any],
         batch_idx: int,
         schedule: MaskSchedule | None = None,
-        place: Tensor | None = None,
+        sample_index: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Mask as at the end of training and reconstruct, see :meth:`reconstruct`."""
         schedule, tokens = schedule or self.mask_schedule, self._prepare(batch)
-        if place is None:
-            key = (_STAGES['predict'], self.hparams['seed'], batch_idx)
-            size, count = tokens.valid.shape
-            index = torch.arange(size, device=self.device)
-            noise = sample_noise(seed_from(*key, self.global_rank), index, count)
-            mask = schedule.mask(tokens.saliency, noise, 1.0, tokens.valid)
+        if sample_index is None:
+            key = (self.hparams['seed'], batch_idx, self.global_rank)
+            mask = final_mask(tokens, schedule, key)
         else:
-            mask = self._fixed_mask(tokens, place.to(self.device), schedule)
-        return reconstruct(self.model, tokens, mask, self.statistics, self.target)
-
-    def _fixed_mask(
-        self, tokens: TokenBatch, place: Tensor, schedule: MaskSchedule
-    ) -> TokenMask:
-        """Mask as at the end of training, by the sample index and without guidance."""
-        noise = sample_noise(_FIXED_KEY, place, tokens.valid.shape[1])
-        unguided = torch.zeros_like(tokens.saliency)
-        return schedule.mask(unguided, noise, 1.0, tokens.valid)
+            mask = fixed_mask(tokens, sample_index.to(self.device), schedule)
+        return reconstruct(self.model, tokens, mask, self.target)
 
     @torch.compiler.disable
     def _log_metrics(self, metrics: ReconstructionMetrics) -> None:

@@ -3,9 +3,8 @@
 
 """What a batch holds: which bands, and how to get from its values to reflectance.
 
-A batch reaches a task already normalised by its datamodule, and a normalised difference
-of z-scores is garbage. This module finds out what the datamodule did, so that it can be
-undone. It never guesses.
+Datamodules normalize batches, but indices need reflectance. This module finds out what
+the datamodule did, to undo it. It never guesses.
 """
 
 import math
@@ -24,17 +23,18 @@ from ..datamodules.inspect import (
     datamodule_normalization,
     datamodule_sensor,
 )
+from ..datasets.units import describe_implausible
 from .settings import BatchSpec
 
 __all__ = ('BatchStatistics', 'resolve_statistics')
 
-#: A stranger's checkpoint may claim any number.
+#: Largest number of dates that a checkpoint may claim.
 _MOST_DATES = 1000
 
 
 @dataclass(frozen=True)
 class BatchStatistics:
-    """How batches are laid out and normalised.
+    """How batches are laid out and normalized.
 
     A batch holds ``(raw - mean) / std`` and reflectance is ``raw * scale + offset``.
     (BigEarthNet's datamodule calls its minimum ``mean`` and its range ``std``; the
@@ -83,76 +83,44 @@ class BatchStatistics:
             expected = f' on each of {dates} dates' if dates > 1 else ''
             raise ValueError(
                 f'batch.bands: the batch has {image.shape[-3]} channels, but '
-                f'{len(self.data_bands)} names are known for them{expected}: '
-                f'{list(self.data_bands)}. Pass batch=BatchSpec(bands=...) '
-                'with one name per channel, in the order of the batch; give several '
-                'dates a time axis, '
-                '(B, T, C, H, W), or attach the TorchGeo datamodule that counts them.'
+                f'{len(self.data_bands)} names are given for them{expected}: '
+                f'{list(self.data_bands)}. Pass batch=BatchSpec(bands=...) with one '
+                'name per channel, in the order of the batch; give several dates a '
+                'time axis, (B, T, C, H, W), or attach the TorchGeo datamodule that '
+                'counts them.'
             )
 
     def by_date(self, image: Tensor) -> Tensor:
-        """Give the channels of every date an axis of their own.
-
-        Args:
-            image: ``(..., n * len(data_bands), H, W)``.
-
-        Returns:
-            A view of it, ``(..., n, len(data_bands), H, W)``.
-        """
+        """View channels ``(n * C, H, W)`` as those of n dates, ``(n, C, H, W)``."""
         dates: Tensor = image.unflatten(-3, (-1, len(self.data_bands)))
         return dates
 
     def check_scale(self, image: Tensor, normalized: bool = True) -> None:
         """Warn where digital numbers and reflectance seem mixed up.
 
-        Half of all pixels above a reflectance of 2 is more than snow and clouds
-        reflect, and none above 0.002 is darker than deep water under the atmosphere.
-
         Args:
             image: A batch ``(..., n * len(data_bands), H, W)``, of n dates.
             normalized: Whether it is ``(raw - mean) / std``, or still raw.
-
-        Warns:
-            UserWarning: If reflectance, after *scale* and *offset*, is implausible.
         """
         chosen = self.by_date(image)[..., list(self.channels), :, :]
         if normalized:
             values = self.reflectance(chosen, dim=-3)
         else:
             values = chosen.float() * self.scale + self.offset
-        values = values[values.isfinite()]
-        if not len(values):
-            return
-        middle, brightest = float(values.median()), float(values.max())
-        if middle > 2:
-            advice = (
-                'far above 1. Pass batch=BatchSpec(scale=1e-4) for Sentinel-2 digital '
-                'numbers'
-            )
-        elif brightest < 0.002:
-            advice = (
-                'next to nothing. Pass batch=BatchSpec(scale=1) if the data are '
-                'reflectance already'
-            )
-        else:
-            return
-        rank_zero_warn(
-            f'batch.scale: {self.scale} with offset {self.offset} makes the '
-            f'reflectance of the first batch {middle:.4g} in the median and '
-            f'{brightest:.4g} at most, '
-            f'{advice}. Indices such as EVI and SAVI, pictures and metrics depend on '
-            'it.'
+        problem = describe_implausible(
+            values.cpu().numpy(),
+            f'batch: with scale {self.scale} and offset {self.offset}, the reflectance '
+            'of the first batch',
+            'Pass batch=BatchSpec(scale=1e-4) for digital numbers of Sentinel-2, '
+            'scale=1 for reflectance. Indices such as EVI and SAVI, pictures and '
+            'metrics depend on it.',
         )
+        if problem:
+            # The caller of the task, not the task.
+            rank_zero_warn(problem, stacklevel=6)
 
     def select(self, image: Tensor) -> Tensor:
-        """Pick the bands the model sees.
-
-        Args:
-            image: A batch, ``(B, len(data_bands), H, W)``.
-
-        Returns:
-            ``(B, len(bands), H, W)``.
-        """
+        """Pick the bands the model sees from a batch ``(B, len(data_bands), H, W)``."""
         if self.channels == tuple(range(image.shape[1])):
             return image
         return image[:, list(self.channels)]
@@ -177,14 +145,11 @@ class BatchStatistics:
         return out.flatten(-4, -3)
 
     def reflectance(self, image: Tensor, dim: int = 1) -> Tensor:
-        """Undo the normalisation.
+        """Turn normalized values of the model's bands into reflectance, float32.
 
         Args:
-            image: Normalised values of the bands the model sees.
+            image: Normalized values.
             dim: The dimension of the bands.
-
-        Returns:
-            Reflectance in float32, same shape.
         """
         shape = [1] * image.ndim
         shape[dim] = -1
@@ -194,11 +159,7 @@ class BatchStatistics:
         return out.add_(mean).mul_(self.scale).add_(self.offset)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain Python values, for checkpoints.
-
-        Returns:
-            A dictionary that :meth:`from_dict` takes.
-        """
+        """Plain values, for checkpoints; :meth:`from_dict` takes them."""
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
@@ -208,39 +169,34 @@ class BatchStatistics:
     def from_dict(cls, values: dict[str, Any]) -> 'BatchStatistics':
         """Restore from :meth:`as_dict`.
 
-        Args:
-            values: The dictionary.
-
-        Returns:
-            The statistics.
-
         Raises:
-            ValueError: If that is not what the dictionary holds.
+            ValueError: If the values make no sense, as in a file of somebody else.
         """
-        arguments: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in values.items()
-        }
         try:
-            known = cls(**arguments)
-            bands = len(known.data_bands)
-            numbers = [*known.mean, *known.std, known.scale, known.offset]
-            sound = (
-                len(known.mean) == len(known.std) == bands
-                and all(map(math.isfinite, numbers))
-                and all(known.model_std)
-                and all(isinstance(name, str) for name in known.data_bands)
-                and min(known.channels) >= 0
-                and 1 <= known.dates <= _MOST_DATES
+            arguments: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in values.items()
+            }
+            statistics = cls(**arguments)
+            numbers = (statistics.scale, statistics.offset)
+            plausible = (
+                len(statistics.mean)
+                == len(statistics.std)
+                == len(statistics.data_bands)
+                and all(map(math.isfinite, statistics.mean + statistics.std + numbers))
+                and all(statistics.model_std)
+                and all(isinstance(name, str) for name in statistics.data_bands)
+                and min(statistics.channels) >= 0
+                and 1 <= statistics.dates <= _MOST_DATES
             )
         except (ArithmeticError, IndexError, TypeError, ValueError):
-            sound = False
-        if not sound:
+            plausible = False
+        if not plausible:
             raise ValueError(
                 'statistics: the checkpoint tells no finite mean and std, above 0, for '
                 'each band of its data. Pass a training checkpoint of SIGMAETask.'
             )
-        return known
+        return statistics
 
 
 def resolve_statistics(
@@ -257,32 +213,11 @@ def resolve_statistics(
         datamodule: The datamodule in use, if any.
         earlier: The statistics of an earlier run or a checkpoint, if any.
 
-    Returns:
-        The statistics.
-
     Raises:
-        ValueError: If mean or std is not known, or does not match the bands, or a band
-            of *bands* is not in the batch.
+        ValueError: If mean or std is unknown, or does not match the bands, or a band of
+            *bands* is not in the batch.
     """
-    sensor = datamodule_sensor(datamodule)
-    if spec.bands is not None:
-        names = BandSet.from_data(spec.bands, bands.sensor)
-        if spec.key != 'image' and not set(bands) & set(names):
-            raise ValueError(
-                f'batch.key: {spec.key!r} holds the bands {list(names)}, but the model '
-                f'sees {list(bands)}. Pass another key, or bands= of these and their '
-                "sensor= ('any' where there is none)."
-            )
-    elif sensor is not None and sensor.name != bands.sensor.name:
-        raise ValueError(
-            f'sensor: {type(datamodule).__name__} has bands of {sensor.name}, but the '
-            f'model those of {bands.sensor.name}. Leave bands out, pass '
-            f'sensor={sensor.name!r} and its bands, or name the channels with '
-            'batch=BatchSpec(bands=...).'
-        )
-    else:
-        told = datamodule_bands(datamodule)
-        names = BandSet.from_data(list(told or bands), bands.sensor)
+    names = _data_bands(spec, bands, datamodule)
     channels = tuple(names.channels(bands))
     mean, std = spec.mean, spec.std
     if mean is None or std is None:
@@ -306,6 +241,28 @@ def resolve_statistics(
         offset=spec.offset,
         dates=datamodule_dates(datamodule),
     )
+
+
+def _data_bands(spec: BatchSpec, bands: BandSet, datamodule: object) -> BandSet:
+    """Name the channels of one date of a batch."""
+    if spec.bands is not None:
+        names = BandSet.from_data(spec.bands, bands.sensor)
+        if spec.key != 'image' and not set(bands) & set(names):
+            raise ValueError(
+                f'batch.key: {spec.key!r} holds the bands {list(names)}, but the model '
+                f'sees {list(bands)}. Pass another key, or bands= of these and their '
+                "sensor= ('any' where there is none)."
+            )
+        return names
+    sensor = datamodule_sensor(datamodule)
+    if sensor is not None and sensor.name != bands.sensor.name:
+        raise ValueError(
+            f'sensor: {type(datamodule).__name__} has bands of {sensor.name}, but the '
+            f'model those of {bands.sensor.name}. Leave bands out, pass '
+            f'sensor={sensor.name!r} and its bands, or name the channels with '
+            'batch=BatchSpec(bands=...).'
+        )
+    return BandSet.from_data(list(datamodule_bands(datamodule) or bands), bands.sensor)
 
 
 def _per_band(
