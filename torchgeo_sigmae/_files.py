@@ -30,22 +30,18 @@ def atomic_path(
     remedy: str = 'Is there space, and may you write there?',
     durable: bool = True,
 ) -> Iterator[Path]:
-    """Write a file whole or not at all.
+    """Write a file whole or not at all: yield a name beside *path* to write to.
 
-    The body writes to a name beside it. Only when all of that is on the disk does it
-    take the place of *path*; whatever goes wrong leaves the file of that name as it
-    was, and no other.
+    Only when all of that is on the disk does it take the place of *path*; whatever goes
+    wrong leaves the file of that name as it was, and no other.
 
     Args:
-        path: The file to be; missing folders are made.
-        argument: What the user knows *path* by, for the message.
-        errors: What else than ``OSError`` says that a file cannot be written.
-        remedy: What the message advises.
-        durable: Whether to wait for the disk, so that the file outlives a power cut.
+        path: The file to write; missing folders are created.
+        argument: Name of the argument that *path* comes from, for the message.
+        errors: Further errors that mean that a file cannot be written.
+        remedy: Advice at the end of the message.
+        durable: Whether to wait for the disk, so that the file survives a power cut.
             That takes 20 ms, which is too much for hundreds that can be made again.
-
-    Yields:
-        The name to write to, with the suffix of *path*.
 
     Raises:
         OSError: If it cannot be written; the message names *path*.
@@ -73,30 +69,13 @@ def atomic_path(
 
 
 def write_text(path: str | Path, text: str, argument: str = 'output') -> None:
-    """Write a text whole or not at all.
-
-    Args:
-        path: The file to be; missing folders are made.
-        text: Its content.
-        argument: What the user knows *path* by, for the message.
-
-    Raises:
-        OSError: If it cannot be written; the message names *path*.
-    """
+    """Write a text whole or not at all."""
     with atomic_path(path, argument) as part:
         part.write_text(text, encoding='utf-8')
 
 
 def write_figure(path: str | Path, figure: 'Figure') -> None:
-    """Write a picture whole or not at all.
-
-    Args:
-        path: The file to be, its suffix the format; missing folders are made.
-        figure: What is drawn, at 120 dots per inch.
-
-    Raises:
-        OSError: If it cannot be written; the message names *path*.
-    """
+    """Write a picture at 120 dots per inch, whole or not at all."""
     with atomic_path(path) as part:
         figure.savefig(part, dpi=120)
 
@@ -147,15 +126,7 @@ def write_folder(
 
 
 def require_writable(path: str | Path, argument: str = 'output') -> None:
-    """Say at once that a file cannot be written, not after hours of work.
-
-    Args:
-        path: The file to be; missing folders are made.
-        argument: What the user knows *path* by, for the message.
-
-    Raises:
-        OSError: If it cannot be written; the message names *path*.
-    """
+    """Refuse a file that cannot be written at once, not after hours of work."""
     path = Path(path)
     if path.exists() and not path.is_file():
         raise OSError(f'{argument}: {path} is there, and no file.')

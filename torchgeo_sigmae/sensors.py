@@ -68,17 +68,10 @@ class Sensor:
 
     @classmethod
     def from_wavelengths(cls, name: str, wavelengths: Mapping[str, float]) -> Self:
-        """Describe a sensor by its wavelengths.
+        """Describe a sensor by its center wavelengths in nanometers, by band name.
 
         The band nearest to the center of one of Sentinel-2's within 2 % of it gets its
         common name, so spectral indices can be computed.
-
-        Args:
-            name: Name of the sensor.
-            wavelengths: Center wavelengths in nanometers by band name, in order.
-
-        Returns:
-            The sensor.
         """
         commons: dict[str, str] = {}
         for reference in SENTINEL2.bands:
@@ -95,14 +88,10 @@ class Sensor:
         )
 
     def find(self, name: str) -> Band | None:
-        """Find a band by any of its spellings.
+        """Find a band by any of its spellings; None where there is no such band.
 
-        Args:
-            name: A band name (``b4``, ``B04``, ``B8a``; ``SR_B4`` of Landsat) or a
-                common name (``red``, ``nir``), in upper or lower case.
-
-        Returns:
-            The band, or None where this sensor has no such band.
+        A band name (``b4``, ``B04``, ``B8a``; ``SR_B4`` of Landsat) or a common name
+        (``red``, ``nir``), in upper or lower case.
         """
         common = name.strip().lower()
         common = self.aliases.get(common, common)
@@ -115,17 +104,7 @@ class Sensor:
         return None
 
     def band(self, name: str) -> Band:
-        """Look up a band by any of its spellings.
-
-        Args:
-            name: As in :meth:`find`.
-
-        Returns:
-            The band.
-
-        Raises:
-            ValueError: If this sensor has no such band.
-        """
+        """Look up a band as in :meth:`find`; a missing one is an error."""
         band = self.find(name)
         if band is None:
             raise ValueError(
@@ -134,10 +113,9 @@ class Sensor:
         return band
 
     def plain(self) -> str | dict[str, Any]:
-        """Describe the sensor for a checkpoint: the name of a built-in, or all of it.
+        """Describe the sensor for a checkpoint, as :func:`get_sensor` reads it.
 
-        Returns:
-            What :func:`get_sensor` turns into the same sensor again.
+        The name of a built-in, or all of it.
         """
         try:
             if get_sensor(self.name) == self:
@@ -359,11 +337,7 @@ ANY = Sensor('any', (), any_name=True)
 
 @cache
 def enmap() -> Sensor:
-    """Describe EnMAP by the wavelengths that TorchGeo lists.
-
-    Returns:
-        The sensor, with the bands B1 to B224.
-    """
+    """Describe EnMAP, bands B1 to B224, by the wavelengths that TorchGeo lists."""
     from torchgeo.datasets import EnMAP
 
     micrometers = EnMAP.wavelengths.items()
@@ -396,9 +370,6 @@ def get_sensor(sensor: str | Sensor | Mapping[str, Any]) -> Sensor:
             with or without a hyphen; ``'any'`` for bands of any names; a
             :class:`Sensor` of one's own, or what :meth:`Sensor.plain` returned.
 
-    Returns:
-        The sensor.
-
     Raises:
         ValueError: If the name is unknown.
     """
@@ -426,14 +397,7 @@ def get_sensor(sensor: str | Sensor | Mapping[str, Any]) -> Sensor:
 
 
 def sensors_with(names: Sequence[str]) -> list[Sensor]:
-    """Find the built-in sensors that have all of some bands.
-
-    Args:
-        names: Names of bands, as in :meth:`Sensor.find`.
-
-    Returns:
-        Sentinel-2 alone if it is among them, else all of them.
-    """
+    """Find the built-in sensors that have all bands; Sentinel-2 alone if it does."""
     if all(SENTINEL2.find(name) for name in names):
         return [SENTINEL2]
     sensors = {id(sensor): sensor for sensor in BUILT_IN.values()}.values()

@@ -65,9 +65,8 @@ def embedding_map(
     removed, see :meth:`.FrozenEncoder.remove_position_bias`.
 
     Weights that tell no mean and std, such as those for another sensor, get those of
-    the scene.
-
-    A GeoTIFF that exists already, of the same scene and settings, is left alone.
+    the scene. A GeoTIFF that exists already, of the same scene and settings, is left
+    alone.
 
     Args:
         scene: The scene, in the encoder's bands.
@@ -82,12 +81,6 @@ def embedding_map(
         batch_size: Number of chips that are encoded at a time.
         window: Side of the windows that are read in pixels, a multiple of the patch
             size; None for about 1024.
-
-    Raises:
-        ImportError: If a GeoParquet is asked for without pyarrow.
-        OSError: If the scene cannot be read or the map cannot be written.
-        ValueError: If an argument is out of range, the bands are not the encoder's, the
-            encoder has no patches, or no pixel is valid.
     """
     target, patch = Path(target), encoder_patch_size(encoder)
     scene = replace(scene, unit=encoder.unit)

@@ -66,9 +66,8 @@ def saliency_map(
 
     The map equals :func:`~torchgeo_sigmae.transforms.patch_saliency` of the whole scene
     to the bit, for any window: richness and heterogeneity are scaled by their smallest
-    and largest values in the scene, which a second pass over the patches uses.
-
-    A map that exists already, of the same scene and settings, is left alone.
+    and largest values in the scene, which a second pass over the patches uses. A map
+    that exists already, of the same scene and settings, is left alone.
 
     Args:
         scene: The scene.
@@ -83,11 +82,6 @@ def saliency_map(
             :func:`~torchgeo_sigmae.transforms.patch_saliency`.
         window: Side of the windows that are read in pixels, a multiple of *patch_size*;
             None for about 1024.
-
-    Raises:
-        OSError: If the scene cannot be read or the map cannot be written.
-        ValueError: If an argument is out of range, a band is missing, no pixel is
-            valid, or there are too many patches to rank.
     """
     check_combination(alpha, combine)
     target, resolved = Path(target), [get_index(index) for index in indices]

@@ -20,15 +20,8 @@ def fast_attention(image: Tensor, tokens: int) -> AbstractContextManager[None]:
 
     On a CPU the backward pass of the fused attention has no fast path for half
     precision, see ``with fused attention`` in ``python -m benchmarks.pretrain_step``.
-    There the unfused one is taken. It keeps the attention weights, so not for more than
-    320 tokens an image; without gradients, and everywhere else, PyTorch chooses.
-
-    Args:
-        image: What the model is about to see.
-        tokens: The largest number of tokens that attend to each other.
-
-    Returns:
-        A context to run the model in.
+    There the unfused one is taken, up to 320 *tokens* that attend to each other: it
+    keeps the attention weights.
     """
     half = torch.is_autocast_enabled('cpu') or image.dtype != torch.float32
     slow = image.device.type == 'cpu' and half and torch.is_grad_enabled()

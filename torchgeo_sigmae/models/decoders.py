@@ -50,10 +50,6 @@ class Decoder(nn.Module, ABC):
             grid: Patches per column and per row that learnable positions are made for;
                 other grids are interpolated.
             spectral_dim: Spectral statistics to predict per token, S; 0 for none.
-
-        Raises:
-            ValueError: If *dim* is no multiple of 4 and *num_heads*, *depth* < 1, or
-                learnable positions have no grid.
         """
         super().__init__()
         if dim % 4 or dim % num_heads:
@@ -269,16 +265,10 @@ class _CrossBlock(nn.Module):
     def forward(
         self, x: Tensor, context: Tensor, positions: Tensor, keep: Tensor
     ) -> Tensor:
-        """Update tokens from a context.
+        """Update predicted tokens ``(B, P, dim)`` from a context of encoded tokens.
 
-        Args:
-            x: Predicted tokens ``(B, P, dim)``.
-            context: Encoded tokens ``(B, prefix + V, context_dim)``.
-            positions: Positions of all tokens, ``(G * N, dim)``.
-            keep: Indices of the V visible tokens, ``(B, V)``.
-
-        Returns:
-            Tokens ``(B, P, dim)``.
+        *context* is ``(B, prefix + V, context_dim)``; *positions* are those of all
+        tokens, ``(G * N, dim)``; *keep* holds the indices of visible ones, ``(B, V)``.
         """
         q = self.q(self.norm1(x)).unflatten(-1, (self.num_heads, -1))
         k, v = self.kv(self.norm_context(context)).chunk(2, dim=-1)

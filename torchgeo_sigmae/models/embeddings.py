@@ -65,13 +65,7 @@ class CubeEmbed(SpectralEmbed):
     def __init__(
         self, *args: Any, cube_bands: int | None = None, **kwargs: Any
     ) -> None:
-        """Initialize a new CubeEmbed instance.
-
-        Args:
-            *args: Passed to timm's patch embedding.
-            cube_bands: Bands of a cube; None for 3 or else 2.
-            **kwargs: Passed to timm's patch embedding.
-        """
+        """Initialize with *cube_bands* bands a cube; None for 3 or else 2."""
         super().__init__(*args, **kwargs)
         self.set_bands(self.proj.in_channels, cube_bands)
 
@@ -102,17 +96,7 @@ class GroupEmbed(SpectralEmbed):
     def __init__(
         self, *args: Any, groups: Sequence[Sequence[int]] | None = None, **kwargs: Any
     ) -> None:
-        """Initialize.
-
-        Args:
-            *args: Passed to timm's ``PatchEmbed``.
-            groups: Channels of every group; default: SatMAE's of ten bands, of other
-                numbers four neighbours each.
-            **kwargs: Passed to timm's ``PatchEmbed``.
-
-        Raises:
-            ValueError: If the groups do not hold every channel once.
-        """
+        """Initialize with the channels of each group, as :class:`.SatMAEViT`."""
         super().__init__(*args, **kwargs)
         self.share(self.proj.in_channels, groups)
 

@@ -38,12 +38,7 @@ class SIGMAEViT(VisionTransformer):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Initialize a new SIGMAEViT instance.
-
-        Args:
-            *args: Passed to :class:`timm.models.VisionTransformer`.
-            **kwargs: Passed to :class:`timm.models.VisionTransformer`.
-        """
+        """Initialize a new SIGMAEViT instance with the arguments of timm's."""
         super().__init__(*args, **kwargs)
         self.register_load_state_dict_pre_hook(_adapt_state_dict)
 
@@ -59,16 +54,7 @@ class SIGMAEViT(VisionTransformer):
         """Load weights, also those that TorchGeo finds in a fine-tuned checkpoint.
 
         A head is left out where this encoder has none, and so are the parts of a
-        segmentation model beside its encoder.
-
-        Args:
-            state_dict: Tensors under plain timm keys, with those of a head; or those of
-                a segmentation model, of which the encoder's start with ``encoder.``.
-            *args: Passed to ``torch.nn.Module.load_state_dict``.
-            **kwargs: Likewise.
-
-        Returns:
-            Missing and unexpected keys.
+        segmentation model beside its encoder, whose keys start with ``encoder.``.
         """
         state = {plain_key(key): value for key, value in state_dict.items()}
         first = 'patch_embed.proj.weight'
@@ -86,10 +72,7 @@ class SIGMAEViT(VisionTransformer):
     def set_in_channels(self, in_channels: int, pretrained: bool = False) -> None:
         """Take another number of bands: a new, random first layer.
 
-        Args:
-            in_channels: Number of bands.
-            pretrained: Ignored. smp says here whether it loaded weights, which it does
-                not do for our names; TorchGeo loads them after this call.
+        *pretrained* is ignored: TorchGeo loads weights after smp's call of this method.
         """
         old = self.patch_embed.proj
         if in_channels != old.in_channels:
@@ -99,12 +82,7 @@ class SIGMAEViT(VisionTransformer):
             self.in_chans = in_channels
 
     def init_weights(self, *args: Any, **kwargs: Any) -> None:
-        """Initialise as timm does, with sine-cosine positions.
-
-        Args:
-            *args: Passed to timm, whose signature differs between versions.
-            **kwargs: Passed to timm.
-        """
+        """Initialize as timm does, with sine-cosine positions."""
         super().init_weights(*args, **kwargs)
         if self.pos_embed is None:
             return
@@ -176,15 +154,11 @@ def _remedy(found: torch.Size | None, expected: torch.Size) -> str:
 
 
 def resample_positions(model: VisionTransformer, positions: Tensor) -> Tensor:
-    """Bring the position embeddings of a checkpoint to a model's grid.
+    """Bring position embeddings of a square grid to a model's grid.
 
     Args:
         model: The model that is to load them.
-        positions: Position embeddings of a square grid, prefix tokens first,
-            ``(1, prefix + n * n, D)``.
-
-    Returns:
-        Position embeddings of the model's own grid.
+        positions: ``(1, prefix + n * n, D)``, prefix tokens first.
 
     Raises:
         ValueError: If the grid is not square.
@@ -209,14 +183,7 @@ def resample_positions(model: VisionTransformer, positions: Tensor) -> Tensor:
 
 
 def prefix_tokens(encoder: VisionTransformer) -> Tensor:
-    """Class and register tokens of a timm ViT, with their positions.
-
-    Args:
-        encoder: The ViT.
-
-    Returns:
-        ``(1, prefix, D)``.
-    """
+    """Class and register tokens of a ViT, with their positions, ``(1, prefix, D)``."""
     tokens = [t for t in (encoder.cls_token, encoder.reg_token) if t is not None]
     if not tokens:
         none: Tensor = encoder.norm.weight.new_zeros(1, 0, encoder.embed_dim)

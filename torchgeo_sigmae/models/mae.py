@@ -42,8 +42,7 @@ class MaskedAutoencoder(nn.Module):
         """Initialize a new MaskedAutoencoder instance.
 
         Args:
-            encoder: A timm ViT, see
-                :func:`~torchgeo_sigmae.models.build_encoder`.
+            encoder: A timm ViT, see :func:`~torchgeo_sigmae.models.build_encoder`.
             decoder: ``'cross'`` (CrossMAE's) or ``'self'`` (MAE's).
             decoder_dim: Width of the decoder.
             decoder_depth: Number of decoder blocks.
@@ -51,9 +50,6 @@ class MaskedAutoencoder(nn.Module):
             num_indices: Number of spectral indices K, if every token also predicts its
                 spectral statistics: the mean in each of its m bands, and mean and
                 standard deviation of each index. None for pixels alone.
-
-        Raises:
-            ValueError: If *decoder* is unknown or its sizes cannot be built.
         """
         super().__init__()
         if decoder not in DECODERS:
@@ -85,14 +81,7 @@ class MaskedAutoencoder(nn.Module):
         )
 
     def grid(self, image: Tensor) -> tuple[int, int]:
-        """Count the patches of an image.
-
-        Args:
-            image: ``(..., H, W)``.
-
-        Returns:
-            Patches per column and per row.
-        """
+        """Count the patches of an image ``(..., H, W)``, per column and per row."""
         return image.shape[-2] // self.patch_size, image.shape[-1] // self.patch_size
 
     def forward(
@@ -105,7 +94,7 @@ class MaskedAutoencoder(nn.Module):
         """Predict the pixels of hidden patches.
 
         Args:
-            image: Normalised images ``(B, C, H, W)``.
+            image: Normalized images ``(B, C, H, W)``.
             keep: Indices of the visible tokens, ``(B, V)``.
             predicted: Indices of the tokens to predict, ``(B, P)``.
             patches: The tokens of *image*, if they were cut already.
@@ -113,10 +102,6 @@ class MaskedAutoencoder(nn.Module):
         Returns:
             Predicted tokens ``(B, P, L + S)``: pixel values in the space of the target,
             then spectral statistics (S = 0 without *num_indices*).
-
-        Raises:
-            ValueError: If the patch size does not divide the image, or its number of
-                channels is not the encoder's.
         """
         if image.shape[1] != self.in_channels:
             raise ValueError(

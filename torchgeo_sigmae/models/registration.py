@@ -42,9 +42,6 @@ def build_model(
 
     Returns:
         The timm model; with *weights*, all but its head is pretrained.
-
-    Raises:
-        ValueError: If *weights* were made for another model or do not fit.
     """
     if weights is None:
         return timm.create_model(model, **kwargs)
@@ -79,10 +76,8 @@ _BUILDERS: dict[str, Callable[..., VisionTransformer]] = {
 def register() -> None:
     """Make our names known to smp's models and to TorchGeo's model registry.
 
-    Importing the package does this; a second call changes nothing.
-
-    Warns:
-        UserWarning: If a table has changed; the message names what is unavailable.
+    Importing the package does this; a second call changes nothing. If a table has
+    changed, a warning names what is unavailable.
     """
     lost = []
     encoders = _table(smp, 'encoders', 'encoders')
@@ -121,14 +116,7 @@ def register() -> None:
 
 
 def register_weights(weights: type[WeightsEnum]) -> None:
-    """Make weights known to TorchGeo's model registry, under all of our names.
-
-    ``torchgeo.models.get_model_weights(name)`` then returns the enum, and
-    ``torchgeo.models.get_weight`` finds its members by their strings.
-
-    Args:
-        weights: The enum.
-    """
+    """Make an enum of weights known to TorchGeo's registry, under all of our names."""
     # register() warns if the table is missing.
     table = _table(torchgeo.models, 'api', '_model_weights')
     if table is not None:

@@ -49,9 +49,6 @@ class SpectralViT(SIGMAEViT):
                 start); ``'vanilla'`` (fixed, of the running number of a token, which
                 does not tell space from spectrum).
             **kwargs: Passed to :class:`timm.models.VisionTransformer`.
-
-        Raises:
-            ValueError: If an argument is unknown, or the bands cannot be shared out.
         """
         if positions not in POSITIONS:
             raise ValueError(
@@ -92,25 +89,14 @@ class SpectralViT(SIGMAEViT):
         self.spectral_embed.requires_grad_(self.learnable)
 
     def position_tables(self) -> tuple[Tensor, Tensor]:
-        """Compute where learnable positions start.
-
-        Returns:
-            Tables ``(N, D)`` of places and ``(G, D)`` of the spectrum.
-        """
+        """Learnable positions at the start: space ``(N, D)``, spectrum ``(G, D)``."""
         return (
             sincos_2d(self.patch_embed.grid_size, self.embed_dim),
             sincos_1d(self.layout.num_groups, self.embed_dim),
         )
 
     def token_positions(self, grid: tuple[int, int]) -> Tensor:
-        """Look up the positions of all tokens.
-
-        Args:
-            grid: Patches per column and per row.
-
-        Returns:
-            Positions ``(G * N, D)``.
-        """
+        """Positions of all tokens of a grid of patches, ``(G * N, D)``."""
         groups = self.layout.num_groups
         if self.joint:
             count = groups * grid[0] * grid[1]
@@ -123,12 +109,7 @@ class SpectralViT(SIGMAEViT):
         return positions.flatten(0, 1)
 
     def set_in_channels(self, in_channels: int, pretrained: bool = False) -> None:
-        """Take another number of bands: new, random first layer and spectrum.
-
-        Args:
-            in_channels: Number of bands.
-            pretrained: Ignored, see :meth:`.SIGMAEViT.set_in_channels`.
-        """
+        """Take another number of bands: new, random first layer and spectrum."""
         if in_channels != self.layout.channels:
             self.patch_embed.set_bands(in_channels)
             self.in_chans = in_channels
@@ -153,16 +134,7 @@ class SpectralViT(SIGMAEViT):
         return out
 
     def forward_features(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute the features of whole images.
-
-        Args:
-            x: Images ``(B, C, H, W)``.
-            *args: Passed to timm.
-            **kwargs: Passed to timm.
-
-        Returns:
-            Normalised tokens ``(B, prefix + N, D)``, one a place.
-        """
+        """Compute the normalized tokens of whole images, ``(B, prefix + N, D)``."""
         tokens = super().forward_features(x, *args, **kwargs)
         return self.pool_spectrum(tokens, self.num_prefix_tokens)
 
@@ -176,20 +148,7 @@ class SpectralViT(SIGMAEViT):
         return_prefix_tokens: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Compute the features after several blocks, as timm's does.
-
-        Args:
-            x: Images ``(B, C, H, W)``.
-            *args: Passed to timm.
-            output_fmt: ``'NCHW'`` or ``'NLC'``.
-            intermediates_only: Whether to leave the last features out.
-            output_dict: Whether to return a dictionary, as timm's.
-            return_prefix_tokens: Whether to return the prefix tokens as well.
-            **kwargs: Passed to timm.
-
-        Returns:
-            As timm's, with one token a place.
-        """
+        """Compute the features after several blocks as timm does, one token a patch."""
         last, found = super().forward_intermediates(
             x, *args, output_fmt='NLC', return_prefix_tokens=True, **kwargs
         )
@@ -215,36 +174,17 @@ class SpectralViT(SIGMAEViT):
         return found if intermediates_only else (last, found)
 
     def pool_spectrum(self, tokens: Tensor, prefix: int = 0) -> Tensor:
-        """Average the tokens of every place.
-
-        Args:
-            tokens: ``(B, prefix + G * N, D)``.
-            prefix: Number of tokens in front to keep.
-
-        Returns:
-            ``(B, prefix + N, D)``.
-        """
+        """Average ``(B, prefix + G * N, D)`` over G, to ``(B, prefix + N, D)``."""
         head, rest = tokens[:, :prefix], tokens[:, prefix:]
         pooled = rest.unflatten(1, (self.layout.num_groups, -1)).mean(dim=1)
         return torch.cat([head, pooled], dim=1)
 
     def no_weight_decay(self) -> set[str]:
-        """Name the parameters that should not decay.
-
-        Returns:
-            Their names.
-        """
+        """Name the parameters that should not decay."""
         return {*super().no_weight_decay(), 'spectral_embed'}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Sort parameters into layers, for learning rates by layer.
-
-        Args:
-            coarse: As timm's.
-
-        Returns:
-            Patterns; positions in the spectrum belong to the first layer.
-        """
+        """Sort parameters into layers; those of the spectrum belong to the first."""
         groups: dict[str, Any] = super().group_matcher(coarse)
         stem = groups['stem'].removeprefix('^')
         return {**groups, 'stem': f'^spectral_embed|^{stem}'}
@@ -262,12 +202,7 @@ class SpectralViT(SIGMAEViT):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def adopt(self, state_dict: Mapping[str, Tensor], prefix: str = '') -> None:
-        """Take over how the bands are shared out; subclasses know where it stands.
-
-        Args:
-            state_dict: What is about to load.
-            prefix: In front of the keys.
-        """
+        """Take over how the bands of a state dict are shared out."""
         raise NotImplementedError
 
 
@@ -289,9 +224,6 @@ class S2MAEViT(SpectralViT):
             cube_bands: Bands of a cube, a divisor of the number of bands; None for 3 or
                 else 2, whichever divides it.
             **kwargs: Passed to :class:`SpectralViT`.
-
-        Raises:
-            ValueError: If *cube_bands* does not divide the number of bands.
         """
 
         def embed(*embed_args: Any, **embed_kwargs: Any) -> CubeEmbed:
@@ -300,15 +232,7 @@ class S2MAEViT(SpectralViT):
         super().__init__(*args, embed_layer=embed, **kwargs)
 
     def adopt(self, state_dict: Mapping[str, Tensor], prefix: str = '') -> None:
-        """Take over the depth of a cube, and check the number of bands.
-
-        Args:
-            state_dict: What is about to load.
-            prefix: In front of the keys.
-
-        Raises:
-            ValueError: If it was made for another number of bands.
-        """
+        """Take over the depth of a cube, and check the number of bands."""
         kernel = state_dict.get(f'{prefix}patch_embed.proj.weight')
         spectrum = state_dict.get(f'{prefix}spectral_embed')
         if kernel is None or kernel.ndim != 5 or spectrum is None:
@@ -346,11 +270,8 @@ class SatMAEViT(SpectralViT):
             *args: Passed to :class:`SpectralViT`.
             groups: Channels of each group; None for SatMAE's of the ten bands of
                 Sentinel-2 (10 m; red edge; short-wave infrared), or for another number
-                of channels groups of four neighbours.
+                of channels groups of four neighbors.
             **kwargs: Passed to :class:`SpectralViT`.
-
-        Raises:
-            ValueError: If *groups* does not hold every channel once.
         """
 
         def embed(*embed_args: Any, **embed_kwargs: Any) -> GroupEmbed:
@@ -359,23 +280,14 @@ class SatMAEViT(SpectralViT):
         super().__init__(*args, embed_layer=embed, **kwargs)
 
     def position_tables(self) -> tuple[Tensor, Tensor]:
-        """Compute where learnable positions start.
-
-        Returns:
-            Tables ``(N, D)`` of places and ``(G, D)`` of the groups.
-        """
+        """Learnable positions at the start: space ``(N, D)``, groups ``(G, D)``."""
         part = self.embed_dim // 4
         spatial = sincos_2d(self.patch_embed.grid_size, self.embed_dim - part)
         spectral = sincos_1d(self.layout.num_groups, part)
         return F.pad(spatial, (0, part)), F.pad(spectral, (self.embed_dim - part, 0))
 
     def adopt(self, state_dict: Mapping[str, Tensor], prefix: str = '') -> None:
-        """Take over the groups; the number of bands shows in the first layer.
-
-        Args:
-            state_dict: What is about to load.
-            prefix: In front of the keys.
-        """
+        """Take over the groups; the number of bands shows in the first layer."""
         membership = state_dict.get(f'{prefix}patch_embed.band_group')
         if membership is None or len(membership) != self.layout.channels:
             return  # refused by the hook
@@ -385,10 +297,7 @@ class SatMAEViT(SpectralViT):
 
 
 def encoder_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of an encoder that shares bands out as another one does.
-
-    Args:
-        state_dict: The other's tensors under plain timm keys.
+    """Arguments of an encoder that shares bands out as that of a state dict does.
 
     Returns:
         ``cube_bands`` of S2MAE, ``groups`` of SatMAE, nothing of others.

@@ -18,14 +18,7 @@ __all__ = ('encode_visible', 'layout_of')
 
 
 def layout_of(encoder: VisionTransformer) -> TokenLayout:
-    """What the tokens of an encoder are.
-
-    Args:
-        encoder: One of ours, or a plain timm ViT.
-
-    Returns:
-        The layout.
-    """
+    """The layout of the tokens of one of our encoders, or of a plain timm ViT."""
     if isinstance(encoder, SpectralViT):
         return encoder.layout
     embed = encoder.patch_embed
@@ -42,13 +35,12 @@ def encode_visible(
 
     Args:
         encoder: The encoder.
-        patches: Flat tokens ``(B, G * N, L)`` of
-            :meth:`~torchgeo_sigmae.models.TokenLayout.patchify`.
+        patches: Flat tokens ``(B, G * N, L)``, see :meth:`.TokenLayout.patchify`.
         keep: Indices of the visible tokens, ``(B, V)``.
         grid: Patches per column and per row.
 
     Returns:
-        The output of every block, each ``(B, prefix + V, D)``; the last one normalised,
+        The output of every block, each ``(B, prefix + V, D)``; the last one normalized,
         equal to the encoder's tokens of whole images restricted to the visible ones.
     """
     visible = gather_tokens(patches, keep)

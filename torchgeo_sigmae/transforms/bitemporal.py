@@ -52,27 +52,12 @@ class BitemporalAugmentation(nn.Module):
     """
 
     def __init__(self, *augmentations: nn.Module) -> None:
-        """Initialize a new BitemporalAugmentation instance.
-
-        Args:
-            *augmentations: kornia augmentations of images ``(B, C, H, W)``.
-        """
+        """Initialize with kornia augmentations of images ``(B, C, H, W)``."""
         super().__init__()
         self.augmentations = K.AugmentationSequential(*augmentations, data_keys=None)
 
     def forward(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Augment a sample or a batch.
-
-        Args:
-            sample: A dictionary with ``'image'``, and masks or not.
-
-        Returns:
-            A new dictionary with the augmented tensors, in their layout and dtype.
-
-        Raises:
-            ValueError: If the image has no time axis, or a mask no batch axis where
-                the image has one.
-        """
+        """Augment a sample or a batch, into a new dictionary of the same layout."""
         image = sample['image']
         if image.ndim not in (4, 5):
             raise ValueError(

@@ -51,32 +51,25 @@ def adapt_bands(
     if it is the nearest band within 4 % of their wavelength. The weights are *added*,
     because the encoder expects that light in both bands: Landsat's near infrared stands
     in for B08 and B8A, and so does B08 if B8A is left out. Target bands that are
-    equally near share, so the encoder sees their average. Nothing else is rescaled. The
-    activations are those of the original encoder on an image whose remaining bands are
-    at their mean, which is 0.
+    equally near share. A band without counterpart (Landsat's thermal bands, B10 for
+    weights without it) starts at zero: fine-tuning trains it, and a frozen first layer
+    ignores it. Nothing else is rescaled: the activations are those of the original
+    encoder on an image whose remaining bands are at their mean, which is 0.
 
-    A band without counterpart (Landsat's thermal bands, B10 for weights without it)
-    starts at zero. This does not disturb what was learned; fine-tuning trains it, and a
-    frozen first layer ignores it.
+    S2MAE's cubes share one kernel, which stays; their positions in the spectrum are
+    interpolated to the wavelengths of the target cubes. SatMAE's target bands join the
+    group of the band they stand in for, else that of the nearest band. In both, two
+    dates become tokens of their own, and no weight is divided.
 
     The report is also logged and stored in ``info['adapted_from']`` of the file.
     ``mean`` and ``std`` are carried over for bands matched by name and are None for
-    others, whose data have their own statistics; ``scale`` and ``offset`` are carried
-    over within a sensor. The encoder expects every band with mean 0 and standard
-    deviation 1.
-
-    S2MAE's cubes share one kernel, which stays. Their positions in the spectrum are
-    interpolated to the wavelengths of the target cubes, so the number of target bands
-    must be a multiple of the bands of a cube. SatMAE's target bands join the group of
-    the band they stand in for, else that of the nearest band, and stand in for bands of
-    that group only. In both, two dates become tokens of their own, and no weight is
-    divided.
+    others; ``scale`` and ``offset`` are carried over within a sensor.
 
     Args:
-        weights: Any source that :func:`.read_weights` takes, if it tells ``bands`` and
-            ``sensor``.
-        bands: Target bands of one date, in order and any spelling.
-        path: The file to write; missing folders are created. Written atomically.
+        weights: Any source that :func:`.read_weights` takes.
+        bands: Target bands of one date, in order and any spelling; for S2MAE a multiple
+            of the bands of a cube.
+        path: The file to write, atomically; missing folders are created.
         dates: Number of dates whose channels follow each other, at least 1. TorchGeo's
             early-fusion change models take two dates as ``2 * len(bands)`` channels.
             Weights are divided by it, so equal dates give the activations of one.
@@ -91,13 +84,9 @@ def adapt_bands(
         What was done, band by band.
 
     Raises:
-        FileNotFoundError: If *weights* is neither a known enum nor a file.
         ValueError: If *weights* do not tell their bands or were adapted to several
-            dates; if a band is unknown to the sensor or given twice, or none has a
-            counterpart; if *dates* or *method* is out of range; if *path* is the file
-            of the weights.
-        TypeError: If *bands* is one string instead of a sequence of names.
-        RuntimeError: If the file of an enum was altered or damaged.
+            dates; if a band is unknown or given twice, or none has a counterpart; if
+            *path* is the file of the weights.
     """
     if method not in METHODS:
         raise ValueError(f'method: {method!r} is unknown. Use one of {METHODS}.')
@@ -121,19 +110,8 @@ def adapt_weights(
 ) -> tuple[Weights, BandReport]:
     """Adapt encoder and decoder to other bands, and log what was done.
 
-    Args:
-        weights: The weights.
-        target: The new bands.
-        method: As in :func:`~torchgeo_sigmae.weights.adapt_bands`.
-        dates: As in :func:`~torchgeo_sigmae.weights.adapt_bands`; several dates drop
-            the decoder.
-
-    Returns:
-        The weights for these bands, and what was done.
-
-    Raises:
-        ValueError: If the weights do not name their bands or were adapted to several
-            dates, or if no band has a counterpart.
+    *method* and *dates* are those of :func:`.adapt_bands`; several dates drop the
+    decoder.
     """
     info = weights.info
     source = _source_bands(weights, target.sensor)
@@ -170,18 +148,7 @@ def adapt_weights(
 
 
 def weights_for_bands(weights: Weights, target: BandSet) -> Weights:
-    """Adapt weights to the bands of a model, if they were made for others.
-
-    Args:
-        weights: The weights.
-        target: The bands of the model.
-
-    Returns:
-        The weights for these bands; as they are if they do not tell their bands.
-
-    Raises:
-        ValueError: If they cannot be adapted.
-    """
+    """Adapt weights to the bands of a model, if they name other bands."""
     info, bands = weights.info, weights.info.get('bands')
     if not bands:
         return weights

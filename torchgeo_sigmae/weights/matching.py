@@ -87,20 +87,7 @@ class BandReport:
 def target_bands(
     bands: Sequence[str], sensor: str | Sensor | None, method: str
 ) -> BandSet:
-    """Spell target bands.
-
-    Args:
-        bands: Names in any spelling.
-        sensor: The sensor they belong to.
-        method: ``'zero'`` lets names pass that the sensor does not know.
-
-    Returns:
-        Canonical names; unknown ones as they are.
-
-    Raises:
-        ValueError: If a name is unknown or given twice, or there is none.
-        TypeError: If *bands* is one string.
-    """
+    """Spell target bands; ``method='zero'`` lets names pass that the sensor lacks."""
     if method != 'zero' or isinstance(bands, str):
         try:
             names = BandSet(bands, sensor)
@@ -130,17 +117,7 @@ def match_bands(
     method: str,
     dates: int,
 ) -> BandReport:
-    """Decide which target bands stand in for which source bands.
-
-    Args:
-        source: The bands the weights were made with.
-        target: The bands they are to see.
-        method: One of :data:`.METHODS`.
-        dates: Number of dates, for the report.
-
-    Returns:
-        One entry per target band, in order.
-    """
+    """Decide which target bands stand in for which source bands."""
     same = source.sensor.name == target.sensor.name
     wavelengths = {
         band.name: band.wavelength for band in target.bands if band.wavelength

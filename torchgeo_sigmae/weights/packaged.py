@@ -45,11 +45,7 @@ class PackagedFile(torchvision_weights.Weights):
 
 
 class PackagedWeights(torchvision_weights.WeightsEnum):
-    """Base class of enums whose files ship inside the package.
-
-    Members are values of :class:`PackagedFile`. TorchGeo's loaders take them like any
-    of TorchGeo's enums.
-    """
+    """Base class of enums whose files ship inside the package."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle by name: a copied transform would not equal the member's."""
@@ -68,9 +64,6 @@ class PackagedWeights(torchvision_weights.WeightsEnum):
 
     def read(self) -> Weights:
         """Read the file after verifying its hash.
-
-        Returns:
-            Encoder, decoder and information.
 
         Raises:
             FileNotFoundError: If the file is missing from the installed package.
@@ -107,22 +100,10 @@ class PackagedWeights(torchvision_weights.WeightsEnum):
         *args: Any,
         **kwargs: Any,
     ) -> dict[str, Tensor]:
-        """Read the encoder; the hash is verified whatever the arguments.
+        """Read the encoder under plain timm keys; other arguments are ignored.
 
-        Args:
-            model_dir: Ignored: nothing is copied to a cache.
-            map_location: The device of the tensors; None for the CPU.
-            *args: Other arguments of TorchGeo and torchvision (``progress``,
-                ``check_hash``, ``file_name``, ``weights_only``). Ignored: the hash is
-                always verified, and only tensors and plain values are read.
-            **kwargs: Likewise.
-
-        Returns:
-            The tensors under plain timm keys, a new dictionary every time.
-
-        Raises:
-            FileNotFoundError: If the file is missing from the installed package.
-            RuntimeError: If the file is not the one that was released.
+        The hash is always verified, only tensors and plain values are read, and nothing
+        is copied to a cache.
         """
         encoder = self.read().encoder
         return {key: value.to(map_location or 'cpu') for key, value in encoder.items()}
@@ -136,8 +117,8 @@ def normalization(mean: Sequence[float], std: Sequence[float]) -> nn.Module:
         std: Standard deviation of every band, positive.
 
     Returns:
-        A module that maps images ``(..., C, H, W)``, integer or floating point, or
-        samples that hold one, to ``(raw - mean) / std`` in float32, on a copy.
+        A module that maps images ``(..., C, H, W)`` of any type, or samples that hold
+        one, to ``(raw - mean) / std`` in float32.
     """
     return nn.Sequential(
         T.ToDtype(torch.float32, scale=False), T.Normalize(list(mean), list(std))

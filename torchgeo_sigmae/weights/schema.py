@@ -58,16 +58,7 @@ def check_weights(
 
 
 def check_model(model: str, encoder: Mapping[str, Tensor], name: str) -> None:
-    """Refuse a model name whose model is far larger than the tensors of a file.
-
-    Args:
-        model: The timm name.
-        encoder: Tensors under plain timm keys.
-        name: The path, for messages.
-
-    Raises:
-        ValueError: If timm does not know the model, or it is far larger.
-    """
+    """Refuse a model name whose model timm lacks, or is far larger than the tensors."""
     if not timm.is_model(model):
         raise ValueError(
             f'weights: {name!r} is for model={model!r}, which timm does not know. Pass '
@@ -86,14 +77,7 @@ def check_model(model: str, encoder: Mapping[str, Tensor], name: str) -> None:
 
 
 def decoder_size(decoder: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Count the blocks of a decoder, and measure its width.
-
-    Args:
-        decoder: Tensors of the decoder.
-
-    Returns:
-        Depth and width, as ``decoder_depth`` and ``decoder_dim`` of a task.
-    """
+    """Count the blocks of a decoder, and measure its width."""
     depth = len({key.split('.')[1] for key in decoder if key.startswith('blocks.')})
     return depth, decoder['mask_token'].shape[-1] if 'mask_token' in decoder else 0
 

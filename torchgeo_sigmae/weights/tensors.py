@@ -45,21 +45,7 @@ def adapt_encoder(
     method: str = 'auto',
     dates: int = 1,
 ) -> tuple[dict[str, Tensor], BandReport]:
-    """Adapt an encoder to other bands.
-
-    Args:
-        encoder: Tensors under plain timm keys, of any of our encoders.
-        source: Canonical names of its bands.
-        target: The new bands.
-        method: As in :func:`~torchgeo_sigmae.weights.adapt_bands`.
-        dates: As in :func:`~torchgeo_sigmae.weights.adapt_bands`.
-
-    Returns:
-        The tensors, and what was done.
-
-    Raises:
-        ValueError: If the new bands cannot be cut into cubes.
-    """
+    """Adapt the tensors of an encoder to other bands; see :func:`.adapt_bands`."""
     if encoder[_KERNEL].ndim == 5:
         return _adapt_cubes(encoder, source, target, method, dates)
     report = match_bands(source, target, method, dates)
@@ -88,21 +74,11 @@ def adapt_decoder(
     target: BandSet,
     method: str = 'auto',
 ) -> dict[str, Tensor]:
-    """Adapt a decoder to other bands.
+    """Adapt a decoder to other bands; *encoder* is its encoder before adaptation.
 
     Its last layer is linear, so a band that is the mean of others is predicted by the
     mean of their rows. The rows of a band without counterpart are zero: it is predicted
     at its mean. The head of the spectral target is left out: it starts anew.
-
-    Args:
-        encoder: Tensors of its encoder, before they were adapted.
-        decoder: Tensors of the decoder.
-        source: Canonical names of its bands.
-        target: The new bands.
-        method: As in :func:`~torchgeo_sigmae.weights.adapt_bands`.
-
-    Returns:
-        The tensors.
     """
     adapted = {k: v for k, v in decoder.items() if not k.startswith(SPECTRAL_HEAD)}
     new, report = adapt_encoder(encoder, source, target, method)
@@ -126,21 +102,10 @@ def adapt_decoder(
 
 
 def interpolate_spectrum(source: BandSet, target: BandSet, depth: int) -> Tensor:
-    """Compute weights that map positions of source cubes to target cubes.
+    """Compute weights ``(target cubes, source cubes)`` that map positions of cubes.
 
     Linear in the mean wavelength of a cube, constant beyond the first and the last. A
-    cube of the same bands keeps its position.
-
-    Args:
-        source: The source bands.
-        target: The target bands.
-        depth: Bands of a cube.
-
-    Returns:
-        Weights ``(target cubes, source cubes)``; every row sums to one.
-
-    Raises:
-        ValueError: If a name is no band of its sensor, so has no wavelength.
+    cube of the same bands keeps its position. Every row sums to one.
     """
     old, new = _cubes(source, depth), _cubes(target, depth)
     centers = torch.tensor([center for _, center in old], dtype=torch.float64)
