@@ -77,8 +77,7 @@ class AttentiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Classify tokens ``(N, T, D)``."""
         parts = torch.from_numpy(X).float().split(self.batch_size)
         logits = torch.cat([self.model_(self._standardize(part)) for part in parts])
-        classes: np.ndarray = self.classes_[logits.argmax(dim=-1).numpy()]
-        return classes
+        return self.classes_[logits.argmax(dim=-1).numpy()]
 
     def _standardize(self, tokens: Tensor) -> Tensor:
         """Bring every feature to mean 0 and standard deviation 1."""

@@ -123,8 +123,7 @@ def open_split(
         options['bands'] = [offered[i] for i in channels]
     if 'split' in parameters:
         options['split'] = split
-    opened: Dataset[dict[str, Any]] = kind(root, **options)
-    return opened
+    return kind(root, **options)
 
 
 def first_images(dataset: Dataset[dict[str, Any]]) -> Tensor:

@@ -74,11 +74,10 @@ def probe_scores(
     least = min(
         int(np.unique(labels[i], return_counts=True)[1].min()) for i, _ in splits
     )
-    scores: np.ndarray = cross_validate(
+    return cross_validate(
         make_probe(probe, least), features, labels, cv=splits, scoring=metric,
         error_score='raise',
     )['test_score']  # fmt: skip
-    return scores
 
 
 def make_probe(probe: str, least: int) -> Any:

@@ -139,8 +139,7 @@ def reconstruct_window(
         ]
     )
     layers = layers.unflatten(0, (rows, cols)).permute(2, 0, 3, 1, 4)
-    whole: np.ndarray = layers.flatten(3, 4).flatten(1, 2).numpy()
-    return whole
+    return layers.flatten(3, 4).flatten(1, 2).numpy()
 
 
 def _layers(prediction: dict[str, torch.Tensor]) -> torch.Tensor:

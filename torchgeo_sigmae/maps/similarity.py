@@ -97,5 +97,4 @@ def _cosine(values: np.ndarray, query: np.ndarray, mean: np.ndarray) -> np.ndarr
     centered = values - mean[:, None, None]
     lengths = np.linalg.norm(centered, axis=0) * np.linalg.norm(query)
     cosine = np.tensordot(query, centered, 1) / np.maximum(lengths, 1e-12)
-    result: np.ndarray = cosine[None].astype('float32')
-    return result
+    return cosine[None].astype('float32')

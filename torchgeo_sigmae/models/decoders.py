@@ -242,8 +242,7 @@ def _attend_last(block: Block, x: Tensor, count: int) -> Tensor:
     )
     attended = F.scaled_dot_product_attention(q, k, v)
     x = x[:, -count:] + attention.proj(attended.transpose(1, 2).flatten(2))
-    out: Tensor = x + block.mlp(block.norm2(x))
-    return out
+    return x + block.mlp(block.norm2(x))
 
 
 class _CrossBlock(nn.Module):
@@ -280,8 +279,7 @@ class _CrossBlock(nn.Module):
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         )
         x = x + self.proj(attended.transpose(1, 2).flatten(2))
-        out: Tensor = x + self.mlp(self.norm2(x))
-        return out
+        return x + self.mlp(self.norm2(x))
 
 
 def _add_missing_positions(

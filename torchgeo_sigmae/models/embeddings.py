@@ -49,10 +49,7 @@ class SpectralEmbed(PatchEmbed):
         group = torch.arange(groups, device=x.device)
         group = group.repeat_interleave(tokens.shape[1] // groups)
         embedded = self.embed(tokens, group.expand(x.shape[0], -1))
-        out: Tensor = embedded.unflatten(
-            1, (groups, *self.dynamic_feat_size((height, width)))
-        )
-        return out
+        return embedded.unflatten(1, (groups, *self.dynamic_feat_size((height, width))))
 
     def embed(self, tokens: Tensor, group: Tensor) -> Tensor:
         """Embed tokens ``(B, K, L)`` of the groups ``(B, K)``; returns (B, K, D)."""
@@ -84,8 +81,7 @@ class CubeEmbed(SpectralEmbed):
     def embed(self, tokens: Tensor, group: Tensor) -> Tensor:
         """Apply the convolution as the linear map it is."""
         weight = self.proj.weight.flatten(1)
-        out: Tensor = self.norm(F.linear(tokens, weight, self.proj.bias))
-        return out
+        return self.norm(F.linear(tokens, weight, self.proj.bias))
 
 
 class GroupEmbed(SpectralEmbed):
@@ -132,18 +128,14 @@ class GroupEmbed(SpectralEmbed):
         """Apply every group's kernel to its own tokens."""
         layout, weight = self.layout, self.proj.weight
         if layout.num_groups == 1:
-            whole: Tensor = self.norm(
-                F.linear(tokens, weight.flatten(1), self.proj.bias)
-            )
-            return whole
+            return self.norm(F.linear(tokens, weight.flatten(1), self.proj.bias))
         kernels = weight[:, layout.padded()].flatten(1)
         kernels = kernels.unflatten(1, (layout.num_groups, -1))
         kernels = torch.where(layout.slots(weight.device), kernels, 0)
         # All kernels on every token, then each token's own: a few per cent of a block.
         x = F.linear(tokens, kernels.transpose(0, 1).flatten(0, 1))
         x = x.unflatten(-1, (layout.num_groups, -1))
-        out: Tensor = self.norm(own_group(x, group) + self.proj.bias)
-        return out
+        return self.norm(own_group(x, group) + self.proj.bias)
 
 
 def group_bands(

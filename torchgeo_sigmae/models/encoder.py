@@ -173,21 +173,19 @@ def resample_positions(model: VisionTransformer, positions: Tensor) -> Tensor:
             'size the weights were made with.'
         )
     # A file in half precision is not to be interpolated in half precision.
-    resampled: Tensor = resample_abs_pos_embed(
+    return resample_abs_pos_embed(
         positions.to(model.pos_embed.dtype),
         list(model.patch_embed.grid_size),
         [side, side],
         prefix,
     )
-    return resampled
 
 
 def prefix_tokens(encoder: VisionTransformer) -> Tensor:
     """Class and register tokens of a ViT, with their positions, ``(1, prefix, D)``."""
     tokens = [t for t in (encoder.cls_token, encoder.reg_token) if t is not None]
     if not tokens:
-        none: Tensor = encoder.norm.weight.new_zeros(1, 0, encoder.embed_dim)
-        return none
+        return encoder.norm.weight.new_zeros(1, 0, encoder.embed_dim)
     head = torch.cat(tokens, dim=1)
     if encoder.pos_embed is not None and not encoder.no_embed_class:
         head = head + encoder.pos_embed[:, : encoder.num_prefix_tokens]

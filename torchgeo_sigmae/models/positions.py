@@ -24,5 +24,4 @@ def sincos_2d(
     grid: tuple[int, int], dim: int, device: torch.device | None = None
 ) -> Tensor:
     """Sines and cosines of rows and columns, as MAE's, ``(N, dim)`` row by row."""
-    table: Tensor = build_sincos2d_pos_embed(list(grid), dim, device=device)
-    return table
+    return build_sincos2d_pos_embed(list(grid), dim, device=device)

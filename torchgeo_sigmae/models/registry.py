@@ -85,14 +85,13 @@ def _register(name: str, architecture: Architecture) -> None:
     """Register a name with timm, whose builders are functions of that name."""
 
     def build(pretrained: bool = False, **kwargs: Any) -> SIGMAEViT:
-        model: SIGMAEViT = build_model_with_cfg(
+        return build_model_with_cfg(
             architecture.encoder,
             name,
             pretrained,
             feature_cfg={'out_indices': 3, 'feature_cls': 'getter'},
             **{**architecture.arguments(), **kwargs},
         )
-        return model
 
     build.__name__ = build.__qualname__ = name
     build.__doc__ = (

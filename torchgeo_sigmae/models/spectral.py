@@ -68,8 +68,7 @@ class SpectralViT(SIGMAEViT):
     @property
     def layout(self) -> TokenLayout:
         """What its tokens are."""
-        layout: TokenLayout = self.patch_embed.layout
-        return layout
+        return self.patch_embed.layout
 
     @property
     def positions(self) -> str:
@@ -130,8 +129,7 @@ class SpectralViT(SIGMAEViT):
         x = x.flatten(1, 3) + positions
         # len(x) would fix the batch size in torch.export.
         head = prefix_tokens(self).expand(x.shape[0], -1, -1)
-        out: Tensor = self.pos_drop(torch.cat([head, x], dim=1))
-        return out
+        return self.pos_drop(torch.cat([head, x], dim=1))
 
     def forward_features(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Compute the normalized tokens of whole images, ``(B, prefix + N, D)``."""
