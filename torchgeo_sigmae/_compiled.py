@@ -53,8 +53,8 @@ def _load_any(
         module.named_parameters(remove_duplicate=False),
         module.named_buffers(remove_duplicate=False),
     )
-    own = {plain_key(f'{prefix}{name}'): f'{prefix}{name}' for name, _ in names}
+    current = {plain_key(f'{prefix}{name}'): f'{prefix}{name}' for name, _ in names}
     for key in list(state_dict):
         plain = plain_key(key)
-        if (name := own.get(plain, plain)) != key:
+        if (name := current.get(plain, plain)) != key:
             state_dict[name] = state_dict.pop(key)

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Files that are there whole or not at all."""
+"""Files that are written whole or not at all."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ def atomic_path(
     path: str | Path,
     argument: str = 'output',
     errors: tuple[type[BaseException], ...] = (),
-    remedy: str = 'Is there space, and may you write there?',
+    remedy: str = 'Check free disk space and write permission.',
     durable: bool = True,
 ) -> Iterator[Path]:
     """Write a file whole or not at all: yield a name beside *path* to write to.
@@ -48,18 +48,18 @@ def atomic_path(
     """
     path = Path(path)
     part = path.with_name(f'.{path.stem}.{os.getpid()}.part{path.suffix}')
-    known: tuple[type[BaseException], ...] = (OSError, *errors)
+    failures: tuple[type[BaseException], ...] = (OSError, *errors)
     try:
         if path.exists() and not path.is_file():
-            # /dev/null would be replaced, too, by whoever may do that.
-            raise OSError('it is there, and no file')
+            # The superuser would replace /dev/null.
+            raise OSError('the path exists and is not a regular file')
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         if durable:
             with part.open('rb+') as file:
                 os.fsync(file.fileno())
         os.replace(part, path)
-    except known as error:
+    except failures as error:
         raise OSError(
             f'{argument}: {path} cannot be written: {error}. {remedy}'
         ) from error
@@ -129,7 +129,7 @@ def require_writable(path: str | Path, argument: str = 'output') -> None:
     """Refuse a file that cannot be written at once, not after hours of work."""
     path = Path(path)
     if path.exists() and not path.is_file():
-        raise OSError(f'{argument}: {path} is there, and no file.')
+        raise OSError(f'{argument}: {path} exists and is not a regular file.')
     trial = path.with_name(f'.{path.name}.{os.getpid()}.trial')
     try:
         write_text(trial, '', argument)

@@ -21,13 +21,8 @@ def keep_log(logger: Logger, number: int | None = None) -> int | None:
 
     Lightning's ``CSVLogger`` empties its file and writes it anew whenever a metric of a
     new name comes up, and removes it where a run is started again in the same folder.
-
-    Args:
-        logger: A logger; nothing is done for one of another class.
-        number: What the call before this one returned, to replace that copy.
-
-    Returns:
-        Number of the copy; None if there is none.
+    *number* is what the last call returned, to replace that copy. Nothing is done for
+    other loggers.
     """
     if not isinstance(logger, CSVLogger):
         return None

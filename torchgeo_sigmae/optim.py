@@ -71,13 +71,9 @@ def total_steps(trainer: Trainer) -> int:
 
 
 def scaled_lr(trainer: Trainer, lr: float | None, base_lr: float) -> float:
-    """Scale the learning rate linearly with the batch.
+    """Return *lr*, or scale *base_lr*, that of 256 samples a step, with the batch.
 
-    Args:
-        trainer: The trainer, with its data attached.
-        lr: The learning rate itself; None for *base_lr* x effective batch size / 256.
-            The effective batch size is that of all processes and accumulated batches.
-        base_lr: Learning rate for 256 samples per step.
+    The batch is that of all processes and accumulated batches.
     """
     if lr is not None:
         return lr
@@ -181,8 +177,7 @@ def _batch_size(loader: Any) -> int | None:
     if isinstance(loader, list | tuple | dict):
         parts = loader.values() if isinstance(loader, dict) else loader
         sizes = [_batch_size(part) for part in parts]
-        known = [size for size in sizes if size is not None]
-        return sum(known) if len(known) == len(sizes) else None
+        return None if None in sizes else sum(size or 0 for size in sizes)
     size = getattr(loader, 'batch_size', None)
     if size is None:
         size = getattr(getattr(loader, 'batch_sampler', None), 'batch_size', None)

@@ -34,13 +34,9 @@ __all__ = (
 
 @dataclass(frozen=True)
 class Band:
-    """One band.
+    """One band: canonical name (``'B8A'``), common name (``'nir08'``), center in nm.
 
-    Attributes:
-        name: Canonical name, for example ``'B8A'``.
-        common: Common name, for example ``'nir08'``.
-        wavelength: Center wavelength in nanometers; None where there is none, as for an
-            elevation model.
+    The wavelength is None where there is none, as for an elevation model.
     """
 
     name: str
@@ -178,6 +174,13 @@ def _shortened(names: Sequence[str]) -> str:
 #: What Collection 2 writes before the number of a surface reflectance or temperature.
 LANDSAT_PREFIXES = ('SR_', 'ST_')
 
+_LANDSAT_ALIASES = {
+    'nir08': 'nir',
+    'swir16': 'swir1',
+    'swir22': 'swir2',
+    'panchromatic': 'pan',
+}
+
 #: Sentinel-2 MSI. Center wavelengths of Sentinel-2A in nm, to the nearest nanometer
 #: (ESA, Sentinel-2 MSI user guide; Sentinel-2B lies within 4 nm, B12 within 17 nm).
 #: Common names follow the STAC ``eo`` extension; its newer spellings are aliases.
@@ -230,22 +233,9 @@ LANDSAT8 = Sensor(
         Band('B10', 'lwir11', 10895.0),
         Band('B11', 'lwir12', 12005.0),
     ),
-    {
-        'aerosol': 'coastal',
-        'nir08': 'nir',
-        'swir16': 'swir1',
-        'swir22': 'swir2',
-        'panchromatic': 'pan',
-    },
+    {'aerosol': 'coastal', **_LANDSAT_ALIASES},
     LANDSAT_PREFIXES,
 )
-
-_LANDSAT_ALIASES = {
-    'nir08': 'nir',
-    'swir16': 'swir1',
-    'swir22': 'swir2',
-    'panchromatic': 'pan',
-}
 
 #: Thematic Mapper of Landsat-4 and -5. Center wavelengths of Landsat-5 from Chander et
 #: al. (2009, doi:10.1016/j.rse.2009.01.007).

@@ -32,15 +32,7 @@ class AttentiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         batch_size: int = 64,
         seed: int = 0,
     ) -> None:
-        """Initialize a new AttentiveClassifier instance.
-
-        Args:
-            epochs: Passes over the samples.
-            lr: Learning rate at the start.
-            weight_decay: Weight decay.
-            batch_size: Samples a step.
-            seed: Seed of weights and order.
-        """
+        """Initialize with the settings of AdamW; *lr* is the one at the start."""
         self.epochs = epochs
         self.lr = lr
         self.weight_decay = weight_decay

@@ -98,7 +98,7 @@ class FrozenEncoder(nn.Module):
             source: Any source that :func:`.read_weights` takes; or the timm name of a
                 model, which then has random weights.
             bands: Bands of a random encoder, default the ten of 10 and 20 m; or of
-                weights that do not tell theirs.
+                weights that do not name theirs.
             **kwargs: Passed to the class: ``name``, ``depth``, ``pooling``,
                 ``magnification``.
         """
@@ -114,7 +114,7 @@ class FrozenEncoder(nn.Module):
         info = weights.info
         if weights.bands is None:
             raise ValueError(
-                f'weights: {str(source)!r} does not tell its bands. Name them in '
+                f'weights: {str(source)!r} does not name its bands. Name them in '
                 'order: bands=, --bands on the command line.'
             )
         check_model(info['model'], weights.encoder, weights.name)
@@ -186,7 +186,7 @@ class FrozenEncoder(nn.Module):
         :meth:`remove_position_bias`.
         """
         encoder: Any = self.encoder
-        sums: list[tuple[Tensor, Tensor]] = []
+        sums: list[Tensor] = []
         seen = 0
         for batch in rolled_batches(images, count, batch_size):
             blocks = encoder.forward_intermediates(
@@ -195,11 +195,8 @@ class FrozenEncoder(nn.Module):
                 intermediates_only=True,
             )
             tokens = [block.double().flatten(2) for block in blocks]
-            added = [(x.sum(dim=0), x.square().sum(dim=0)) for x in tokens]
-            if sums:
-                pairs = zip(sums, added, strict=True)
-                added = [(a + c, b + d) for (a, b), (c, d) in pairs]
-            sums = added
+            added = [torch.stack([x.sum(0), x.square().sum(0)]) for x in tokens]
+            sums = [a + b for a, b in zip(sums, added, strict=True)] if sums else added
             seen += len(batch)
         return [position_share(total, square, seen) for total, square in sums]
 

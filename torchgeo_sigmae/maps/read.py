@@ -47,9 +47,9 @@ def open_raster(
         bands: Wanted bands, in any spelling.
         bands_in_file: Names of the bands of a GeoTIFF without descriptions, in order.
         nodata: Value of missing pixels; None for the file's own, or else 0.
-        scale: Reflectance per unit; None for what the file tells, or else 1e-4.
+        scale: Reflectance per unit; None for that of the file, or else 1e-4.
         offset: Reflectance at 0: reflectance = value x scale + offset. None for what
-            the file tells, or else 0.
+            the file says, or else 0.
         mask_band: See :meth:`.RasterScene.open`.
 
     Returns:

@@ -134,13 +134,10 @@ def salient_regions(
 
 
 def write_regions(frame: gpd.GeoDataFrame, target: str | Path) -> None:
-    """Write regions to a file of polygons.
+    """Write regions to a GeoJSON or GeoPackage, by suffix; replace an old file whole.
 
-    Args:
-        frame: The regions.
-        target: A file that ends in ``.geojson`` (in degrees and cut at the date line,
-            as its standard asks, RFC 7946, if the regions have a system) or ``.gpkg``.
-            An existing one is replaced whole.
+    GeoJSON is in degrees and cut at the date line, as RFC 7946 asks, if the regions
+    have a system.
     """
     target = Path(target)
     check_suffix(target)

@@ -12,7 +12,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from .positions import sincos_1d, sincos_2d
-from .tokens import own_group
+from .tokens import pick_group
 
 __all__ = ('CrossDecoder', 'SelfDecoder')
 
@@ -142,7 +142,8 @@ class Decoder(nn.Module, ABC):
         if self.heads > 1:
             group = predicted // (grid[0] * grid[1])
             outputs = [
-                own_group(out.unflatten(-1, (self.heads, -1)), group) for out in outputs
+                pick_group(out.unflatten(-1, (self.heads, -1)), group)
+                for out in outputs
             ]
         return torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
 
@@ -154,10 +155,10 @@ class CrossDecoder(Decoder):
     tokens to be predicted are computed, and every block reads its own learned mix of
     the encoder's depths. A mix starts as the last depth alone.
 
-    Unlike CrossMAE's, the keys are told where their tokens are: the decoder's position
-    of each visible token is added to the key of every block through a small linear map.
-    Without that the encoder has to carry positions up to its last block, where they
-    made 95 % of the variance of single tokens, see ``docs/dev/recipe.md``.
+    Unlike CrossMAE's, the keys hold positions: the decoder's position of each visible
+    token is added to the key of every block through a small linear map. Without that
+    the encoder has to carry positions up to its last block, where they made 95 % of the
+    variance of single tokens, see ``docs/dev/recipe.md``.
     """
 
     def add_blocks(
@@ -190,9 +191,8 @@ class CrossDecoder(Decoder):
 class SelfDecoder(Decoder):
     """MAE's decoder (arXiv:2111.06377): self-attention over visible and predicted.
 
-    Tokens are not put back in image order: their positions are added one by one, and
-    attention does not depend on order. The last block is computed for predicted tokens
-    alone.
+    Tokens are not put back in image order, on which attention does not depend. The last
+    block is computed for predicted tokens alone.
     """
 
     def add_blocks(
@@ -228,10 +228,7 @@ class SelfDecoder(Decoder):
 
 
 def _attend_last(block: Block, x: Tensor, count: int) -> Tensor:
-    """Compute a block of timm for the last *count* tokens, which attend to all.
-
-    Nobody reads what the last block of a decoder makes of visible tokens.
-    """
+    """Compute a block of timm for the last *count* tokens, which attend to all."""
     attention, seen, dim = block.attn, block.norm1(x), x.shape[-1]
     weight, bias = attention.qkv.weight, attention.qkv.bias
     q = F.linear(seen[:, -count:], weight[:dim], bias[:dim])

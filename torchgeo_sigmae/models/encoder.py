@@ -30,11 +30,9 @@ class SIGMAEViT(VisionTransformer):
     """A timm VisionTransformer that takes weights safely.
 
     It differs from timm's in three ways: position embeddings start as 2-D sines and
-    cosines instead of noise; position embeddings of another grid are resampled when a
-    state dict is loaded; and a state dict whose first layer is missing or has another
-    shape, or that has positions in the spectrum where this encoder has none or the
-    other way round, is refused, strict or not, so that no loader can lose weights in
-    silence.
+    cosines instead of noise; those of another grid are resampled when a state dict is
+    loaded; and a state dict of another kind of encoder is refused, strict or not, so
+    that no loader can lose weights in silence.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -101,20 +99,20 @@ def _adapt_state_dict(
     assert isinstance(model, SIGMAEViT)
     key = f'{prefix}patch_embed.proj.weight'
     expected = model.patch_embed.proj.weight.shape
-    found = state_dict[key].shape if key in state_dict else None
-    if found != expected:
-        seen = 'has none' if found is None else f'has one of shape {tuple(found)}'
+    shape = state_dict[key].shape if key in state_dict else None
+    if shape != expected:
+        seen = 'has none' if shape is None else f'has one of shape {tuple(shape)}'
         raise ValueError(
             f'weights: this encoder takes a first layer ({key}) of shape '
             f'{tuple(expected)} = (width, bands, patch, patch), but the state dict '
-            f'{seen}. {_remedy(found, expected)}'
+            f'{seen}. {_remedy(shape, expected)}'
         )
     key = f'{prefix}spectral_embed'
     if (key in state_dict) != hasattr(model, 'spectral_embed'):
         # SatMAE's first layer has the shape of a plain ViT's.
-        own, seen = ('has', 'has none') if key not in state_dict else ('has no', 'has')
+        has, seen = ('has', 'has none') if key not in state_dict else ('has no', 'has')
         raise ValueError(
-            f'weights: this encoder {own} positions in the spectrum ({key}), but the '
+            f'weights: this encoder {has} positions in the spectrum ({key}), but the '
             f'state dict {seen}. Use the model name (model or backbone) the weights '
             'were made with.'
         )
@@ -123,9 +121,9 @@ def _adapt_state_dict(
         state_dict[key] = resample_positions(model, state_dict[key])
 
 
-def _remedy(found: torch.Size | None, expected: torch.Size) -> str:
+def _remedy(shape: torch.Size | None, expected: torch.Size) -> str:
     """Say what to change where weights of one first layer meet another."""
-    if found is None or len(found) != len(expected):
+    if shape is None or len(shape) != len(expected):
         return (
             'Use the model name and the bands (in_channels) the weights were made '
             'with, or weights of adapt_bands for yours. TorchGeo drops the first layer '
@@ -134,17 +132,17 @@ def _remedy(found: torch.Size | None, expected: torch.Size) -> str:
             "'upernet', for example."
         )
     remedies = []
-    if found[0] != expected[0] or found[2:] != expected[2:]:
+    if shape[0] != expected[0] or shape[2:] != expected[2:]:
         remedies.append(
             'Use the model name (model or backbone) the weights were made with, which '
-            f'has width {found[0]} and patch size {found[-1]}.'
+            f'has width {shape[0]} and patch size {shape[-1]}.'
         )
-    if found[1] != expected[1]:
+    if shape[1] != expected[1]:
         remedies.append(
-            f'Pass in_channels={found[1]} and data with the bands of the weights, or '
+            f'Pass in_channels={shape[1]} and data with the bands of the weights, or '
             'bring the weights to other bands with adapt_bands.'
         )
-    if 2 * found[1] == expected[1]:
+    if 2 * shape[1] == expected[1]:
         remedies.append(
             "Or is this change detection? Only 'fcsiamdiff', 'fcsiamconc' and "
             "'changevit' look at one date at a time; other models of TorchGeo stack "
@@ -156,12 +154,7 @@ def _remedy(found: torch.Size | None, expected: torch.Size) -> str:
 def resample_positions(model: VisionTransformer, positions: Tensor) -> Tensor:
     """Bring position embeddings of a square grid to a model's grid.
 
-    Args:
-        model: The model that is to load them.
-        positions: ``(1, prefix + n * n, D)``, prefix tokens first.
-
-    Raises:
-        ValueError: If the grid is not square.
+    They are ``(1, prefix + n * n, D)``, prefix tokens first.
     """
     prefix = 0 if model.no_embed_class else model.num_prefix_tokens
     count = positions.shape[1] - prefix

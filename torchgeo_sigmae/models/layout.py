@@ -45,10 +45,9 @@ class TokenLayout:
     @classmethod
     def grouped(cls, patch_size: int, membership: Sequence[int]) -> 'TokenLayout':
         """Groups of bands, from the number of the group of every channel: SatMAE's."""
-        groups = (
-            tuple(c for c, group in enumerate(membership) if group == g)
-            for g in range(max(membership) + 1)
-        )
+        groups: list[tuple[int, ...]] = [()] * (max(membership) + 1)
+        for channel, group in enumerate(membership):
+            groups[group] += (channel,)
         return cls(patch_size, tuple(groups))
 
     @property
@@ -86,7 +85,7 @@ class TokenLayout:
             for slot in range(self.group_size)
         ]
 
-    def places(self) -> list[tuple[int, int]]:
+    def locate_channels(self) -> list[tuple[int, int]]:
         """Number of the group of each of the C channels, and its index in the group."""
         located = {
             channel: (g, slot)
@@ -98,7 +97,7 @@ class TokenLayout:
     def slots(self, device: torch.device | None = None) -> Tensor:
         """Mark the values of a token that are data, not padding: boolean ``(G, L)``."""
         sizes = torch.tensor([len(group) for group in self.groups], device=device)
-        slots: Tensor = torch.arange(self.group_size, device=device) < sizes[:, None]
+        slots = torch.arange(self.group_size, device=device) < sizes[:, None]
         return slots.repeat_interleave(self.patch_size**2, dim=1)
 
     def patchify(self, image: Tensor) -> Tensor:
@@ -109,8 +108,7 @@ class TokenLayout:
         flat = patchify(image, self.patch_size)
         if self.num_groups == 1:
             return flat
-        apart: Tensor = flat.unflatten(-1, (self.num_groups, -1))
-        return apart.transpose(1, 2).flatten(1, 2)
+        return flat.unflatten(-1, (self.num_groups, -1)).transpose(1, 2).flatten(1, 2)
 
     def unpatchify(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Put tokens ``(B, G * N, L)`` of a *grid* of N patches back together."""
@@ -118,7 +116,7 @@ class TokenLayout:
             tokens = tokens.unflatten(1, (self.num_groups, -1))
             tokens = tokens.transpose(1, 2).flatten(2)
         image = unpatchify(tokens, self.patch_size, grid)
-        order = [g * self.group_size + slot for g, slot in self.places()]
+        order = [g * self.group_size + slot for g, slot in self.locate_channels()]
         return image if order == list(range(image.shape[1])) else image[:, order]
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Where a token is: its place in the image and its place in the spectrum."""
+"""Positions of tokens in the image and in the spectrum."""
 
 import torch
 from timm.layers import build_sincos2d_pos_embed

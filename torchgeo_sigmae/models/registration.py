@@ -32,16 +32,9 @@ def build_model(
 ) -> VisionTransformer:
     """Build one of our encoders as TorchGeo's model builders do.
 
-    ``torchgeo.models.get_model(name, weights=..., **kwargs)`` calls it.
-
-    Args:
-        model: One of our names.
-        weights: Pretrained weights of that model; None for random ones.
-        **kwargs: Passed to :func:`timm.create_model`. With *weights*, ``in_chans``
-            defaults to theirs.
-
-    Returns:
-        The timm model; with *weights*, all but its head is pretrained.
+    ``torchgeo.models.get_model(name, weights=..., **kwargs)`` calls it. *kwargs* are
+    those of :func:`timm.create_model`. With *weights*, ``in_chans`` defaults to theirs,
+    and all but the head is pretrained.
     """
     if weights is None:
         return timm.create_model(model, **kwargs)
@@ -79,7 +72,7 @@ def register() -> None:
     Importing the package does this; a second call changes nothing. If a table has
     changed, a warning names what is unavailable.
     """
-    lost = []
+    unavailable = []
     encoders = _table(smp, 'encoders', 'encoders')
     if encoders is not None and all(map(_is_smp_entry, encoders.values())):
         for name, architecture in NAMES.items():
@@ -89,7 +82,7 @@ def register() -> None:
                 'pretrained_settings': {},
             }
     else:
-        lost.append(
+        unavailable.append(
             'our encoders in segmentation, change detection and pixelwise regression '
             '(segmentation_models_pytorch.encoders.encoders)'
         )
@@ -97,20 +90,21 @@ def register() -> None:
     if models is not None:
         models.update(_BUILDERS)
     else:
-        lost.append(
+        unavailable.append(
             'our names in torchgeo.models.list_models and get_model '
             '(torchgeo.models.api._model)'
         )
     if _table(torchgeo.models, 'api', '_model_weights') is None:
-        lost.append(
+        unavailable.append(
             'our weights in torchgeo.models.get_weight and get_model_weights '
             '(torchgeo.models.api._model_weights)'
         )
-    if lost:
+    if unavailable:
         warnings.warn(
             'torchgeo-sigmae could not register everything, because an installed '
-            f'package differs from what it knows. Unavailable: {"; ".join(lost)}. '
-            'Everything else works; a newer torchgeo-sigmae may bring it back.',
+            'package differs from what it knows. Unavailable: '
+            f'{"; ".join(unavailable)}. Everything else works; a newer '
+            'torchgeo-sigmae may bring it back.',
             stacklevel=2,
         )
 

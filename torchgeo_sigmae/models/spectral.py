@@ -1,10 +1,10 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Encoders whose tokens have a place in the spectrum too: S2MAE's and SatMAE's.
+"""Encoders with several tokens per patch position: S2MAE's and SatMAE's.
 
 To the outside they are plain timm ViTs: ``forward_features`` and the intermediate
-features have one token a place, the mean over the spectrum.
+features have one token per patch position, the mean over the spectrum.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,15 +29,15 @@ __all__ = (
 
 
 class SpectralViT(SIGMAEViT):
-    """A ViT with G tokens at every place, each with a part of the spectrum.
+    """A ViT with G tokens at every patch position, each with a part of the spectrum.
 
     Positions are separable: ``pos_embed`` says where in the image, ``spectral_embed``
     where in the spectrum, and a token gets the sum. Features that leave the encoder are
-    the mean over the G tokens of a place, so that heads, decoders and pyramids see the
-    plain ViT they know.
+    the mean over the G tokens of a patch position, so that heads, decoders and pyramids
+    see a plain ViT.
 
     The number of bands a state dict was made for is checked when it loads: TorchGeo's
-    loaders look at the first layer only, which does not always tell.
+    loaders look at the first layer only, which does not always show it.
     """
 
     def __init__(self, *args: Any, positions: str = 'learnable', **kwargs: Any) -> None:
@@ -47,7 +47,7 @@ class SpectralViT(SIGMAEViT):
             *args: Passed to :class:`timm.models.VisionTransformer`.
             positions: ``'learnable'``; ``'sincos'`` (the same, but fixed at their
                 start); ``'vanilla'`` (fixed, of the running number of a token, which
-                does not tell space from spectrum).
+                does not separate space and spectrum).
             **kwargs: Passed to :class:`timm.models.VisionTransformer`.
         """
         if positions not in POSITIONS:
@@ -253,7 +253,7 @@ class SatMAEViT(SpectralViT):
     After "SatMAE: Pre-training Transformers for Temporal and Multi-Spectral Satellite
     Imagery" (https://arxiv.org/abs/2207.08051), written from the paper. Every group has
     its own patch embedding. As there, three quarters of a position start as sines and
-    cosines of the place, one quarter as those of the group.
+    cosines of the patch position, one quarter as those of the group.
     """
 
     def __init__(
@@ -289,8 +289,8 @@ class SatMAEViT(SpectralViT):
         membership = state_dict.get(f'{prefix}patch_embed.band_group')
         if membership is None or len(membership) != self.layout.channels:
             return  # refused by the hook
-        known = TokenLayout.grouped(self.layout.patch_size, membership.tolist())
-        self.patch_embed.share(known.channels, known.groups)
+        layout = TokenLayout.grouped(self.layout.patch_size, membership.tolist())
+        self.patch_embed.share(layout.channels, layout.groups)
         self._resize_spectrum(self.layout.num_groups)
 
 

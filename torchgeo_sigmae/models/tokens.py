@@ -11,7 +11,7 @@ __all__ = (
     'gather_tokens',
     'masked_mse',
     'normalize_patches',
-    'own_group',
+    'pick_group',
     'scatter_tokens',
 )
 
@@ -24,7 +24,7 @@ def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     return tokens.flatten(0, 1).index_select(0, rows).view(*index.shape, -1)
 
 
-def own_group(values: Tensor, group: Tensor) -> Tensor:
+def pick_group(values: Tensor, group: Tensor) -> Tensor:
     """Pick from ``(B, K, G, D)`` the result of each token's group ``(B, K)``."""
     index = group[..., None, None].expand(-1, -1, 1, values.shape[-1])
     return values.gather(2, index).squeeze(2)
@@ -41,12 +41,8 @@ def normalize_patches(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalize every patch by its own mean and variance, as MAE's ``norm_pix_loss``.
 
-    In float32 at least: squares of half precision overflow.
-
-    Args:
-        patches: ``(B, N, L)``.
-        valid: Which entries count, boolean, same shape; None if all do.
-        eps: Added to the variance.
+    In float32 at least: squares of half precision overflow. Only *valid* entries of
+    ``(B, N, L)`` count.
 
     Returns:
         The normalized patches, and the mean and standard deviation ``(B, N, 1)`` that

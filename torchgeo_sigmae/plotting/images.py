@@ -35,15 +35,10 @@ def plot_image(
     title: str | None = None,
     suptitle: str | None = None,
 ) -> Figure:
-    """Draw an image in natural colors.
+    """Draw an image ``(C, H, W)`` in natural colors; NaN where data are missing.
 
-    Each color is stretched from its 2nd to its 98th percentile.
-
-    Args:
-        image: Values ``(C, H, W)``; NaN where data are missing.
-        bands: Names of the C bands.
-        title: Title of the panel.
-        suptitle: Title of the figure.
+    Each color is stretched from its 2nd to its 98th percentile. *title* is that of the
+    panel, *suptitle* that of the figure.
     """
     shown = image.detach().cpu().float().numpy()[rgb_channels(bands)]
     missing = not bool(np.isfinite(shown).all())

@@ -110,14 +110,9 @@ def plot_mask_ratios(
 ) -> Figure:
     """Draw images, their visible part and the reconstruction at several mask ratios.
 
-    After the figure in S2MAE's slides: two rows per image.
-
-    Args:
-        predictions: Results of ``SIGMAETask.reconstruct`` for the same images, by mask
-            ratio: ``'image'``, ``'reconstruction'`` and ``'mask'``.
-        bands: Names of the bands.
-        oracle: As in :func:`plot_reconstruction`.
-        max_images: Largest number of images to draw.
+    After the figure in S2MAE's slides: two rows per image. *predictions* are results of
+    ``SIGMAETask.reconstruct`` for the same images, by mask ratio. The rest is as in
+    :func:`plot_reconstruction`.
     """
     images = next(iter(predictions.values()))['image']
     rows = min(len(images), max_images)

@@ -133,21 +133,21 @@ def _setup(
 
 
 def _repair(datamodule: LightningDataModule) -> bool:
-    """Replace every ``VideoSequential``; tell whether there was one."""
-    places: list[tuple[object, str]] = []
+    """Replace every ``VideoSequential``; return whether there was one."""
+    attributes: list[tuple[object, str]] = []
     for split in _SPLITS:
-        places.append((datamodule, f'{split}aug'))
+        attributes.append((datamodule, f'{split}aug'))
         dataset = getattr(datamodule, f'{split}dataset', None)
         while isinstance(dataset, Subset):
             dataset = dataset.dataset
-        places.append((dataset, 'transforms'))
-    found = False
-    for owner, name in places:
+        attributes.append((dataset, 'transforms'))
+    repaired = False
+    for owner, name in attributes:
         replacement = _replacement(getattr(owner, name, None))
         if replacement is not None:
             setattr(owner, name, replacement)
-            found = True
-    return found
+            repaired = True
+    return repaired
 
 
 def _replacement(

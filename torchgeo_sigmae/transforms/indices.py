@@ -58,14 +58,9 @@ class SpectralIndex:
         object.__setattr__(self, 'bands', parsed.names)
 
     def __call__(self, bands: Mapping[str, Tensor], clamp: bool = True) -> Tensor:
-        """Compute the index.
+        """Compute the index of bands of one shape, by common name; 0 where undefined.
 
-        Args:
-            bands: Reflectance by common band name, all of one shape.
-            clamp: Whether to clamp to :attr:`value_range`.
-
-        Returns:
-            The index, in the same shape; 0 where it is undefined.
+        *clamp* keeps it in :attr:`value_range`.
         """
         value = self._formula(bands)
         return value.clamp(*self.value_range) if clamp else value
@@ -170,43 +165,34 @@ def get_index(index: str | SpectralIndex | Mapping[str, Any]) -> SpectralIndex:
         import spyndex
     except ImportError:
         spyndex = None
-    if spyndex is None or index not in spyndex.indices:
-        more = (
-            'No such index is in the spyndex catalogue either.'
-            if spyndex is not None
-            else "pip install 'torchgeo-sigmae[spyndex]' adds its whole catalogue."
-        )
-        raise ValueError(
-            f'indices: {index!r} is unknown. Use one of {", ".join(INDICES)}, or pass '
-            f'a torchgeo_sigmae.transforms.SpectralIndex of your own. {more}'
-        )
-    return _from_spyndex(spyndex, index)
+    if spyndex is not None and index in spyndex.indices:
+        return _from_spyndex(spyndex, index)
+    more = (
+        'No such index is in the spyndex catalogue either.'
+        if spyndex is not None
+        else "pip install 'torchgeo-sigmae[spyndex]' adds its whole catalogue."
+    )
+    raise ValueError(
+        f'indices: {index!r} is unknown. Use one of {", ".join(INDICES)}, or pass a '
+        f'torchgeo_sigmae.transforms.SpectralIndex of your own. {more}'
+    )
 
 
 def _from_spyndex(spyndex: Any, name: str) -> SpectralIndex:
     """Translate an index of spyndex: letters to common names, constants to numbers."""
     entry = spyndex.indices[name]
     formula = Formula(entry.formula)
-    constants = {
-        symbol: spyndex.constants[symbol].default
-        for symbol in formula.names
-        if symbol in spyndex.constants
-    }
-    missing = [
-        symbol
-        for symbol in formula.names
-        if symbol not in _SPYNDEX_BANDS and constants.get(symbol) is None
-    ]
-    if missing:
+    symbols = dict(_SPYNDEX_BANDS)
+    for symbol in formula.names:
+        constant = spyndex.constants.get(symbol)
+        if symbol not in symbols and constant and constant.default is not None:
+            symbols[symbol] = f'({float(constant.default)!r})'
+    if missing := [symbol for symbol in formula.names if symbol not in symbols]:
         raise ValueError(
             f'indices: {name} of spyndex needs {", ".join(missing)}, which are no '
             'optical bands we know. Use another index.'
         )
-    replacements = {
-        **{symbol: f'({float(value)!r})' for symbol, value in constants.items()},
-        **_SPYNDEX_BANDS,
-    }
-    text = formula.substitute(replacements)
+    text = formula.substitute(symbols)
     return SpectralIndex(name, text, entry.reference, (-math.inf, math.inf))
 
 

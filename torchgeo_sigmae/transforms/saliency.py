@@ -156,7 +156,10 @@ def patch_saliency(
             return join_statistics(richness, heterogeneity, patches, alpha, combine)
         counted = valid_values(image)
         if valid is not None:
-            counted = counted & _by_band(valid.bool(), image)
+            valid = valid.bool()
+            counted = counted & (
+                valid if valid.ndim == image.ndim else valid[..., None, :, :]
+            )
         layers, counted = masked_indices(image, bands, indices, counted)
         richness, heterogeneity = patch_statistics(layers, patch_size, counted)
         patches = valid_patches(counted, patch_size).any(dim=-3)
@@ -181,11 +184,6 @@ def masked_indices(
     return layers, torch.stack(counted, dim=-3)
 
 
-def _by_band(valid: Tensor, image: Tensor) -> Tensor:
-    """Bring a mask ``(..., H, W)`` or ``(..., C, H, W)`` to the axes of an image."""
-    return valid if valid.ndim == image.ndim else valid.unsqueeze(-3)
-
-
 def join_statistics(
     richness: Tensor,
     heterogeneity: Tensor,
@@ -194,16 +192,11 @@ def join_statistics(
     combine: str = 'minmax',
     limits: tuple[tuple[float, float], tuple[float, float]] | None = None,
 ) -> Tensor:
-    """Join richness and heterogeneity to saliency, see :func:`patch_saliency`.
+    """Join richness and heterogeneity ``(..., h, w)``, see :func:`patch_saliency`.
 
-    Args:
-        richness: Semantic richness ``(..., h, w)``.
-        heterogeneity: Internal heterogeneity, same shape.
-        patches: Which patches hold data, boolean, same shape; others get 0.
-        alpha: Weight of richness against heterogeneity, in [0, 1].
-        combine: ``'minmax'``, ``'rank'`` or ``'product'``.
-        limits: Smallest and largest richness, and heterogeneity, of the image these
-            patches are a part of; None if they are all of it. Ranks need all of it.
+    *patches* marks those that hold data; others get 0. *limits* are smallest and
+    largest richness, and heterogeneity, of the image that the patches are a part of;
+    None if they are all of it. Ranks need all of it.
     """
     if combine == 'rank':
         r, h = (_rank_scale(x, patches) for x in (richness, heterogeneity))
@@ -354,10 +347,7 @@ def _minmax_scale(
 
 
 def _rank_scale(x: Tensor, patches: Tensor) -> Tensor:
-    """Replace ``(..., h, w)`` by ranks in [0, 1] over its valid patches.
-
-    Equal values share the mean of their ranks; flat maps become 0.
-    """
+    """Replace ``(..., h, w)`` by ranks in [0, 1]; flat maps become 0."""
     usable = patches & (_minmax_scale(x, patches) > 0).any(dim=(-2, -1), keepdim=True)
     rank = rank_patches(x.flatten(-2), patches.flatten(-2)).unflatten(-1, x.shape[-2:])
     return torch.where(usable, rank, 0)

@@ -77,14 +77,14 @@ def adapt_bands(
         method: ``'auto'``; ``'name'`` to match by name and sensor only, and refuse any
             other band; ``'zero'`` to let names that the sensor does not know (``VV``,
             ``DEM``) start at zero.
-        source_bands: Bands of the weights, where the file does not tell them, as in
+        source_bands: Bands of the weights, where the file does not name them, as in
             :func:`.read_weights`.
 
     Returns:
         What was done, band by band.
 
     Raises:
-        ValueError: If *weights* do not tell their bands or were adapted to several
+        ValueError: If *weights* do not name their bands or were adapted to several
             dates; if a band is unknown or given twice, or none has a counterpart; if
             *path* is the file of the weights.
     """
@@ -92,7 +92,8 @@ def adapt_bands(
         raise ValueError(f'method: {method!r} is unknown. Use one of {METHODS}.')
     if dates < 1:
         raise ValueError(f'dates: {dates} must be at least 1. Pass 2 for image pairs.')
-    if isinstance(weights, str | Path) and _is_same_file(weights, path):
+    exist = all(os.path.exists(str(file)) for file in (weights, path))
+    if exist and os.path.samefile(str(weights), path):
         raise ValueError(
             f'path: {str(path)!r} is the file of the weights themselves. Pass another '
             'path; the original is needed to adapt to other bands.'
@@ -159,21 +160,12 @@ def weights_for_bands(weights: Weights, target: BandSet) -> Weights:
     return adapt_weights(weights, target)[0]
 
 
-def _is_same_file(weights: str | Path, path: str | Path) -> bool:
-    """Do both exist, and are they one file?"""
-    return (
-        os.path.exists(weights)
-        and os.path.exists(path)
-        and os.path.samefile(weights, path)
-    )
-
-
 def _source_bands(weights: Weights, target_sensor: Sensor) -> BandSet:
-    """The bands the weights were made with; refused where they are not known."""
+    """The bands the weights were made with."""
     info, name = weights.info, Path(weights.name).name
     if not info.get('bands') or not info.get('sensor'):
         raise ValueError(
-            f'weights: {name!r} does not tell its bands and their sensor, so they '
+            f'weights: {name!r} does not name its bands and their sensor, so they '
             'cannot be matched. Name them in order: source_bands=, '
             '--source-bands on the command line.'
         )
@@ -192,8 +184,8 @@ def _source_bands(weights: Weights, target_sensor: Sensor) -> BandSet:
         except ValueError:
             raise ValueError(
                 f'weights: {name!r} was made with the sensor {info["sensor"]!r}, whose '
-                'wavelengths are not known here. Pass sensor= that very '
-                'torchgeo_sigmae.bands.Sensor.'
+                'wavelengths are unknown. Pass that torchgeo_sigmae.bands.Sensor as '
+                'sensor=.'
             ) from None
     return BandSet.from_data(info['bands'], sensor)
 

@@ -79,7 +79,7 @@ class Weights:
 
     @property
     def bands(self) -> BandSet | None:
-        """The bands that the encoder takes; None where the file does not tell."""
+        """The bands that the encoder takes; None where the file does not say."""
         names = self.info.get('bands')
         if not names:
             return None

@@ -99,7 +99,7 @@ def _load_encoder(encoder: VisionTransformer, weights: Weights) -> None:
 
 
 def _load_decoder(model: MaskedAutoencoder, weights: Weights) -> None:
-    """Load the decoder if it fits, or warn that it starts anew."""
+    """Load the decoder if it fits, or warn that it is not loaded."""
     if not weights.decoder:
         return
     decoder = model.decoder

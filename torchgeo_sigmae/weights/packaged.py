@@ -31,8 +31,7 @@ class PackagedFile(torchvision_weights.Weights):
 
     Attributes:
         url: Name of the file, which lies beside this module.
-        transforms: Maps raw values of the named bands to the input of the model, see
-            :func:`normalization`.
+        transforms: Raw values of the bands to the input of the model.
         meta: ``dataset``, ``in_chans``, ``model``, ``bands``, ``img_size``,
             ``ssl_method``, ``publication``, ``repo`` and ``license``.
         sha256: SHA-256 of the file, 64 hexadecimal digits.
@@ -110,15 +109,10 @@ class PackagedWeights(torchvision_weights.WeightsEnum):
 
 
 def normalization(mean: Sequence[float], std: Sequence[float]) -> nn.Module:
-    """Build the ``transforms`` of weights: raw values to the input of the model.
+    """Build the ``transforms`` of weights: ``(raw - mean) / std`` in float32.
 
-    Args:
-        mean: Mean of every band in raw units, digital numbers for Sentinel-2.
-        std: Standard deviation of every band, positive.
-
-    Returns:
-        A module that maps images ``(..., C, H, W)`` of any type, or samples that hold
-        one, to ``(raw - mean) / std`` in float32.
+    They map images ``(..., C, H, W)`` of any type, or samples that hold one. *mean* and
+    *std* are in raw units, digital numbers for Sentinel-2.
     """
     return nn.Sequential(
         T.ToDtype(torch.float32, scale=False), T.Normalize(list(mean), list(std))
@@ -129,8 +123,8 @@ class SIGMAE_Weights(PackagedWeights):
     """SIGMAE weights.
 
     For the encoders ``sigmae_vit_{tiny,small,base,large}_patch{8,16}``; the ``meta`` of
-    a member names its encoder. The model card, ``docs/weights.md``, tells the training
-    data and reports results.
+    a member names its encoder. The model card, ``docs/weights.md``, reports the
+    training data and results.
 
     Files hold the decoder as well: ``SIGMAETask(weights=SIGMAE_Weights.SENTINEL2)``
     pretrains further.

@@ -35,7 +35,7 @@ def read_weights(
             training checkpoint of ``SIGMAETask``, or of a TorchGeo task that fine-tuned
             one of our encoders, whose head is dropped; or the ``default_root_dir`` of a
             run with ``resume: true``, for its newest checkpoint.
-        bands: Bands of the encoder in order, where the file does not tell them: a
+        bands: Bands of the encoder in order, where the file does not name them: a
             checkpoint that was fine-tuned without :class:`.FineTuning`. A
             :class:`~torchgeo_sigmae.bands.BandSet` for another sensor than Sentinel-2.
 
@@ -49,17 +49,19 @@ def read_weights(
         ValueError: If the file is not in the format, or *bands* are not its bands.
         RuntimeError: If the file of an enum was altered or damaged.
     """
-    found = find_weights(source)
-    if isinstance(found, Path):
-        return _with_bands(read_file(found, str(found)), bands)
-    if isinstance(found, PackagedWeights):
-        return _with_bands(found.read(), bands)
-    state_dict = found.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    return Weights(state_dict, info=dict(found.meta), name=str(found))
+    origin = find_weights(source)
+    if isinstance(origin, Path):
+        return _with_bands(read_file(origin, str(origin)), bands)
+    if isinstance(origin, PackagedWeights):
+        return _with_bands(origin.read(), bands)
+    state_dict = origin.get_state_dict(
+        progress=True, check_hash=True, weights_only=True
+    )
+    return Weights(state_dict, info=dict(origin.meta), name=str(origin))
 
 
 def _with_bands(weights: Weights, bands: Sequence[str] | None) -> Weights:
-    """Name the bands of weights that do not tell them."""
+    """Add the names of the bands to weights without them."""
     if bands is None:
         return weights
     named = BandSet(bands)
@@ -77,8 +79,8 @@ def _with_bands(weights: Weights, bands: Sequence[str] | None) -> Weights:
             f'bands: {len(named)} names {list(named)}, but {weights.name!r} takes '
             f'{channels} channels. Name every channel, in order.'
         )
-    told = {'bands': list(named), 'sensor': named.sensor.plain()}
-    return replace(weights, info={**weights.info, **told})
+    added = {'bands': list(named), 'sensor': named.sensor.plain()}
+    return replace(weights, info={**weights.info, **added})
 
 
 def find_weights(source: WeightsEnum | str | Path) -> WeightsEnum | Path:

@@ -92,11 +92,11 @@ def adapt_decoder(
     before, after = layout_of_state(encoder), layout_of_state(new)
     for key in ('head.weight', 'head.bias'):
         rows = decoder[key].unflatten(0, (before.num_groups, before.group_size, -1))
-        channels = [rows[place] for place in before.places()]
+        channels = [rows[slot] for slot in before.locate_channels()]
         head = rows.new_zeros(after.num_groups, after.group_size, *rows.shape[2:])
-        for place, band in zip(after.places(), report.bands, strict=True):
+        for slot, band in zip(after.locate_channels(), report.bands, strict=True):
             total = sum(band.sources.values())
-            head[place] = _combined(channels, source, band.sources, total)
+            head[slot] = _combined(channels, source, band.sources, total)
         adapted[key] = head.flatten(0, 2)
     return adapted
 
@@ -236,7 +236,7 @@ def _cubes(bands: BandSet, depth: int) -> list[tuple[tuple[str, ...], float]]:
             if wavelength is None:
                 raise ValueError(
                     f'bands: {name!r} has no wavelength, so its cube has no position '
-                    'in the spectrum. Pass a sensor that tells wavelengths.'
+                    'in the spectrum. Pass a sensor with wavelengths.'
                 )
             total += wavelength
         cubes.append((cube, total / depth))
