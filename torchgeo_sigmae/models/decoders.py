@@ -88,6 +88,11 @@ class Decoder(nn.Module, ABC):
         """Add the blocks, and how features of the encoder reach them."""
 
     @abstractmethod
+    def decode(
+        self, features: list[Tensor], keep: Tensor, predicted: Tensor, positions: Tensor
+    ) -> Tensor:
+        """Decode the predicted tokens ``(B, P, dim)``; *positions* are all tokens'."""
+
     def forward(
         self,
         features: list[Tensor],
@@ -106,6 +111,8 @@ class Decoder(nn.Module, ABC):
         Returns:
             Predictions ``(B, P, L + S)``: pixel values, then spectral statistics.
         """
+        x = self.decode(features, keep, predicted, self.positions(grid))
+        return self.predict(x, predicted, grid)
 
     def init_weights(self) -> None:
         """Initialize as MAE does: Xavier linear layers, a small random mask token."""
@@ -172,20 +179,16 @@ class CrossDecoder(Decoder):
             _CrossBlock(self.dim, encoder_dim, num_heads) for _ in range(depth)
         )
 
-    def forward(
-        self,
-        features: list[Tensor],
-        keep: Tensor,
-        predicted: Tensor,
-        grid: tuple[int, int],
+    def decode(
+        self, features: list[Tensor], keep: Tensor, predicted: Tensor, positions: Tensor
     ) -> Tensor:
-        """Predict tokens, see :meth:`.Decoder.forward`."""
-        positions = self.positions(grid).to(self.mask_token.dtype)
+        """Let predicted tokens attend to every depth of the encoder."""
+        positions = positions.to(self.mask_token.dtype)
         x = self.mask_token + positions[predicted]
         contexts = torch.einsum('kl,lbvd->kbvd', self.mix, torch.stack(features))
         for block, context in zip(self.blocks, contexts, strict=True):
             x = block(x, context, positions, keep)
-        return self.predict(x, predicted, grid)
+        return x
 
 
 class SelfDecoder(Decoder):
@@ -204,15 +207,10 @@ class SelfDecoder(Decoder):
             *(Block(self.dim, num_heads, qkv_bias=True) for _ in range(depth))
         )
 
-    def forward(
-        self,
-        features: list[Tensor],
-        keep: Tensor,
-        predicted: Tensor,
-        grid: tuple[int, int],
+    def decode(
+        self, features: list[Tensor], keep: Tensor, predicted: Tensor, positions: Tensor
     ) -> Tensor:
-        """Predict tokens, see :meth:`.Decoder.forward`; reads the last features."""
-        positions = self.positions(grid)
+        """Let visible and predicted tokens attend to each other."""
         x = self.embed(features[-1])
         x = torch.cat(
             [
@@ -223,8 +221,7 @@ class SelfDecoder(Decoder):
             dim=1,
         )
         count = predicted.shape[1]
-        x = _attend_last(self.blocks[-1], self.blocks[:-1](x), count)
-        return self.predict(x, predicted, grid)
+        return _attend_last(self.blocks[-1], self.blocks[:-1](x), count)
 
 
 def _attend_last(block: Block, x: Tensor, count: int) -> Tensor:

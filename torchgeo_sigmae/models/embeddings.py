@@ -37,11 +37,6 @@ class SpectralEmbed(PatchEmbed):
         """Embed the tokens of whole images ``(B, C, H, W)``."""
         height, width = x.shape[-2:]
         patch = self.layout.patch_size
-        if x.shape[1] != self.layout.channels:
-            raise ValueError(
-                f'image: {x.shape[1]} channels, but the encoder takes '
-                f'{self.layout.channels}. Select bands by name before the model.'
-            )
         if self.dynamic_img_pad:
             x = F.pad(x, (0, -width % patch, 0, -height % patch))
         tokens = self.layout.patchify(x)

@@ -23,7 +23,13 @@ from .._compiled import plain_key
 from .layout import TokenLayout
 from .positions import sincos_2d
 
-__all__ = ('SIGMAEViT', 'build_encoder', 'prefix_tokens', 'resample_positions')
+__all__ = (
+    'SIGMAEViT',
+    'build_encoder',
+    'patch_positions',
+    'prefix_tokens',
+    'resample_positions',
+)
 
 
 class SIGMAEViT(VisionTransformer):
@@ -172,6 +178,15 @@ def resample_positions(model: VisionTransformer, positions: Tensor) -> Tensor:
         [side, side],
         prefix,
     )
+
+
+def patch_positions(encoder: VisionTransformer, grid: tuple[int, int]) -> Tensor:
+    """Position embeddings of the patches of a grid, ``(N, D)``."""
+    prefix = 0 if encoder.no_embed_class else encoder.num_prefix_tokens
+    positions = resample_abs_pos_embed(
+        encoder.pos_embed, list(grid), list(encoder.patch_embed.grid_size), prefix
+    )
+    return positions[0, prefix:]
 
 
 def prefix_tokens(encoder: VisionTransformer) -> Tensor:

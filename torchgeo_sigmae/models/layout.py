@@ -102,6 +102,11 @@ class TokenLayout:
 
     def patchify(self, image: Tensor) -> Tensor:
         """Cut images ``(B, C, H, W)`` into tokens ``(B, G * N, L)``."""
+        if image.shape[1] != self.channels:
+            raise ValueError(
+                f'image: {image.shape[1]} channels, but the encoder takes '
+                f'{self.channels}. Select bands by name before the model.'
+            )
         padded = self.padded()
         if padded != list(range(self.channels)):
             image = image[:, padded]

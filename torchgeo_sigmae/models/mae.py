@@ -7,13 +7,12 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
-from timm.layers import resample_abs_pos_embed
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .decoders import CrossDecoder, SelfDecoder
-from .encoder import prefix_tokens
+from .encoder import patch_positions, prefix_tokens
 from .layout import TokenLayout
 from .spectral import SatMAEViT, SpectralViT
 from .tokens import gather_tokens
@@ -71,11 +70,7 @@ def encode_visible(
         embed = encoder.patch_embed
         x = embed.norm(F.linear(visible, embed.proj.weight.flatten(1), embed.proj.bias))
         if encoder.pos_embed is not None:
-            skipped = 0 if encoder.no_embed_class else encoder.num_prefix_tokens
-            positions = resample_abs_pos_embed(
-                encoder.pos_embed, list(grid), list(embed.grid_size), skipped
-            )
-            x = x + positions[0, skipped:][keep]
+            x = x + patch_positions(encoder, grid)[keep]
     head = prefix_tokens(encoder).expand(len(x), -1, -1)
     x = torch.cat([head.to(x.dtype), x], dim=1)
     x = encoder.norm_pre(encoder.patch_drop(encoder.pos_drop(x)))
@@ -186,11 +181,6 @@ class MaskedAutoencoder(nn.Module):
             Predicted tokens ``(B, P, L + S)``: pixel values in the space of the target,
             then spectral statistics (S = 0 without *num_indices*).
         """
-        if image.shape[1] != self.in_channels:
-            raise ValueError(
-                f'image: {image.shape[1]} channels, but the encoder takes '
-                f'{self.in_channels}. Select bands by name before the model.'
-            )
         if patches is None:
             patches = self.layout.patchify(image)
         grid = self.grid(image)

@@ -72,33 +72,30 @@ def register() -> None:
     Importing the package does this; a second call changes nothing. If a table has
     changed, a warning names what is unavailable.
     """
-    unavailable = []
     encoders = _table(smp, 'encoders', 'encoders')
-    if encoders is not None and all(map(_is_smp_entry, encoders.values())):
-        for name, architecture in NAMES.items():
+    if encoders is not None and not all(map(_is_smp_entry, encoders.values())):
+        encoders = None
+    models = _table(torchgeo.models, 'api', '_model')
+    for name, architecture in NAMES.items():
+        if encoders is not None:
             encoders[name] = {
                 'encoder': PYRAMIDS[architecture.encoder],
                 'params': {'model': name},
                 'pretrained_settings': {},
             }
-    else:
-        unavailable.append(
-            'our encoders in segmentation, change detection and pixelwise regression '
-            '(segmentation_models_pytorch.encoders.encoders)'
-        )
-    models = _table(torchgeo.models, 'api', '_model')
-    if models is not None:
-        models.update(_BUILDERS)
-    else:
-        unavailable.append(
-            'our names in torchgeo.models.list_models and get_model '
-            '(torchgeo.models.api._model)'
-        )
-    if _table(torchgeo.models, 'api', '_model_weights') is None:
-        unavailable.append(
-            'our weights in torchgeo.models.get_weight and get_model_weights '
-            '(torchgeo.models.api._model_weights)'
-        )
+        if models is not None:
+            models[name] = _BUILDERS[name]
+    tables = {
+        'our encoders in segmentation, change detection and pixelwise regression '
+        '(segmentation_models_pytorch.encoders.encoders)': encoders,
+        'our names in torchgeo.models.list_models and get_model '
+        '(torchgeo.models.api._model)': models,
+        'our weights in torchgeo.models.get_weight and get_model_weights '
+        '(torchgeo.models.api._model_weights)': _table(
+            torchgeo.models, 'api', '_model_weights'
+        ),
+    }
+    unavailable = [use for use, table in tables.items() if table is None]
     if unavailable:
         warnings.warn(
             'torchgeo-sigmae could not register everything, because an installed '

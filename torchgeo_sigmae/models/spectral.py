@@ -8,15 +8,15 @@ features have one token per patch position, the mean over the spectrum.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from .embeddings import CubeEmbed, GroupEmbed
-from .encoder import SIGMAEViT, prefix_tokens
+from .encoder import SIGMAEViT, patch_positions, prefix_tokens
 from .layout import TokenLayout, layout_of_state
 from .positions import POSITIONS, sincos_1d, sincos_2d
 
@@ -100,12 +100,8 @@ class SpectralViT(SIGMAEViT):
         if self.joint:
             count = groups * grid[0] * grid[1]
             return sincos_1d(count, self.embed_dim, self.pos_embed.device)
-        prefix = 0 if self.no_embed_class else self.num_prefix_tokens
-        spatial = resample_abs_pos_embed(
-            self.pos_embed, list(grid), list(self.patch_embed.grid_size), prefix
-        )[0, prefix:]
-        positions: Tensor = self.spectral_embed[0].unsqueeze(1) + spatial
-        return positions.flatten(0, 1)
+        spectral = self.spectral_embed[0].unsqueeze(1)
+        return (spectral + patch_positions(self, grid)).flatten(0, 1)
 
     def set_in_channels(self, in_channels: int, pretrained: bool = False) -> None:
         """Take another number of bands: new, random first layer and spectrum."""
@@ -223,10 +219,7 @@ class S2MAEViT(SpectralViT):
                 else 2, whichever divides it.
             **kwargs: Passed to :class:`SpectralViT`.
         """
-
-        def embed(*embed_args: Any, **embed_kwargs: Any) -> CubeEmbed:
-            return CubeEmbed(*embed_args, cube_bands=cube_bands, **embed_kwargs)
-
+        embed = partial(CubeEmbed, cube_bands=cube_bands)
         super().__init__(*args, embed_layer=embed, **kwargs)
 
     def adopt(self, state_dict: Mapping[str, Tensor], prefix: str = '') -> None:
@@ -271,10 +264,7 @@ class SatMAEViT(SpectralViT):
                 of channels groups of four neighbors.
             **kwargs: Passed to :class:`SpectralViT`.
         """
-
-        def embed(*embed_args: Any, **embed_kwargs: Any) -> GroupEmbed:
-            return GroupEmbed(*embed_args, groups=groups, **embed_kwargs)
-
+        embed = partial(GroupEmbed, groups=groups)
         super().__init__(*args, embed_layer=embed, **kwargs)
 
     def position_tables(self) -> tuple[Tensor, Tensor]:

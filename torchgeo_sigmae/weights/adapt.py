@@ -111,8 +111,8 @@ def adapt_weights(
 ) -> tuple[Weights, BandReport]:
     """Adapt encoder and decoder to other bands, and log what was done.
 
-    *method* and *dates* are those of :func:`.adapt_bands`; several dates drop the
-    decoder.
+    *method* and *dates* are those of :func:`~torchgeo_sigmae.weights.adapt_bands`;
+    several dates drop the decoder.
     """
     info = weights.info
     source = _source_bands(weights, target.sensor)

@@ -44,7 +44,8 @@ def load_weights(
         weights: The weights, or any source that :func:`.read_weights` takes.
         bands: The bands the encoder sees; a :class:`~torchgeo_sigmae.bands.BandSet`
             for another sensor than Sentinel-2. Weights for other bands are adapted as
-            in :func:`.adapt_bands`. None to take the weights as they are.
+            in :func:`~torchgeo_sigmae.weights.adapt_bands`. None to take them as they
+            are.
 
     Raises:
         ValueError: If the weights do not fit the encoder, or cannot be adapted to its

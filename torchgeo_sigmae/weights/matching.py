@@ -122,21 +122,18 @@ def match_bands(
     wavelengths = {
         band.name: band.wavelength for band in target.bands if band.wavelength
     }
-    centers = {band.name: band.wavelength for band in source.bands}
     shares: dict[str, dict[str, float]] = {name: {} for name in target}
-    for origin in source:
-        if same and origin in shares:
-            nearest = [origin]
-        elif method == 'name' or not centers[origin]:
-            nearest = []
-        else:
-            center = centers[origin] or 0.0
+    for origin in source.bands:
+        nearest, center = [], origin.wavelength
+        if same and origin.name in shares:
+            nearest = [origin.name]
+        elif method != 'name' and center:
             distance = {n: abs(w - center) for n, w in wavelengths.items()}
             least = min(distance.values(), default=float('inf'))
-            near = least <= TOLERANCE * center
-            nearest = [name for name in distance if distance[name] == least and near]
+            if least <= TOLERANCE * center:
+                nearest = [name for name in distance if distance[name] == least]
         for name in nearest:
-            shares[name][origin] = 1 / len(nearest)
+            shares[name][origin.name] = 1 / len(nearest)
     taken = {band for sources in shares.values() for band in sources}
     return BandReport(
         tuple(

@@ -45,7 +45,7 @@ def adapt_encoder(
     method: str = 'auto',
     dates: int = 1,
 ) -> tuple[dict[str, Tensor], BandReport]:
-    """Adapt the tensors of an encoder to other bands; see :func:`.adapt_bands`."""
+    """Adapt an encoder; see :func:`~torchgeo_sigmae.weights.adapt_bands`."""
     if encoder[_KERNEL].ndim == 5:
         return _adapt_cubes(encoder, source, target, method, dates)
     report = match_bands(source, target, method, dates)
