@@ -88,14 +88,8 @@ def write_folder(
 ) -> None:
     """Write the files of a folder; if one cannot be written, the old ones stay.
 
-    Args:
-        folder: The folder; missing ones are made. Other files in it stay.
-        files: Content by name; a name may have a folder in front.
-        argument: What the user knows *folder* by, for the message.
-        obsolete: Names of files to remove.
-
-    Raises:
-        OSError: If it cannot be written; the message names *folder*.
+    *files* are contents by name; a name may have a folder in front. Files named in
+    *obsolete* are removed, others stay.
     """
     folder = Path(folder)
     beside = folder if folder.is_dir() else folder.parent

@@ -201,11 +201,7 @@ def fit_encoder(
 ) -> None:
     """Estimate the position bias of an encoder, and its normalization if it has none.
 
-    Args:
-        encoder: The encoder, which is changed.
-        chips: Chips ``(C, H, W)`` of the scene; those without a valid pixel are left
-            out.
-        batch_size: Number of chips that are encoded at a time.
+    Chips ``(C, H, W)`` of the scene without a valid pixel are left out.
     """
     tensors = [torch.from_numpy(chip) for chip in chips]
     tensors = [chip for chip in tensors if valid_values(chip).any()]
@@ -266,8 +262,7 @@ def embed_window(
             total[:, r, c] += chip * weight
             weights[r, c] += weight
     mean = (total / weights).where(valid, torch.nan)
-    whole: np.ndarray = mean[:, *inside].numpy()
-    return whole
+    return mean[:, *inside].numpy()
 
 
 def _starts(count: int, side: int) -> list[int]:

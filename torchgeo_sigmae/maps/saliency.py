@@ -139,13 +139,12 @@ def patch_layers(
     means, _ = index_moments(layers, patch_size, counted)
     patches = valid_patches(counted, patch_size)
     joint = torch.stack(patch_statistics(layers, patch_size, counted))
-    whole: np.ndarray = torch.cat(
+    return torch.cat(
         [
             means.where(patches, torch.nan),
             joint.where(patches.any(dim=0), torch.nan),
         ]
     ).numpy()
-    return whole
 
 
 def add_saliency(
@@ -153,11 +152,7 @@ def add_saliency(
 ) -> np.ndarray:
     """Append saliency to layers that end with richness and heterogeneity.
 
-    Args:
-        layers: What :func:`patch_layers` returns, of the whole scene or a part of it.
-        alpha: Weight of richness.
-        combine: How the two are joined.
-        limits: Their limits in the scene; None if *layers* are all of it.
+    *limits* are theirs in the scene; None if *layers* are all of it.
     """
     richness, heterogeneity = torch.from_numpy(layers[-2:]).nan_to_num(0)
     patches = torch.from_numpy(np.isfinite(layers[-1]))

@@ -143,12 +143,12 @@ class SpectralViT(SIGMAEViT):
         **kwargs: Any,
     ) -> Any:
         """Compute the features after several blocks as timm does, one token a patch."""
-        last, found = super().forward_intermediates(
+        last, blocks = super().forward_intermediates(
             x, *args, output_fmt='NLC', return_prefix_tokens=True, **kwargs
         )
         grid = self.patch_embed.dynamic_feat_size((x.shape[-2], x.shape[-1]))
         levels, prefixes = [], []
-        for level in found:
+        for level in blocks:
             tokens, prefix = level if isinstance(level, tuple) else (level, None)
             tokens = self.pool_spectrum(tokens)
             if output_fmt == 'NCHW':
@@ -164,8 +164,8 @@ class SpectralViT(SIGMAEViT):
             if not intermediates_only:
                 features['image_features'] = last
             return features
-        found = list(zip(levels, prefixes, strict=True)) if with_prefix else levels
-        return found if intermediates_only else (last, found)
+        pairs = list(zip(levels, prefixes, strict=True)) if with_prefix else levels
+        return pairs if intermediates_only else (last, pairs)
 
     def pool_spectrum(self, tokens: Tensor, prefix: int = 0) -> Tensor:
         """Average ``(B, prefix + G * N, D)`` over G, to ``(B, prefix + N, D)``."""

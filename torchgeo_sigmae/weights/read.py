@@ -84,17 +84,7 @@ def _with_bands(weights: Weights, bands: Sequence[str] | None) -> Weights:
 
 
 def find_weights(source: WeightsEnum | str | Path) -> WeightsEnum | Path:
-    """Find the file or the weight enum.
-
-    Args:
-        source: As in :func:`.read_weights`.
-
-    Returns:
-        The member, or the path of an existing file or exported folder.
-
-    Raises:
-        FileNotFoundError: If it is neither.
-    """
+    """Find the member, or the path of the file or folder, for :func:`.read_weights`."""
     if isinstance(source, WeightsEnum):
         return source
     if str(source).startswith(_HUB):
@@ -133,10 +123,12 @@ def _downloaded(repository: str) -> Path:
     name, _, revision = repository.partition('@')
     files = list(FILES)
     try:
-        found = snapshot_download(name, revision=revision or None, allow_patterns=files)
+        folder = snapshot_download(
+            name, revision=revision or None, allow_patterns=files
+        )
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f'weights: {_HUB + repository!r} cannot be downloaded: {error} Check the '
             'name and the network; private repositories need hf auth login.'
         ) from error
-    return Path(found)
+    return Path(folder)
