@@ -139,7 +139,9 @@ def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / 'pipe')
     for name in ('folder', 'pipe'):
         for function in (require_writable, lambda path: write_text(path, '')):
-            with pytest.raises(OSError, match=rf'output: .*{name}.* and no file'):
+            with pytest.raises(
+                OSError, match=rf'output: .*{name}.* not a regular file'
+            ):
                 function(tmp_path / name)
     require_writable(tmp_path / 'new' / 'x')
     assert list_all(tmp_path) == {'folder', 'pipe', 'new'}

@@ -28,11 +28,7 @@ def plain_key(key: str) -> str:
 
 
 def keep_plain_keys(module: nn.Module) -> None:
-    """Let a module save plain keys, and load plain keys as well as wrapped ones.
-
-    Args:
-        module: A module of which any part is, or will be, compiled.
-    """
+    """Let a module save plain keys, and load plain keys as well as wrapped ones."""
     if not getattr(module, '_keeps_plain_keys', False):
         module.register_state_dict_post_hook(_save_plain)
         module.register_load_state_dict_pre_hook(_load_any)
@@ -57,8 +53,8 @@ def _load_any(
         module.named_parameters(remove_duplicate=False),
         module.named_buffers(remove_duplicate=False),
     )
-    own = {plain_key(f'{prefix}{name}'): f'{prefix}{name}' for name, _ in names}
+    current = {plain_key(f'{prefix}{name}'): f'{prefix}{name}' for name, _ in names}
     for key in list(state_dict):
         plain = plain_key(key)
-        if (name := own.get(plain, plain)) != key:
+        if (name := current.get(plain, plain)) != key:
             state_dict[name] = state_dict.pop(key)

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Files that are there whole or not at all."""
+"""Files that are written whole or not at all."""
 
 import os
 import shutil
@@ -27,43 +27,39 @@ def atomic_path(
     path: str | Path,
     argument: str = 'output',
     errors: tuple[type[BaseException], ...] = (),
-    remedy: str = 'Is there space, and may you write there?',
+    remedy: str = 'Check free disk space and write permission.',
     durable: bool = True,
 ) -> Iterator[Path]:
-    """Write a file whole or not at all.
+    """Write a file whole or not at all: yield a name beside *path* to write to.
 
-    The body writes to a name beside it. Only when all of that is on the disk does it
-    take the place of *path*; whatever goes wrong leaves the file of that name as it
-    was, and no other.
+    Only when all of that is on the disk does it take the place of *path*; whatever goes
+    wrong leaves the file of that name as it was, and no other.
 
     Args:
-        path: The file to be; missing folders are made.
-        argument: What the user knows *path* by, for the message.
-        errors: What else than ``OSError`` says that a file cannot be written.
-        remedy: What the message advises.
-        durable: Whether to wait for the disk, so that the file outlives a power cut.
+        path: The file to write; missing folders are created.
+        argument: Name of the argument that *path* comes from, for the message.
+        errors: Further errors that mean that a file cannot be written.
+        remedy: Advice at the end of the message.
+        durable: Whether to wait for the disk, so that the file survives a power cut.
             That takes 20 ms, which is too much for hundreds that can be made again.
-
-    Yields:
-        The name to write to, with the suffix of *path*.
 
     Raises:
         OSError: If it cannot be written; the message names *path*.
     """
     path = Path(path)
     part = path.with_name(f'.{path.stem}.{os.getpid()}.part{path.suffix}')
-    known: tuple[type[BaseException], ...] = (OSError, *errors)
+    failures: tuple[type[BaseException], ...] = (OSError, *errors)
     try:
         if path.exists() and not path.is_file():
-            # /dev/null would be replaced, too, by whoever may do that.
-            raise OSError('it is there, and no file')
+            # The superuser would replace /dev/null.
+            raise OSError('the path exists and is not a regular file')
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         if durable:
             with part.open('rb+') as file:
                 os.fsync(file.fileno())
         os.replace(part, path)
-    except known as error:
+    except failures as error:
         raise OSError(
             f'{argument}: {path} cannot be written: {error}. {remedy}'
         ) from error
@@ -73,30 +69,13 @@ def atomic_path(
 
 
 def write_text(path: str | Path, text: str, argument: str = 'output') -> None:
-    """Write a text whole or not at all.
-
-    Args:
-        path: The file to be; missing folders are made.
-        text: Its content.
-        argument: What the user knows *path* by, for the message.
-
-    Raises:
-        OSError: If it cannot be written; the message names *path*.
-    """
+    """Write a text whole or not at all."""
     with atomic_path(path, argument) as part:
         part.write_text(text, encoding='utf-8')
 
 
 def write_figure(path: str | Path, figure: 'Figure') -> None:
-    """Write a picture whole or not at all.
-
-    Args:
-        path: The file to be, its suffix the format; missing folders are made.
-        figure: What is drawn, at 120 dots per inch.
-
-    Raises:
-        OSError: If it cannot be written; the message names *path*.
-    """
+    """Write a picture at 120 dots per inch, whole or not at all."""
     with atomic_path(path) as part:
         figure.savefig(part, dpi=120)
 
@@ -109,14 +88,8 @@ def write_folder(
 ) -> None:
     """Write the files of a folder; if one cannot be written, the old ones stay.
 
-    Args:
-        folder: The folder; missing ones are made. Other files in it stay.
-        files: Content by name; a name may have a folder in front.
-        argument: What the user knows *folder* by, for the message.
-        obsolete: Names of files to remove.
-
-    Raises:
-        OSError: If it cannot be written; the message names *folder*.
+    *files* are contents by name; a name may have a folder in front. Files named in
+    *obsolete* are removed, others stay.
     """
     folder = Path(folder)
     beside = folder if folder.is_dir() else folder.parent
@@ -147,18 +120,10 @@ def write_folder(
 
 
 def require_writable(path: str | Path, argument: str = 'output') -> None:
-    """Say at once that a file cannot be written, not after hours of work.
-
-    Args:
-        path: The file to be; missing folders are made.
-        argument: What the user knows *path* by, for the message.
-
-    Raises:
-        OSError: If it cannot be written; the message names *path*.
-    """
+    """Refuse a file that cannot be written at once, not after hours of work."""
     path = Path(path)
     if path.exists() and not path.is_file():
-        raise OSError(f'{argument}: {path} is there, and no file.')
+        raise OSError(f'{argument}: {path} exists and is not a regular file.')
     trial = path.with_name(f'.{path.name}.{os.getpid()}.trial')
     try:
         write_text(trial, '', argument)

@@ -17,20 +17,12 @@ _KEPT = re.compile(r'metrics\.kept-(\d+)\.csv')
 
 
 def keep_log(logger: Logger, number: int | None = None) -> int | None:
-    """Copy what a logger has written, for a kill while it writes again.
+    """Copy what a ``CSVLogger`` has written, for a kill while it writes again.
 
     Lightning's ``CSVLogger`` empties its file and writes it anew whenever a metric of a
     new name comes up, and removes it where a run is started again in the same folder.
-
-    Args:
-        logger: A logger; nothing is done unless it writes such a file.
-        number: What the call before this one returned, to replace that copy.
-
-    Returns:
-        Number of the copy; None if there is none.
-
-    Raises:
-        OSError: If it cannot be written.
+    *number* is what the last call returned, to replace that copy. Nothing is done for
+    other loggers.
     """
     if not isinstance(logger, CSVLogger):
         return None
@@ -48,15 +40,7 @@ def keep_log(logger: Logger, number: int | None = None) -> int | None:
 
 
 def log_files(folder: Path) -> list[Path]:
-    """Find all that is left of the log in a folder.
-
-    Args:
-        folder: ``log_dir`` of a ``CSVLogger``.
-
-    Returns:
-        The copies of :func:`keep_log`, oldest first, then the file itself; what is in
-        several of them was logged once.
-    """
+    """Find the copies of :func:`keep_log`, oldest first, then the log file itself."""
     kept = _kept(folder)
     files = [kept[number] for number in sorted(kept)]
     written = folder / 'metrics.csv'

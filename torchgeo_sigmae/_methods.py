@@ -36,12 +36,6 @@ def replace_method(
 def restore_method(
     instance: object, name: str, replacement: Callable[..., Any]
 ) -> None:
-    """Undo :func:`replace_method`, if it is still this replacement.
-
-    Args:
-        instance: The object.
-        name: Name of the method.
-        replacement: What the method was replaced by.
-    """
+    """Undo :func:`replace_method`, if it is still this replacement."""
     if getattr(vars(instance).get(name), 'func', None) == replacement:
         del vars(instance)[name]

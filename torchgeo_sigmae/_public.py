@@ -3,6 +3,8 @@
 
 """Everything public, imported at once: what ``import torchgeo_sigmae`` gives."""
 
+# ruff: noqa: F401
+
 from . import (
     bands,
     callbacks,
@@ -31,34 +33,3 @@ from .datasets import (
 from .tasks import BatchSpec, Guidance, SIGMAETask
 from .transforms import BitemporalAugmentation, PatchSaliency, bitemporal
 from .weights import SIGMAE_Weights, adapt_bands
-
-__all__ = (
-    'BatchSpec',
-    'BitemporalAugmentation',
-    'FineTuning',
-    'FiniteGuard',
-    'Guidance',
-    'PackedDataModule',
-    'PatchSaliency',
-    'PositiveClassMetrics',
-    'ResumableCheckpoint',
-    'SIGMAETask',
-    'SIGMAE_Weights',
-    'SceneDataModule',
-    'SyntheticSentinel2',
-    'SyntheticSentinel2DataModule',
-    'adapt_bands',
-    'bands',
-    'bitemporal',
-    'callbacks',
-    'datamodules',
-    'datasets',
-    'evaluation',
-    'masking',
-    'models',
-    'plotting',
-    'resumable',
-    'tasks',
-    'transforms',
-    'weights',
-)

@@ -14,14 +14,7 @@ __all__ = ('seed_from', 'seeded')
 
 
 def seed_from(*key: int) -> int:
-    """Mix integers into one well-spread seed.
-
-    Args:
-        *key: Non-negative integers, for example (seed, epoch, batch, process).
-
-    Returns:
-        A seed in [0, 2**63).
-    """
+    """Mix non-negative integers into one well-spread seed in [0, 2**63)."""
     state = np.random.SeedSequence(key).generate_state(1, np.uint64)
     return int(state[0]) >> 1
 
@@ -31,12 +24,6 @@ def seeded(*key: int) -> Iterator[None]:
     """Seed the global generators of Python, NumPy and torch (CPU) for a while.
 
     For code of others that draws from them. They are left as they were.
-
-    Args:
-        *key: See :func:`seed_from`.
-
-    Yields:
-        Nothing.
     """
     # NumPy's legacy generator is what other people's datasets draw from.
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002

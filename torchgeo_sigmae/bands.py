@@ -88,16 +88,8 @@ class BandSet(tuple[str, ...]):
     ) -> 'BandSet':
         """Name all channels of data, of which some may be no bands of the sensor.
 
-        Args:
-            names: Names of the channels; unknown ones (``VV``, ``DEM``) stay as they
-                are.
-            sensor: As in :class:`BandSet`.
-
-        Returns:
-            The names, in order.
-
-        Raises:
-            TypeError: If *names* is one string instead of a sequence of names.
+        Unknown names (``VV``, ``DEM``) stay as they are; a sensor that is not given is
+        Sentinel-2.
         """
         if isinstance(names, BandSet) and sensor is None:
             return names
@@ -130,13 +122,7 @@ class BandSet(tuple[str, ...]):
         return [band.wavelength for band in self.bands]
 
     def channels(self, wanted: Iterable[str]) -> list[int]:
-        """Find where bands stand in this order.
-
-        Args:
-            wanted: Bands to find, in any spelling.
-
-        Returns:
-            One channel index for each wanted band, in the order of *wanted*.
+        """Find the channels of wanted bands, in any spelling, in their order.
 
         Raises:
             ValueError: If a wanted band is unknown or not among these.

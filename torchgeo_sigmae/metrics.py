@@ -75,13 +75,7 @@ class ReconstructionMetrics(nn.Module):
         self.error = nn.ModuleList(MeanSquaredError() for _ in self.bands)
 
     def update_losses(self, loss: Tensor, baseline_loss: Tensor, pixels: int) -> None:
-        """Add the losses of a batch.
-
-        Args:
-            loss: Mean squared error over the predicted valid pixels.
-            baseline_loss: The baseline's, over the same pixels.
-            pixels: Their number; nothing is added where it is 0.
-        """
+        """Add the losses of a batch of so many predicted valid pixels."""
         if pixels:
             self.loss.update(loss * pixels)
             self.baseline_loss.update(baseline_loss * pixels)
@@ -90,12 +84,10 @@ class ReconstructionMetrics(nn.Module):
     def update_images(
         self, prediction: Tensor, target: Tensor, predicted: Tensor
     ) -> None:
-        """Add images, predictions filled in.
+        """Add reflectance images ``(B, C, H, W)`` without NaN, predictions filled in.
 
-        Args:
-            prediction: Reflectance ``(B, C, H, W)``, without NaN, larger than 5 pixels.
-            target: True reflectance, same shape.
-            predicted: Which values are predictions and count, boolean, same shape.
+        Images are larger than 5 pixels. *predicted*, boolean, marks the values that
+        are predictions and count.
         """
         images = (prediction, target, predicted)
         if self.structure and predicted.any():
@@ -113,13 +105,7 @@ class ReconstructionMetrics(nn.Module):
     def update(
         self, prediction: Tensor, target: Tensor, predicted: Tensor | None = None
     ) -> None:
-        """Add predicted pixels.
-
-        Args:
-            prediction: Reflectance ``(pixels, bands)``.
-            target: True reflectance, same shape.
-            predicted: Which values count, boolean, same shape; None if all do.
-        """
+        """Add pixels ``(pixels, bands)`` in reflectance; *predicted* ones count."""
         prediction, target = prediction.float(), target.float()
         if predicted is None:
             predicted = torch.ones_like(target, dtype=torch.bool)
@@ -141,11 +127,7 @@ class ReconstructionMetrics(nn.Module):
             self.spectra.update(whole.sum())
 
     def compute(self) -> dict[str, Tensor]:
-        """Compute all metrics over what was added.
-
-        Returns:
-            Scalars by name; empty if no valid pixel was added.
-        """
+        """Compute all metrics by name; nothing if no valid pixel was added."""
         with warnings.catch_warnings():
             # Every process computes every metric, even without data of its own: the
             # other processes wait for its sums.
@@ -201,10 +183,8 @@ class VisibilityRatio(Metric):
     def update(self, score: Tensor, keep: Tensor, valid: Tensor | None = None) -> None:
         """Count the visible tokens in both tenths.
 
-        Args:
-            score: Saliency per token, ``(B, N)``.
-            keep: Indices of the visible tokens, ``(B, V)``.
-            valid: Tokens that hold data, boolean ``(B, N)``; None if all do.
+        *score* is the saliency per token, ``(B, N)``; *keep* the indices of the visible
+        ones, ``(B, V)``; *valid* marks tokens that hold data, boolean ``(B, N)``.
         """
         rank = rank_patches(score, valid).gather(-1, keep)
         if valid is not None:
@@ -213,9 +193,5 @@ class VisibilityRatio(Metric):
         self.most += (rank > 0.9).sum()
 
     def compute(self) -> Tensor:
-        """Compute the ratio.
-
-        Returns:
-            The ratio, with half a token in place of a count of zero.
-        """
+        """Compute the ratio, with half a token in place of a count of zero."""
         return self.least.clamp(min=0.5) / self.most.clamp(min=0.5)

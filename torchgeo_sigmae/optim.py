@@ -42,13 +42,7 @@ UNDECAYED = (
 
 
 def total_steps(trainer: Trainer) -> int:
-    """Count the optimizer steps of a run.
-
-    Args:
-        trainer: The trainer, with its data attached.
-
-    Returns:
-        The number of steps, at least 1.
+    """Count the optimizer steps of a run, at least 1.
 
     Raises:
         ValueError: If the run has no end, the training loader has no length, or the
@@ -77,19 +71,9 @@ def total_steps(trainer: Trainer) -> int:
 
 
 def scaled_lr(trainer: Trainer, lr: float | None, base_lr: float) -> float:
-    """Scale the learning rate linearly with the batch.
+    """Return *lr*, or scale *base_lr*, that of 256 samples a step, with the batch.
 
-    Args:
-        trainer: The trainer, with its data attached.
-        lr: The learning rate itself; None for *base_lr* x effective batch size / 256.
-            The effective batch size is that of all processes and accumulated batches.
-        base_lr: Learning rate for 256 samples per step.
-
-    Returns:
-        The learning rate.
-
-    Raises:
-        ValueError: If *lr* is None and the training loader has no batch size.
+    The batch is that of all processes and accumulated batches.
     """
     if lr is not None:
         return lr
@@ -105,14 +89,7 @@ def scaled_lr(trainer: Trainer, lr: float | None, base_lr: float) -> float:
 
 
 def require_one_loader(trainer: Trainer) -> None:
-    """Refuse several training loaders, whose batches come together.
-
-    Args:
-        trainer: The trainer, with its data attached.
-
-    Raises:
-        ValueError: If there are several.
-    """
+    """Refuse several training loaders, whose batches come together."""
     _load_data(trainer)
     if isinstance(trainer.train_dataloader, list | tuple | dict):
         raise ValueError(
@@ -123,19 +100,7 @@ def require_one_loader(trainer: Trainer) -> None:
 
 
 def warmup_steps(trainer: Trainer, steps: int, warmup_epochs: float | None) -> int:
-    """Count the optimizer steps of the warm-up.
-
-    Args:
-        trainer: The trainer, with its data attached.
-        steps: Steps of the whole run.
-        warmup_epochs: Epochs of the warm-up; None for 5 % of the run.
-
-    Returns:
-        The number of steps.
-
-    Raises:
-        ValueError: If *warmup_epochs* is given and the training loader has no length.
-    """
+    """Count the optimizer steps of the warm-up; *warmup_epochs* None is 5 % of all."""
     if warmup_epochs is None:
         return round(DEFAULT_WARMUP * steps)
     _load_data(trainer)
@@ -154,17 +119,7 @@ def build_optimizer(
     weight_decay: float,
     trainer: Trainer | None = None,
 ) -> AdamW:
-    """AdamW (0.9, 0.95) without decay of biases, norms, positions and tokens.
-
-    Args:
-        modules: Modules to train.
-        lr: Learning rate.
-        weight_decay: Weight decay of matrices and kernels.
-        trainer: See :func:`adamw`.
-
-    Returns:
-        The optimizer.
-    """
+    """AdamW (0.9, 0.95) without decay of biases, norms, positions and tokens."""
     groups: list[dict[str, Any]] = []
     for module in modules:
         groups += param_groups_weight_decay(
@@ -179,17 +134,7 @@ def adamw(
     betas: tuple[float, float],
     trainer: Trainer | None = None,
 ) -> AdamW:
-    """AdamW, with the fused kernel where possible.
-
-    Args:
-        groups: Parameter groups.
-        lr: Learning rate of the groups without one of their own.
-        betas: Decay of the running means of the gradient and of its square.
-        trainer: The trainer; None for the fused kernel in any case.
-
-    Returns:
-        The optimizer.
-    """
+    """AdamW, with the fused kernel where possible; without trainer in any case."""
     fused = all(p.device.type in {'cpu', 'cuda'} for g in groups for p in g['params'])
     if trainer is not None and trainer.gradient_clip_val:
         # Lightning refuses to clip gradients of fused optimizers in mixed precision.
@@ -198,15 +143,9 @@ def adamw(
 
 
 def warmup_cosine(optimizer: Optimizer, steps: int, warmup_steps: int) -> LambdaLR:
-    """Linear warm-up, then a half cosine to 0, per step.
+    """Linear warm-up, then a half cosine to 0, to be stepped after every step.
 
-    Args:
-        optimizer: The optimizer.
-        steps: Steps of the whole run.
-        warmup_steps: Steps of the warm-up; capped at half the run, with a warning.
-
-    Returns:
-        The scheduler, to be stepped after every optimizer step.
+    A warm-up of more than half of the run is capped there, with a warning.
     """
     if warmup_steps > steps / 2:
         capped = steps // 2
@@ -238,8 +177,7 @@ def _batch_size(loader: Any) -> int | None:
     if isinstance(loader, list | tuple | dict):
         parts = loader.values() if isinstance(loader, dict) else loader
         sizes = [_batch_size(part) for part in parts]
-        known = [size for size in sizes if size is not None]
-        return sum(known) if len(known) == len(sizes) else None
+        return None if None in sizes else sum(size or 0 for size in sizes)
     size = getattr(loader, 'batch_size', None)
     if size is None:
         size = getattr(getattr(loader, 'batch_sampler', None), 'batch_size', None)

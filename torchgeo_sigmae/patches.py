@@ -43,18 +43,7 @@ def valid_values(image: Tensor, nodata: float | None = None) -> Tensor:
 
 
 def valid_patches(valid: Tensor, patch_size: int) -> Tensor:
-    """Find the patches with at least one valid value.
-
-    Args:
-        valid: Boolean mask ``(..., H, W)``.
-        patch_size: Side p of a patch in pixels; must divide H and W.
-
-    Returns:
-        Boolean mask ``(..., H / p, W / p)``.
-
-    Raises:
-        ValueError: If *patch_size* does not divide H and W.
-    """
+    """Find the patches of ``(..., H, W)`` with at least one valid value."""
     return cut_patches(valid, patch_size).flatten(-2).any(dim=-1)
 
 
@@ -94,24 +83,15 @@ def patchify(image: Tensor, patch_size: int) -> Tensor:
 
     Returns:
         Patches ``(B, N, C * p * p)`` in row-major order, N = H / p * W / p.
-
-    Raises:
-        ValueError: If *patch_size* does not divide H and W.
     """
     patches = cut_patches(image, patch_size).movedim(1, 3)
     return patches.flatten(3).flatten(1, 2)
 
 
 def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:
-    """Put flat patches back together: the inverse of :func:`patchify`.
+    """Put flat patches ``(B, N, C * p * p)`` back together: undo :func:`patchify`.
 
-    Args:
-        patches: ``(B, N, C * p * p)``.
-        patch_size: Side p of a patch in pixels.
-        grid: Patches per column and per row, ``(H / p, W / p)``.
-
-    Returns:
-        Images ``(B, C, H, W)``.
+    *grid* is ``(H / p, W / p)``.
     """
     h, w = grid
     x = patches.reshape(len(patches), h, w, -1, patch_size, patch_size)
@@ -122,13 +102,8 @@ def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tenso
 def rank_patches(score: Tensor, valid: Tensor | None = None) -> Tensor:
     """Rank the valid patches of every image from 0 (lowest score) to 1 (highest).
 
-    Args:
-        score: Score per patch, ``(..., N)``; equal scores share the mean of their
-            ranks.
-        valid: Patches that take part, boolean ``(..., N)``; None if all do.
-
-    Returns:
-        Ranks in [0, 1], ``(..., N)``, float32; 1 at invalid patches.
+    Scores are ``(..., N)``; equal ones share the mean of their ranks. Invalid patches
+    get rank 1. Ranks are float32.
     """
     if valid is None:
         valid = torch.ones_like(score, dtype=torch.bool)

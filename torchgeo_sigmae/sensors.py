@@ -34,13 +34,9 @@ __all__ = (
 
 @dataclass(frozen=True)
 class Band:
-    """One band.
+    """One band: canonical name (``'B8A'``), common name (``'nir08'``), center in nm.
 
-    Attributes:
-        name: Canonical name, for example ``'B8A'``.
-        common: Common name, for example ``'nir08'``.
-        wavelength: Center wavelength in nanometers; None where there is none, as for an
-            elevation model.
+    The wavelength is None where there is none, as for an elevation model.
     """
 
     name: str
@@ -68,17 +64,10 @@ class Sensor:
 
     @classmethod
     def from_wavelengths(cls, name: str, wavelengths: Mapping[str, float]) -> Self:
-        """Describe a sensor by its wavelengths.
+        """Describe a sensor by its center wavelengths in nanometers, by band name.
 
         The band nearest to the center of one of Sentinel-2's within 2 % of it gets its
         common name, so spectral indices can be computed.
-
-        Args:
-            name: Name of the sensor.
-            wavelengths: Center wavelengths in nanometers by band name, in order.
-
-        Returns:
-            The sensor.
         """
         commons: dict[str, str] = {}
         for reference in SENTINEL2.bands:
@@ -95,14 +84,10 @@ class Sensor:
         )
 
     def find(self, name: str) -> Band | None:
-        """Find a band by any of its spellings.
+        """Find a band by any of its spellings; None where there is no such band.
 
-        Args:
-            name: A band name (``b4``, ``B04``, ``B8a``; ``SR_B4`` of Landsat) or a
-                common name (``red``, ``nir``), in upper or lower case.
-
-        Returns:
-            The band, or None where this sensor has no such band.
+        A band name (``b4``, ``B04``, ``B8a``; ``SR_B4`` of Landsat) or a common name
+        (``red``, ``nir``), in upper or lower case.
         """
         common = name.strip().lower()
         common = self.aliases.get(common, common)
@@ -115,17 +100,7 @@ class Sensor:
         return None
 
     def band(self, name: str) -> Band:
-        """Look up a band by any of its spellings.
-
-        Args:
-            name: As in :meth:`find`.
-
-        Returns:
-            The band.
-
-        Raises:
-            ValueError: If this sensor has no such band.
-        """
+        """Look up a band as in :meth:`find`; a missing one is an error."""
         band = self.find(name)
         if band is None:
             raise ValueError(
@@ -134,10 +109,9 @@ class Sensor:
         return band
 
     def plain(self) -> str | dict[str, Any]:
-        """Describe the sensor for a checkpoint: the name of a built-in, or all of it.
+        """Describe the sensor for a checkpoint, as :func:`get_sensor` reads it.
 
-        Returns:
-            What :func:`get_sensor` turns into the same sensor again.
+        The name of a built-in, or all of it.
         """
         try:
             if get_sensor(self.name) == self:
@@ -200,6 +174,13 @@ def _shortened(names: Sequence[str]) -> str:
 #: What Collection 2 writes before the number of a surface reflectance or temperature.
 LANDSAT_PREFIXES = ('SR_', 'ST_')
 
+_LANDSAT_ALIASES = {
+    'nir08': 'nir',
+    'swir16': 'swir1',
+    'swir22': 'swir2',
+    'panchromatic': 'pan',
+}
+
 #: Sentinel-2 MSI. Center wavelengths of Sentinel-2A in nm, to the nearest nanometer
 #: (ESA, Sentinel-2 MSI user guide; Sentinel-2B lies within 4 nm, B12 within 17 nm).
 #: Common names follow the STAC ``eo`` extension; its newer spellings are aliases.
@@ -252,22 +233,9 @@ LANDSAT8 = Sensor(
         Band('B10', 'lwir11', 10895.0),
         Band('B11', 'lwir12', 12005.0),
     ),
-    {
-        'aerosol': 'coastal',
-        'nir08': 'nir',
-        'swir16': 'swir1',
-        'swir22': 'swir2',
-        'panchromatic': 'pan',
-    },
+    {'aerosol': 'coastal', **_LANDSAT_ALIASES},
     LANDSAT_PREFIXES,
 )
-
-_LANDSAT_ALIASES = {
-    'nir08': 'nir',
-    'swir16': 'swir1',
-    'swir22': 'swir2',
-    'panchromatic': 'pan',
-}
 
 #: Thematic Mapper of Landsat-4 and -5. Center wavelengths of Landsat-5 from Chander et
 #: al. (2009, doi:10.1016/j.rse.2009.01.007).
@@ -359,11 +327,7 @@ ANY = Sensor('any', (), any_name=True)
 
 @cache
 def enmap() -> Sensor:
-    """Describe EnMAP by the wavelengths that TorchGeo lists.
-
-    Returns:
-        The sensor, with the bands B1 to B224.
-    """
+    """Describe EnMAP, bands B1 to B224, by the wavelengths that TorchGeo lists."""
     from torchgeo.datasets import EnMAP
 
     micrometers = EnMAP.wavelengths.items()
@@ -396,9 +360,6 @@ def get_sensor(sensor: str | Sensor | Mapping[str, Any]) -> Sensor:
             with or without a hyphen; ``'any'`` for bands of any names; a
             :class:`Sensor` of one's own, or what :meth:`Sensor.plain` returned.
 
-    Returns:
-        The sensor.
-
     Raises:
         ValueError: If the name is unknown.
     """
@@ -426,14 +387,7 @@ def get_sensor(sensor: str | Sensor | Mapping[str, Any]) -> Sensor:
 
 
 def sensors_with(names: Sequence[str]) -> list[Sensor]:
-    """Find the built-in sensors that have all of some bands.
-
-    Args:
-        names: Names of bands, as in :meth:`Sensor.find`.
-
-    Returns:
-        Sentinel-2 alone if it is among them, else all of them.
-    """
+    """Find the built-in sensors that have all bands; Sentinel-2 alone if it does."""
     if all(SENTINEL2.find(name) for name in names):
         return [SENTINEL2]
     sensors = {id(sensor): sensor for sensor in BUILT_IN.values()}.values()

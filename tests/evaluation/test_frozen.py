@@ -155,7 +155,7 @@ def test_refusals(tmp_path: Path, eurosat_root: Path, oscd_root: Path) -> None:
     without = read_weights(tmp_path / 'encoder.pth')
     del without.info['bands']
     write_weights(without, tmp_path / 'bandless.pth')
-    with pytest.raises(ValueError, match=r'bandless.pth.* does not tell its bands'):
+    with pytest.raises(ValueError, match=r'bandless.pth.* does not name its bands'):
         FrozenEncoder.load(tmp_path / 'bandless.pth')
     for bands, message in (
         (['B04'], 'bands: 1 names .* takes 10 channels'),

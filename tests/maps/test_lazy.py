@@ -360,7 +360,7 @@ def test_units_are_as_told(pixels: np.ndarray, tmp_path: Path) -> None:
     found = lazy.saliency(shifted, indices=['EVI'])
     np.testing.assert_allclose(found, wanted, atol=1e-3)
     shifted['red'].attrs['scale_factor'] = 1e-4
-    with pytest.raises(ValueError, match='scale, offset: the bands tell different'):
+    with pytest.raises(ValueError, match='scale, offset: the bands have different'):
         lazy.saliency(shifted, indices=['EVI'])
 
 

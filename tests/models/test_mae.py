@@ -9,8 +9,8 @@ import torch
 
 from torchgeo_sigmae.masking import random_mask, sample_noise
 from torchgeo_sigmae.models import MaskedAutoencoder, build_encoder
-from torchgeo_sigmae.models.attention import fast_attention
 from torchgeo_sigmae.models.decoders import CrossDecoder, SelfDecoder, _attend_last
+from torchgeo_sigmae.models.mae import fast_attention
 
 
 def model(decoder: str, name: str = 'sigmae_vit_tiny_patch8') -> MaskedAutoencoder:

@@ -383,7 +383,7 @@ def test_weights_that_cannot_be_adapted(source: Path, target: Path) -> None:
     other = target.with_name('other.pth')
     for info in ({'bands': None}, {'sensor': None}):
         save(build_encoder(NAME, 10, 32), other, hyper_parameters(TEN, **info))
-        with pytest.raises(ValueError, match='does not tell its bands'):
+        with pytest.raises(ValueError, match='does not name its bands'):
             adapt_bands(other, ('B04',), target)
     save(build_encoder(NAME, 4, 32), other, hyper_parameters(TEN))
     with pytest.raises(ValueError, match='takes 4 channels, but it names 10 bands'):
@@ -468,7 +468,7 @@ def test_one_name_on_two_sensors_is_not_one_band(source: Path, target: Path) -> 
     assert not kernel[:, 2:].any()
     load_weights(encoder, target, BandSet(('B3', 'B4', 'B5', 'B6'), 'landsat9'))
     assert torch.equal(encoder.patch_embed.proj.weight, first_layer(target))
-    # A file that does not tell its bands is checked by its shape alone.
+    # A file that does not name its bands is checked by its shape alone.
     save(encoder, target, {'model': NAME})
     load_weights(encoder, target, ('B03', 'B04', 'B05', 'B06'))
     sensor = Sensor('own', (Band('A', 'a', 660.0),), {})

@@ -132,7 +132,7 @@ def test_bands_without_a_sensor_must_be_the_same(tmp_path: Path) -> None:
     info = {'model': NAME, 'bands': ['b3', 'red', 'B8', 'B11']}
     write_weights(Weights(encoder().state_dict(), info=info), tmp_path / 'x.pth')
     load_weights(encoder(), tmp_path / 'x.pth', BANDS)
-    with pytest.raises(ValueError, match='does not tell its bands and their sensor'):
+    with pytest.raises(ValueError, match='does not name its bands and their sensor'):
         load_weights(encoder(), tmp_path / 'x.pth', ('B02', 'B04', 'B08', 'B11'))
 
 

@@ -90,7 +90,7 @@ def test_bands_that_a_checkpoint_does_not_name(kind: str, tmp_path: Path) -> Non
     assert weights.encoder.keys() == expected.keys()
     assert all(torch.equal(weights.encoder[key], x) for key, x in expected.items())
     SIGMAETask('sigmae_vit_tiny_patch8', weights=path)
-    with pytest.raises(ValueError, match=r'does not tell its bands.*: bands=, --bands'):
+    with pytest.raises(ValueError, match=r'does not name its bands.*: bands=, --bands'):
         FrozenEncoder.load(path)
     with pytest.raises(ValueError, match='source_bands=, --source-bands'):
         adapt_bands(path, ['B04'], tmp_path / 'rgb.pth')

@@ -32,15 +32,7 @@ class AttentiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         batch_size: int = 64,
         seed: int = 0,
     ) -> None:
-        """Initialize a new AttentiveClassifier instance.
-
-        Args:
-            epochs: Passes over the samples.
-            lr: Learning rate at the start.
-            weight_decay: Weight decay.
-            batch_size: Samples a step.
-            seed: Seed of weights and order.
-        """
+        """Initialize with the settings of AdamW; *lr* is the one at the start."""
         self.epochs = epochs
         self.lr = lr
         self.weight_decay = weight_decay
@@ -48,15 +40,7 @@ class AttentiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.seed = seed
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
-        """Learn from samples.
-
-        Args:
-            X: Tokens ``(N, T, D)``.
-            y: Class of every sample, ``(N,)``.
-
-        Returns:
-            Itself.
-        """
+        """Learn from tokens ``(N, T, D)`` and the class of every sample, ``(N,)``."""
         tokens = torch.from_numpy(X).float()
         self.classes_, codes = np.unique(y, return_inverse=True)
         labels = torch.from_numpy(codes)
@@ -82,18 +66,10 @@ class AttentiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     @torch.no_grad()
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """Classify samples.
-
-        Args:
-            X: Tokens ``(N, T, D)``.
-
-        Returns:
-            Classes ``(N,)``.
-        """
+        """Classify tokens ``(N, T, D)``."""
         parts = torch.from_numpy(X).float().split(self.batch_size)
         logits = torch.cat([self.model_(self._standardize(part)) for part in parts])
-        classes: np.ndarray = self.classes_[logits.argmax(dim=-1).numpy()]
-        return classes
+        return self.classes_[logits.argmax(dim=-1).numpy()]
 
     def _standardize(self, tokens: Tensor) -> Tensor:
         """Bring every feature to mean 0 and standard deviation 1."""

@@ -23,36 +23,16 @@ class BandStatistics(nn.Module):
     name = 'band mean and std'
 
     def __init__(self, bands: Sequence[str] = SENTINEL2_TEN_BANDS) -> None:
-        """Initialize a new BandStatistics instance.
-
-        Args:
-            bands: Names of the bands.
-        """
+        """Initialize with the names of the bands."""
         super().__init__()
         self.bands = BandSet.from_data(bands)
 
     def forward(self, image: Tensor, patches: Tensor | None = None) -> Tensor:
-        """Describe images.
-
-        Args:
-            image: Raw values ``(B, C, H, W)``.
-            patches: Not used.
-
-        Returns:
-            Features ``(B, 2 C)``.
-        """
+        """Describe images of raw values ``(B, C, H, W)``: ``(B, 2 C)``."""
         return pool(image.flatten(2), 'mean+std')
 
     def patch_features(self, image: Tensor, patch_size: int = 8) -> Tensor:
-        """Describe the patches of images.
-
-        Args:
-            image: Raw values ``(B, C, H, W)``.
-            patch_size: Side of a patch in pixels; must divide H and W.
-
-        Returns:
-            Features ``(B, 2 C, H / patch_size, W / patch_size)``.
-        """
+        """Describe the patches of images: ``(B, 2 C, H / p, W / p)``."""
         return pool(cut_patches(image, patch_size).flatten(-2), 'mean+std')
 
 

@@ -65,10 +65,6 @@ class FrozenEncoder(nn.Module):
             pooling: ``'mean'`` over all patches, or ``'mean+std'``.
             magnification: Factor by which images are enlarged, bilinearly, before they
                 are encoded: with 2, a patch of 8 px covers 4 px of the image.
-
-        Raises:
-            ValueError: If there is no such block or pooling, or *magnification* is not
-                positive.
         """
         super().__init__()
         if pooling not in POOLS:
@@ -99,20 +95,12 @@ class FrozenEncoder(nn.Module):
         """Load an encoder from weights or by name.
 
         Args:
-            source: An exported encoder or training checkpoint of ours, a weight enum of
-                ours or TorchGeo's, its string; or the timm name of a model, which then
-                has random weights.
+            source: Any source that :func:`.read_weights` takes; or the timm name of a
+                model, which then has random weights.
             bands: Bands of a random encoder, default the ten of 10 and 20 m; or of
-                weights that do not tell theirs.
+                weights that do not name theirs.
             **kwargs: Passed to the class: ``name``, ``depth``, ``pooling``,
                 ``magnification``.
-
-        Returns:
-            The encoder.
-
-        Raises:
-            FileNotFoundError: If there is no such file, weight enum or model.
-            ValueError: If the file is not in the format, or does not name its bands.
         """
         kwargs.setdefault('name', Path(str(source)).name)
         if isinstance(source, str) and timm.is_model(source):
@@ -126,7 +114,7 @@ class FrozenEncoder(nn.Module):
         info = weights.info
         if weights.bands is None:
             raise ValueError(
-                f'weights: {str(source)!r} does not tell its bands. Name them in '
+                f'weights: {str(source)!r} does not name its bands. Name them in '
                 'order: bands=, --bands on the command line.'
             )
         check_model(info['model'], weights.encoder, weights.name)
@@ -144,11 +132,7 @@ class FrozenEncoder(nn.Module):
         return frozen
 
     def untrained(self) -> 'FrozenEncoder | None':
-        """Return the same encoder with random weights, and the same normalization.
-
-        Returns:
-            The encoder; None if timm cannot build it.
-        """
+        """Return the same encoder with random weights; None if timm cannot build it."""
         model = getattr(self.encoder, 'pretrained_cfg', {}).get('architecture')
         if not model or not timm.is_model(model):
             return None
@@ -158,11 +142,7 @@ class FrozenEncoder(nn.Module):
         return FrozenEncoder(encoder, self.bands, self.transform, name, *options)
 
     def fit_normalization(self, images: Tensor) -> None:
-        """Normalize by the mean and standard deviation of images from now on.
-
-        Args:
-            images: Raw values ``(B, C, H, W)``; NaN where there is none.
-        """
+        """Normalize by mean and std of raw images ``(B, C, H, W)`` from now on."""
         values = images.double().movedim(1, 0).flatten(1)
         mean = values.nanmean(dim=1)
         variance = (values - mean[:, None]).square().nanmean(dim=1)
@@ -199,21 +179,14 @@ class FrozenEncoder(nn.Module):
     ) -> list[float]:
         """Measure how much of single tokens is their position, block by block.
 
-        The share of a block is the variance of the mean token of each patch position,
-        over the variance of all tokens; images are rolled by random shifts, which makes
-        content independent of position. The variance that means over a finite number of
-        images have by chance is subtracted.
-
-        Args:
-            images: Raw values ``(B, C, H, W)``.
-            count: Approximate number of rolled images.
-            batch_size: Number of images that are encoded at a time.
-
-        Returns:
-            A share in [0, 1] for every block, the first block first.
+        The share of a block, in [0, 1], is the variance of the mean token of each patch
+        position, over the variance of all tokens; images are rolled by random shifts,
+        which makes content independent of position. The variance that means over a
+        finite number of images have by chance is subtracted. Arguments are those of
+        :meth:`remove_position_bias`.
         """
         encoder: Any = self.encoder
-        sums: list[tuple[Tensor, Tensor]] = []
+        sums: list[Tensor] = []
         seen = 0
         for batch in rolled_batches(images, count, batch_size):
             blocks = encoder.forward_intermediates(
@@ -222,11 +195,8 @@ class FrozenEncoder(nn.Module):
                 intermediates_only=True,
             )
             tokens = [block.double().flatten(2) for block in blocks]
-            added = [(x.sum(dim=0), x.square().sum(dim=0)) for x in tokens]
-            if sums:
-                pairs = zip(sums, added, strict=True)
-                added = [(a + c, b + d) for (a, b), (c, d) in pairs]
-            sums = added
+            added = [torch.stack([x.sum(0), x.square().sum(0)]) for x in tokens]
+            sums = [a + b for a, b in zip(sums, added, strict=True)] if sums else added
             seen += len(batch)
         return [position_share(total, square, seen) for total, square in sums]
 
@@ -250,16 +220,9 @@ class FrozenEncoder(nn.Module):
 
     @torch.no_grad()
     def patch_features(self, image: Tensor) -> Tensor:
-        """Describe the patches of images.
+        """Describe the patches of raw images ``(B, C, H, W)``.
 
-        Args:
-            image: Raw values ``(B, C, H, W)``.
-
-        Returns:
-            Features ``(B, D, h, w)``, one for each patch of the magnified image.
-
-        Raises:
-            ValueError: If the position bias is that of images of another size.
+        Returns ``(B, D, h, w)``, one for each patch of the magnified image.
         """
         encoder: Any = self.encoder
         features: Tensor
@@ -281,14 +244,9 @@ class FrozenEncoder(nn.Module):
         return features - self.position_bias
 
     def forward(self, image: Tensor, patches: Tensor | None = None) -> Tensor:
-        """Describe images.
+        """Describe raw images ``(B, C, H, W)``: ``(B, D)``, or ``(B, 2 D)`` with std.
 
-        Args:
-            image: Raw values ``(B, C, H, W)``.
-            patches: What :meth:`patch_features` returned for them; None to compute it.
-
-        Returns:
-            Features ``(B, D)``, or ``(B, 2 D)`` with ``'mean+std'``.
+        *patches* are what :meth:`patch_features` returned for them; None to compute it.
         """
         if patches is None:
             patches = self.patch_features(image)

@@ -73,9 +73,6 @@ def extract_features(
             on the position alone, estimated from the first 512 samples, see
             :meth:`.FrozenEncoder.remove_position_bias`.
 
-    Returns:
-        The features.
-
     Raises:
         ValueError: If there is no such dataset, it lacks a band of the encoder, or its
             samples have no single label.
@@ -110,20 +107,7 @@ def extract_features(
 def open_split(
     name: str, root: str | Path, split: str, bands: Sequence[str]
 ) -> Dataset[dict[str, Any]]:
-    """Open a split of a dataset of TorchGeo with the bands of an encoder.
-
-    Args:
-        name: Name of the class in :mod:`torchgeo.datasets`.
-        root: Folder of the dataset.
-        split: Its split.
-        bands: Bands to read.
-
-    Returns:
-        The split.
-
-    Raises:
-        ValueError: If there is no such dataset, or it lacks a band.
-    """
+    """Open a split of a dataset of TorchGeo with the bands of an encoder."""
     if not inspect.isclass(getattr(torchgeo.datasets, name, None)):
         raise ValueError(
             f'dataset: {name!r} is not in torchgeo.datasets. Use the name of a class '
@@ -139,8 +123,7 @@ def open_split(
         options['bands'] = [offered[i] for i in channels]
     if 'split' in parameters:
         options['split'] = split
-    opened: Dataset[dict[str, Any]] = kind(root, **options)
-    return opened
+    return kind(root, **options)
 
 
 def first_images(dataset: Dataset[dict[str, Any]]) -> Tensor:

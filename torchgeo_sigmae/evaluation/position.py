@@ -28,10 +28,8 @@ def rolled_batches(images: Tensor, count: int, batch_size: int) -> Iterator[Tens
 def position_share(total: Tensor, square: Tensor, count: int) -> float:
     """Share of position in the variance of tokens, in [0, 1].
 
-    Args:
-        total: Sum of the tokens of *count* images at each position, ``(D, N)``.
-        square: Sum of their squares, ``(D, N)``.
-        count: Number of images.
+    *total* is the sum of the tokens of *count* images at each position, ``(D, N)``,
+    *square* the sum of their squares.
     """
     mean = total / count
     center = mean.mean(dim=1, keepdim=True)

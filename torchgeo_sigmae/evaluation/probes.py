@@ -57,7 +57,7 @@ def probe_scores(
     probe: str = 'linear',
     metric: str = 'accuracy',
 ) -> np.ndarray:
-    """Classify frozen features.
+    """Classify frozen features; return the metric on every split.
 
     Args:
         features: ``(N, D)``; for ``'attentive'`` tokens ``(N, T, D)``.
@@ -69,37 +69,19 @@ def probe_scores(
             samples of a class.
         metric: Name of a scorer of scikit-learn, for example ``'accuracy'``,
             ``'balanced_accuracy'``, or for two classes ``'average_precision'``.
-
-    Returns:
-        The metric on every split.
-
-    Raises:
-        ValueError: If the probe or the metric is unknown.
     """
     splits = list(splits)
     least = min(
         int(np.unique(labels[i], return_counts=True)[1].min()) for i, _ in splits
     )
-    scores: np.ndarray = cross_validate(
+    return cross_validate(
         make_probe(probe, least), features, labels, cv=splits, scoring=metric,
         error_score='raise',
     )['test_score']  # fmt: skip
-    return scores
 
 
 def make_probe(probe: str, least: int) -> Any:
-    """Make a classifier that is not fitted yet.
-
-    Args:
-        probe: A name in :data:`.PROBES`.
-        least: Number of training samples of the smallest class.
-
-    Returns:
-        A scikit-learn estimator.
-
-    Raises:
-        ValueError: If the probe is unknown.
-    """
+    """Make a scikit-learn classifier; the smallest class has *least* samples."""
     model: Any
     match probe:
         case 'knn':
@@ -123,16 +105,13 @@ def make_probe(probe: str, least: int) -> Any:
 def few_labels(
     labels: np.ndarray, splits: Splits, count: int, draws: int = 5
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Draw a few training samples of every class.
+    """Draw a few training samples of every class; test samples stay.
 
     Args:
         labels: Class of every sample, ``(N,)``.
         splits: Splits to draw training samples from.
         count: Training samples of each class.
         draws: Least number of draws over all splits; all splits have as many.
-
-    Returns:
-        The splits, with the same test samples.
 
     Raises:
         ValueError: If a class has fewer training samples.

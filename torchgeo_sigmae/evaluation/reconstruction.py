@@ -28,7 +28,7 @@ def reconstruction_report(
     """Measure the reconstruction of held-out images at several mask ratios.
 
     Masks are those of validation: unguided, what was hidden together in training hidden
-    together, and fixed by the place of a sample, so that models can be compared. Only
+    together, and fixed by the sample index, so that models can be compared. Only
     predicted pixels that hold data count.
 
     Args:
@@ -38,13 +38,9 @@ def reconstruction_report(
         batches: Number of batches at most; None for all.
 
     Returns:
-        For every ratio, the metrics of :class:`.ReconstructionMetrics` without prefix:
-        losses, PSNR in dB, spectral angle in degrees, SSIM, RMSE in reflectance, of all
-        bands and each. With ``norm_pix_loss`` all but the losses start with
-        ``oracle_``: hidden patches kept their own mean and standard deviation.
-
-    Raises:
-        ValueError: If a ratio is not in (0, 1).
+        For every ratio, the metrics of :class:`.ReconstructionMetrics` without prefix.
+        With ``norm_pix_loss`` all but the losses start with ``oracle_``: hidden patches
+        kept their own mean and standard deviation.
     """
     trainer = Trainer(
         logger=False,
@@ -64,15 +60,7 @@ def reconstruction_report(
 
 @contextmanager
 def masked(task: SIGMAETask, ratio: float) -> Iterator[None]:
-    """Mask another share, without guidance, and measure all.
-
-    Args:
-        task: The task; it is as before afterwards.
-        ratio: Share of masked tokens, in (0, 1).
-
-    Yields:
-        Nothing.
-    """
+    """Mask another share, without guidance, and measure all, for a while."""
     before = task.mask_schedule
     task.mask_schedule = replace(before, ratio=ratio, strength=(0.0, 0.0))
     task.val_metrics.structure = True

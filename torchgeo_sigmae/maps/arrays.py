@@ -105,12 +105,9 @@ class LazyScene:
             unit: Scale and offset of the values that are returned.
             step: Rows and columns are cut at multiples of it; None for *patch_size*.
 
-        Returns:
-            The scene.
-
         Raises:
             ValueError: If *data* lacks bands, their names or the system that *aoi*
-                needs, its chunks are smaller than a patch, or its bands tell different
+                needs, its chunks are smaller than a patch, or its bands have different
                 units or nodata values.
         """
         x, y, crs = data.rio.x_dim, data.rio.y_dim, _crs(data)
@@ -240,17 +237,9 @@ class LazyScene:
         patch_size: int,
         attributes: dict[str, Any],
     ) -> xarray.DataArray:
-        """Put the maps of all images together.
+        """Put the maps ``(D, h, w)`` of all images together: ``(..., band, y, x)``.
 
-        Args:
-            maps: One ``(D, h, w)`` per image.
-            name: Name of the array.
-            layers: Names of the layers.
-            patch_size: Side of a cell in pixels.
-            attributes: Attributes of the array.
-
-        Returns:
-            The maps ``(..., band, y, x)``, computed unless the values were lazy.
+        They are computed unless the values were lazy. A cell has *patch_size* pixels.
         """
         *leading, _, y, x = self.data.dims
         shape = (*self.data.shape[:-3], *maps[0].shape)
@@ -365,9 +354,11 @@ def _select(
             "bands: data.rename(channel='band'); select one band as band=['red']."
         )
     elif 'band' not in data.coords or data['band'].dtype.kind not in 'OUST':
-        told = data['band'].values[:3].tolist() if 'band' in data.coords else 'nothing'
+        labels = (
+            data['band'].values[:3].tolist() if 'band' in data.coords else 'nothing'
+        )
         raise ValueError(
-            f"data: the coordinate 'band' holds {told}, no names of bands. Call "
+            f"data: the coordinate 'band' holds {labels}, no names of bands. Call "
             "data.assign_coords(band=['B02', 'B03', ...])."
         )
     else:
@@ -375,9 +366,9 @@ def _select(
     given = BandSet.from_data(names, bands.sensor)
     if missing := [name for name in bands if name not in given]:
         common = {band.name: band.common for band in bands.bands}
-        told = ', '.join(f'{name} ({common[name]})' for name in missing)
+        lack = ', '.join(f'{name} ({common[name]})' for name in missing)
         raise ValueError(
-            f"data: no band {told} among {names}. Load it, or rename yours to a band's "
+            f"data: no band {lack} among {names}. Load it, or rename yours to a band's "
             f'name or common name of {bands.sensor.name}.'
         )
     if twice := [name for name in bands if given.count(name) > 1]:
@@ -394,34 +385,34 @@ def _select(
 
 
 def _nodata(variables: Sequence[xarray.DataArray]) -> float:
-    """The value of missing values that arrays tell, or else 0."""
-    told = [variable.rio.nodata for variable in variables]
-    if len({str(value) for value in told}) > 1:
+    """The nodata value of arrays, or else 0."""
+    values = [variable.rio.nodata for variable in variables]
+    if len({str(value) for value in values}) > 1:
         raise ValueError(
-            f'nodata: the bands have different values, {told}. Pass nodata=.'
+            f'nodata: the bands have different values, {values}. Pass nodata=.'
         )
-    return 0.0 if told[0] is None else float(told[0])
+    return 0.0 if values[0] is None else float(values[0])
 
 
 def _scaling(
     variables: Sequence[xarray.DataArray], scale: float | None, offset: float | None
 ) -> tuple[float, float] | None:
-    """Scale and offset: as given, or as arrays tell; None if neither."""
+    """Scale and offset: as given, or those of arrays; None if neither."""
     if scale is not None and not scale > 0:
         raise ValueError(f'scale: {scale} is not positive. Pass 1e-4 or so.')
-    told = {
+    scalings = {
         (
             float(variable.attrs.get('scale_factor', 1)),
             float(variable.attrs.get('add_offset', 0)),
         )
         for variable in variables
     }
-    if len(told) > 1 and (scale is None or offset is None):
+    if len(scalings) > 1 and (scale is None or offset is None):
         raise ValueError(
-            f'scale, offset: the bands tell different ones, {sorted(told)}. Convert '
-            'them to reflectance, and pass scale=1 and offset=0.'
+            f'scale, offset: the bands have different ones, {sorted(scalings)}. '
+            'Convert them to reflectance, and pass scale=1 and offset=0.'
         )
-    tag = told.pop()
+    tag = scalings.pop()
     if tag == (1, 0):
         if scale is None and offset is None:
             return None
@@ -444,8 +435,7 @@ def _transform(data: xarray.DataArray | xarray.Dataset, x: str, y: str) -> Affin
         or y not in data.coords
         or min(data[x].size, data[y].size) < 2
     ):
-        told: Affine = data.rio.transform(recalc=False)
-        return told
+        return data.rio.transform(recalc=False)
     (left, width), (top, height) = (
         (float(v[0]), float(v[-1] - v[0]) / (len(v) - 1))
         for v in (data[x].values, data[y].values)

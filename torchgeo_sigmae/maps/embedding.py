@@ -65,9 +65,8 @@ def embedding_map(
     removed, see :meth:`.FrozenEncoder.remove_position_bias`.
 
     Weights that tell no mean and std, such as those for another sensor, get those of
-    the scene.
-
-    A GeoTIFF that exists already, of the same scene and settings, is left alone.
+    the scene. A GeoTIFF that exists already, of the same scene and settings, is left
+    alone.
 
     Args:
         scene: The scene, in the encoder's bands.
@@ -82,12 +81,6 @@ def embedding_map(
         batch_size: Number of chips that are encoded at a time.
         window: Side of the windows that are read in pixels, a multiple of the patch
             size; None for about 1024.
-
-    Raises:
-        ImportError: If a GeoParquet is asked for without pyarrow.
-        OSError: If the scene cannot be read or the map cannot be written.
-        ValueError: If an argument is out of range, the bands are not the encoder's, the
-            encoder has no patches, or no pixel is valid.
     """
     target, patch = Path(target), encoder_patch_size(encoder)
     scene = replace(scene, unit=encoder.unit)
@@ -208,11 +201,7 @@ def fit_encoder(
 ) -> None:
     """Estimate the position bias of an encoder, and its normalization if it has none.
 
-    Args:
-        encoder: The encoder, which is changed.
-        chips: Chips ``(C, H, W)`` of the scene; those without a valid pixel are left
-            out.
-        batch_size: Number of chips that are encoded at a time.
+    Chips ``(C, H, W)`` of the scene without a valid pixel are left out.
     """
     tensors = [torch.from_numpy(chip) for chip in chips]
     tensors = [chip for chip in tensors if valid_values(chip).any()]
@@ -273,8 +262,7 @@ def embed_window(
             total[:, r, c] += chip * weight
             weights[r, c] += weight
     mean = (total / weights).where(valid, torch.nan)
-    whole: np.ndarray = mean[:, *inside].numpy()
-    return whole
+    return mean[:, *inside].numpy()
 
 
 def _starts(count: int, side: int) -> list[int]:

@@ -47,19 +47,13 @@ def open_raster(
         bands: Wanted bands, in any spelling.
         bands_in_file: Names of the bands of a GeoTIFF without descriptions, in order.
         nodata: Value of missing pixels; None for the file's own, or else 0.
-        scale: Reflectance per unit; None for what the file tells, or else 1e-4.
+        scale: Reflectance per unit; None for that of the file, or else 1e-4.
         offset: Reflectance at 0: reflectance = value x scale + offset. None for what
-            the file tells, or else 0.
+            the file says, or else 0.
         mask_band: See :meth:`.RasterScene.open`.
 
     Returns:
         The scene. Its values are reflectance x 10000.
-
-    Raises:
-        FileNotFoundError: If there is no such file, or no file of a band.
-        OSError: If a file cannot be read; the message names it.
-        ValueError: If a file lacks a band or band names, the files of a folder do not
-            show the same ground, or the geotransform is not usable.
     """
     path = clean_path(path)
     if not is_remote(path) and not Path(path).exists():
@@ -82,16 +76,7 @@ def open_raster(
 
 @dataclass(frozen=True, eq=False)
 class _DatasetScene(RasterScene):
-    """A scene that a dataset of TorchGeo reads.
-
-    Attributes:
-        dataset: The dataset.
-        channels: Positions of the bands in its images.
-        time: Slice of time.
-        nodata: Value of missing pixels; None without.
-        scale: Reflectance per unit.
-        offset: Reflectance at 0.
-    """
+    """A scene that a dataset of TorchGeo reads; *channels* are its bands' positions."""
 
     dataset: RasterDataset = field(kw_only=True, repr=False)
     channels: tuple[int, ...] = field(kw_only=True)
@@ -152,7 +137,7 @@ def dataset_raster(
     scale: float = 1e-4,
     offset: float = 0.0,
 ) -> RasterScene:
-    """Use a dataset of TorchGeo as a scene.
+    """Use a dataset of TorchGeo as a scene, in its own system and resolution.
 
     It is read by windows, as with TorchGeo's ``GridGeoSampler``. Files that cover the
     same ground within *time* are merged by the dataset.
@@ -165,12 +150,6 @@ def dataset_raster(
         scale: Reflectance per unit.
         offset: Reflectance at 0; -0.1 for digital numbers of Sentinel-2 since
             processing baseline 04.00.
-
-    Returns:
-        The scene, in the system and resolution of the dataset.
-
-    Raises:
-        ValueError: If the dataset lacks a band.
     """
     bands = BandSet(bands)
     channels = BandSet.from_data(dataset.bands, bands.sensor).channels(bands)
@@ -203,9 +182,6 @@ def crop(scene: RasterScene, aoi: BaseGeometry, patch_size: int = 1) -> RasterSc
 
     Returns:
         The scene around the area; its pixels outside the area are missing.
-
-    Raises:
-        ValueError: If the area lies outside the scene.
     """
     try:
         window = geometry_window(scene, [aoi])

@@ -43,9 +43,8 @@ def reconstruction_map(
     The scene is cut into chips side by side. The position of a chip alone decides which
     patches are hidden, at random: models can be compared, and the window does not
     matter. Chips that extend over the right or lower edge hide missing patches first,
-    and therefore less of the scene.
-
-    A map that exists already, of the same scene and settings, is left alone.
+    and therefore less of the scene. A map that exists already, of the same scene and
+    settings, is left alone.
 
     Args:
         scene: The scene, in the bands of the task's data.
@@ -61,11 +60,6 @@ def reconstruction_map(
         batch_size: Number of chips that are reconstructed at a time.
         window: Side of the windows that are read in pixels, a multiple of *size*; None
             for about 1024.
-
-    Raises:
-        OSError: If the scene cannot be read or the map cannot be written.
-        ValueError: If an argument is out of range, the bands are not the task's, or no
-            pixel is valid.
     """
     target = Path(target)
     scene = replace(scene, unit=(task.statistics.scale, task.statistics.offset))
@@ -145,8 +139,7 @@ def reconstruct_window(
         ]
     )
     layers = layers.unflatten(0, (rows, cols)).permute(2, 0, 3, 1, 4)
-    whole: np.ndarray = layers.flatten(3, 4).flatten(1, 2).numpy()
-    return whole
+    return layers.flatten(3, 4).flatten(1, 2).numpy()
 
 
 def _layers(prediction: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -27,18 +27,11 @@ _DRIVERS = {'.geojson': 'GeoJSON', '.gpkg': 'GPKG'}
 
 
 def read_aoi(path: str | Path, crs: CRS | None) -> BaseGeometry:
-    """Read an area of interest.
+    """Read all polygons of a file as one area of interest.
 
     Args:
         path: A GeoJSON, GeoPackage or another file with polygons, in any system.
         crs: The system to return it in; None to take the coordinates as they are.
-
-    Returns:
-        All polygons of the file as one area.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read, or holds no polygon.
     """
     if not os.path.exists(path):
         raise FileNotFoundError(f'aoi: there is no file {os.fspath(path)!r}.')
@@ -82,10 +75,6 @@ def salient_regions(
         Regions of patches that share a side, largest first, in the system of the map,
         as polygons with the columns ``area_m2`` (before simplification; NaN if the map
         has no system), ``patches`` (their number), ``mean`` and ``max`` of the layer.
-
-    Raises:
-        ValueError: If an argument is out of range, the map has no such layer or no
-            values, or *min_area* is given for a map without a system.
     """
     if not 0 <= threshold < 1:
         raise ValueError(
@@ -145,17 +134,10 @@ def salient_regions(
 
 
 def write_regions(frame: gpd.GeoDataFrame, target: str | Path) -> None:
-    """Write regions to a file of polygons.
+    """Write regions to a GeoJSON or GeoPackage, by suffix; replace an old file whole.
 
-    Args:
-        frame: The regions.
-        target: A file that ends in ``.geojson`` (in degrees and cut at the date line,
-            as its standard asks, RFC 7946, if the regions have a system) or ``.gpkg``.
-            An existing one is replaced.
-
-    Raises:
-        OSError: If it cannot be written; an existing one is left as it was.
-        ValueError: If the suffix is another one.
+    GeoJSON is in degrees and cut at the date line, as RFC 7946 asks, if the regions
+    have a system.
     """
     target = Path(target)
     check_suffix(target)

@@ -66,9 +66,8 @@ def saliency_map(
 
     The map equals :func:`~torchgeo_sigmae.transforms.patch_saliency` of the whole scene
     to the bit, for any window: richness and heterogeneity are scaled by their smallest
-    and largest values in the scene, which a second pass over the patches uses.
-
-    A map that exists already, of the same scene and settings, is left alone.
+    and largest values in the scene, which a second pass over the patches uses. A map
+    that exists already, of the same scene and settings, is left alone.
 
     Args:
         scene: The scene.
@@ -83,11 +82,6 @@ def saliency_map(
             :func:`~torchgeo_sigmae.transforms.patch_saliency`.
         window: Side of the windows that are read in pixels, a multiple of *patch_size*;
             None for about 1024.
-
-    Raises:
-        OSError: If the scene cannot be read or the map cannot be written.
-        ValueError: If an argument is out of range, a band is missing, no pixel is
-            valid, or there are too many patches to rank.
     """
     check_combination(alpha, combine)
     target, resolved = Path(target), [get_index(index) for index in indices]
@@ -145,13 +139,12 @@ def patch_layers(
     means, _ = index_moments(layers, patch_size, counted)
     patches = valid_patches(counted, patch_size)
     joint = torch.stack(patch_statistics(layers, patch_size, counted))
-    whole: np.ndarray = torch.cat(
+    return torch.cat(
         [
             means.where(patches, torch.nan),
             joint.where(patches.any(dim=0), torch.nan),
         ]
     ).numpy()
-    return whole
 
 
 def add_saliency(
@@ -159,11 +152,7 @@ def add_saliency(
 ) -> np.ndarray:
     """Append saliency to layers that end with richness and heterogeneity.
 
-    Args:
-        layers: What :func:`patch_layers` returns, of the whole scene or a part of it.
-        alpha: Weight of richness.
-        combine: How the two are joined.
-        limits: Their limits in the scene; None if *layers* are all of it.
+    *limits* are theirs in the scene; None if *layers* are all of it.
     """
     richness, heterogeneity = torch.from_numpy(layers[-2:]).nan_to_num(0)
     patches = torch.from_numpy(np.isfinite(layers[-1]))

@@ -40,11 +40,6 @@ def similarity_map(
         x: Easting or longitude; a column of the scene if the map has no system.
         y: Northing or latitude; a row of the scene if the map has no system.
         crs: The system of *x* and *y*; None for that of the map.
-
-    Raises:
-        OSError: If the map cannot be read, or the other cannot be written.
-        ValueError: If the coordinate lies outside the map or has no embedding, or *crs*
-            is given for a map without a system.
     """
     with opened(str(path)) as file:
         if crs is not None and not file.crs:
@@ -102,5 +97,4 @@ def _cosine(values: np.ndarray, query: np.ndarray, mean: np.ndarray) -> np.ndarr
     centered = values - mean[:, None, None]
     lengths = np.linalg.norm(centered, axis=0) * np.linalg.norm(query)
     cosine = np.tensordot(query, centered, 1) / np.maximum(lengths, 1e-12)
-    result: np.ndarray = cosine[None].astype('float32')
-    return result
+    return cosine[None].astype('float32')

@@ -64,8 +64,8 @@ def patch_grid(scene: RasterScene, patch_size: int) -> Grid:
         scene.transform @ Affine.scale(patch_size),
         scene.crs,
         tuple(
-            (row / patch_size, column / patch_size, *place)
-            for row, column, *place in scene.gcps
+            (row / patch_size, column / patch_size, *coordinates)
+            for row, column, *coordinates in scene.gcps
         ),
         scene.gcps_crs,
     )

@@ -46,11 +46,7 @@ _ERRORS = (RasterioError, CPLE_BaseError)
 def stored_layers(
     target: Path, parts: Iterable[Part], grid: Grid, count: int
 ) -> Iterator[Callable[[], Iterator[Part]]]:
-    """Store parts in a temporary file beside *target*, to read them several times.
-
-    Yields:
-        A function that returns an iterator over the parts.
-    """
+    """Store parts in a temporary file; yield a function that reads them again."""
     path = target.with_name(f'.{target.name}.{os.getpid()}.layers.tif')
 
     def read() -> Iterator[Part]:
@@ -77,17 +73,7 @@ def write_map(
     """Write a cloud-optimized GeoTIFF in float32: tiles, deflate, overviews.
 
     The file is read again and compared before it gets its name: GDAL does not always
-    report that a disk was full.
-
-    Args:
-        target: The file; an existing one is replaced.
-        parts: The parts of the map.
-        grid: Its grid.
-        names: A description for every layer.
-        tags: Further metadata.
-
-    Raises:
-        OSError: If the file cannot be written; an existing one is left as it was.
+    report that a disk was full. An existing file is replaced whole, or left as it was.
     """
     rough = target.with_name(f'.{target.name}.{os.getpid()}.rough.tif')
     try:
@@ -182,18 +168,7 @@ def require_pyarrow() -> tuple[Any, Any]:
 def write_geoparquet(
     target: Path, parts: Iterable[Part], grid: Grid, tags: Mapping[str, str]
 ) -> None:
-    """Write a GeoParquet with a row for every cell that has values.
-
-    Args:
-        target: The file; an existing one is replaced.
-        parts: The parts of the map.
-        grid: Its grid.
-        tags: Further metadata.
-
-    Raises:
-        ImportError: If pyarrow is not installed.
-        OSError: If the file cannot be written; an existing one is left as it was.
-    """
+    """Write a GeoParquet with a row for every cell that has values."""
     _, parquet = require_pyarrow()
     # The metadata that geopandas writes, without the bounds of rows.
     empty = io.BytesIO()

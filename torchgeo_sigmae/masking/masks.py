@@ -55,9 +55,6 @@ def num_masked_tokens(num_tokens: int, ratio: float) -> int:
 
     Returns:
         ``min(max(round(ratio * N), 1), N - 1)``.
-
-    Raises:
-        ValueError: If *ratio* is not in (0, 1), or N is under 2.
     """
     check_mask_ratio(ratio)
     if num_tokens < 2:
@@ -101,12 +98,6 @@ def random_mask(noise: Tensor, ratio: float, valid: Tensor | None = None) -> Tok
         noise: Uniform noise, ``(B, N)``.
         ratio: Mask ratio in (0, 1).
         valid: Tokens that hold data, boolean ``(B, N)``; None if all do.
-
-    Returns:
-        Visible and masked token indices.
-
-    Raises:
-        ValueError: If *ratio* is not in (0, 1), or N is under 2.
     """
     return mask_highest(noise, ratio, valid)
 
@@ -138,12 +129,6 @@ def saliency_mask(
         ratio: Mask ratio in (0, 1).
         beta: Strength of the guidance; negative hides the *least* salient.
         valid: Tokens that hold data, boolean ``(B, N)``; None if all do.
-
-    Returns:
-        Visible and masked token indices.
-
-    Raises:
-        ValueError: If *ratio* is not in (0, 1), or N is under 2.
     """
     keys = beta * (rank_patches(score, valid) - 0.5) + gumbel(noise)
     return mask_highest(keys, ratio, valid)
@@ -169,9 +154,6 @@ def spatial_mask(
         beta: Strength of the guidance; 0 for none.
         groups: Tokens per patch position, G.
         valid: Tokens that hold data, boolean ``(B, G * N)``; None if all do.
-
-    Returns:
-        Visible and masked token indices.
     """
     positions = score.shape[1] // groups
     if valid is not None:
@@ -185,16 +167,8 @@ def independent_group_mask(
 ) -> TokenMask:
     """Mask as many tokens in every group, at patch positions drawn group by group.
 
-    SatMAE's independent masking (arXiv:2207.08051).
-
-    Args:
-        noise: Uniform noise, ``(B, G * N)``.
-        ratio: Mask ratio in (0, 1).
-        groups: Tokens per patch position, G.
-        valid: Tokens that hold data, boolean ``(B, G * N)``; None if all do.
-
-    Returns:
-        Visible and masked token indices.
+    SatMAE's independent masking (arXiv:2207.08051). *noise* and *valid* are
+    ``(B, G * N)``, for G *groups*.
     """
     if valid is not None:
         valid = valid.unflatten(1, (groups, -1))
@@ -208,16 +182,8 @@ def whole_group_mask(
     """Mask whole groups in random order, up to the mask ratio.
 
     The "channel mask" S2MAE's slides draw for SatMAE, in our reading. The last group is
-    masked at random positions in part, so that the ratio is exact.
-
-    Args:
-        noise: Uniform noise, ``(B, G * N)``.
-        ratio: Mask ratio in (0, 1), of all tokens.
-        groups: Tokens per patch position, G.
-        valid: Tokens that hold data, boolean ``(B, G * N)``; None if all do.
-
-    Returns:
-        Visible and masked token indices.
+    masked at random positions in part, so that the ratio of all tokens is exact.
+    *noise* and *valid* are ``(B, G * N)``, for G *groups*.
     """
     noise = noise.unflatten(1, (groups, -1))
     # Groups are ordered by their largest number. It says nothing about which of their
@@ -244,9 +210,6 @@ def select_targets(
         Token indices ``(B, P)`` with ``P = max(round(ratio * M), 1)``, and which of
         them count, boolean ``(B, P)``. At least one counts in every sample that has a
         valid masked token.
-
-    Raises:
-        ValueError: If *ratio* is not in (0, 1].
     """
     check_predict_ratio(ratio)
     if valid is None:

@@ -38,14 +38,7 @@ def sample_noise(key: int, index: Tensor, count: int) -> Tensor:
 
 
 def gumbel(noise: Tensor) -> Tensor:
-    """Turn uniform noise into standard Gumbel noise, in the same order.
-
-    Args:
-        noise: Uniform noise in (0, 1).
-
-    Returns:
-        Gumbel noise, same shape.
-    """
+    """Turn uniform noise in (0, 1) into standard Gumbel noise, in the same order."""
     return -(-noise.log()).log()
 
 

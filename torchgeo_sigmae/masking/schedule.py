@@ -41,18 +41,8 @@ def interpolate(
 ) -> float:
     """Interpolate between two values along training.
 
-    Args:
-        progress: Share of training done, in [0, 1]; values outside are clamped.
-        start: Value at the beginning.
-        end: Value at the end.
-        schedule: ``'linear'``; ``'cosine'`` (slow, fast, slow); ``'constant'`` (*end*
-            throughout).
-
-    Returns:
-        The value at *progress*.
-
-    Raises:
-        ValueError: If *schedule* is unknown.
+    *progress* is the share of training done, clamped to [0, 1]. *schedule* is
+    ``'linear'``, ``'cosine'`` (slow, fast, slow) or ``'constant'`` (*end* throughout).
     """
     progress = min(max(progress, 0.0), 1.0)
     match schedule:
@@ -96,11 +86,7 @@ class MaskSchedule:
     groups: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse unknown names and values out of range.
-
-        Raises:
-            ValueError: If there is one.
-        """
+        """Refuse unknown names and values out of range."""
         if self.strategy not in MASKINGS:
             raise ValueError(
                 f'masking: {self.strategy!r} is unknown. '
@@ -159,9 +145,6 @@ class MaskSchedule:
             noise: Uniform noise in (0, 1), same shape, see :func:`.sample_noise`.
             progress: Share of training done, in [0, 1].
             valid: Tokens that hold data, boolean, same shape; None if all do.
-
-        Returns:
-            Visible and masked token indices.
         """
         ratio, beta = self.ratio_at(progress), self.strength_at(progress)
         match self.strategy:

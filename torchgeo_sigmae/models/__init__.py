@@ -8,7 +8,7 @@ from .decoders import CrossDecoder, SelfDecoder
 from .embeddings import group_bands
 from .encoder import SIGMAEViT, build_encoder
 from .layout import TokenLayout
-from .mae import MaskedAutoencoder
+from .mae import MaskedAutoencoder, encode_visible, layout_of
 from .positions import POSITIONS
 from .pyramid import S2MAEPyramid, SatMAEPyramid, SIGMAEPyramid
 from .registration import register, register_weights
@@ -24,7 +24,6 @@ from .tokens import (
     normalize_patches,
     scatter_tokens,
 )
-from .visible import encode_visible, layout_of
 
 __all__ = (
     'POSITIONS',

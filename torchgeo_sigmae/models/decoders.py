@@ -12,7 +12,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from .positions import sincos_1d, sincos_2d
-from .tokens import own_group
+from .tokens import pick_group
 
 __all__ = ('CrossDecoder', 'SelfDecoder')
 
@@ -50,10 +50,6 @@ class Decoder(nn.Module, ABC):
             grid: Patches per column and per row that learnable positions are made for;
                 other grids are interpolated.
             spectral_dim: Spectral statistics to predict per token, S; 0 for none.
-
-        Raises:
-            ValueError: If *dim* is no multiple of 4 and *num_heads*, *depth* < 1, or
-                learnable positions have no grid.
         """
         super().__init__()
         if dim % 4 or dim % num_heads:
@@ -92,6 +88,11 @@ class Decoder(nn.Module, ABC):
         """Add the blocks, and how features of the encoder reach them."""
 
     @abstractmethod
+    def decode(
+        self, features: list[Tensor], keep: Tensor, predicted: Tensor, positions: Tensor
+    ) -> Tensor:
+        """Decode the predicted tokens ``(B, P, dim)``; *positions* are all tokens'."""
+
     def forward(
         self,
         features: list[Tensor],
@@ -110,6 +111,8 @@ class Decoder(nn.Module, ABC):
         Returns:
             Predictions ``(B, P, L + S)``: pixel values, then spectral statistics.
         """
+        x = self.decode(features, keep, predicted, self.positions(grid))
+        return self.predict(x, predicted, grid)
 
     def init_weights(self) -> None:
         """Initialize as MAE does: Xavier linear layers, a small random mask token."""
@@ -146,7 +149,8 @@ class Decoder(nn.Module, ABC):
         if self.heads > 1:
             group = predicted // (grid[0] * grid[1])
             outputs = [
-                own_group(out.unflatten(-1, (self.heads, -1)), group) for out in outputs
+                pick_group(out.unflatten(-1, (self.heads, -1)), group)
+                for out in outputs
             ]
         return torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
 
@@ -158,10 +162,10 @@ class CrossDecoder(Decoder):
     tokens to be predicted are computed, and every block reads its own learned mix of
     the encoder's depths. A mix starts as the last depth alone.
 
-    Unlike CrossMAE's, the keys are told where their tokens are: the decoder's position
-    of each visible token is added to the key of every block through a small linear map.
-    Without that the encoder has to carry positions up to its last block, where they
-    made 95 % of the variance of single tokens, see ``docs/dev/recipe.md``.
+    Unlike CrossMAE's, the keys hold positions: the decoder's position of each visible
+    token is added to the key of every block through a small linear map. Without that
+    the encoder has to carry positions up to its last block, where they made 95 % of the
+    variance of single tokens, see ``docs/dev/recipe.md``.
     """
 
     def add_blocks(
@@ -175,28 +179,23 @@ class CrossDecoder(Decoder):
             _CrossBlock(self.dim, encoder_dim, num_heads) for _ in range(depth)
         )
 
-    def forward(
-        self,
-        features: list[Tensor],
-        keep: Tensor,
-        predicted: Tensor,
-        grid: tuple[int, int],
+    def decode(
+        self, features: list[Tensor], keep: Tensor, predicted: Tensor, positions: Tensor
     ) -> Tensor:
-        """Predict tokens, see :meth:`.Decoder.forward`."""
-        positions = self.positions(grid).to(self.mask_token.dtype)
+        """Let predicted tokens attend to every depth of the encoder."""
+        positions = positions.to(self.mask_token.dtype)
         x = self.mask_token + positions[predicted]
         contexts = torch.einsum('kl,lbvd->kbvd', self.mix, torch.stack(features))
         for block, context in zip(self.blocks, contexts, strict=True):
             x = block(x, context, positions, keep)
-        return self.predict(x, predicted, grid)
+        return x
 
 
 class SelfDecoder(Decoder):
     """MAE's decoder (arXiv:2111.06377): self-attention over visible and predicted.
 
-    Tokens are not put back in image order: their positions are added one by one, and
-    attention does not depend on order. The last block is computed for predicted tokens
-    alone.
+    Tokens are not put back in image order, on which attention does not depend. The last
+    block is computed for predicted tokens alone.
     """
 
     def add_blocks(
@@ -208,15 +207,10 @@ class SelfDecoder(Decoder):
             *(Block(self.dim, num_heads, qkv_bias=True) for _ in range(depth))
         )
 
-    def forward(
-        self,
-        features: list[Tensor],
-        keep: Tensor,
-        predicted: Tensor,
-        grid: tuple[int, int],
+    def decode(
+        self, features: list[Tensor], keep: Tensor, predicted: Tensor, positions: Tensor
     ) -> Tensor:
-        """Predict tokens, see :meth:`.Decoder.forward`; reads the last features."""
-        positions = self.positions(grid)
+        """Let visible and predicted tokens attend to each other."""
         x = self.embed(features[-1])
         x = torch.cat(
             [
@@ -227,15 +221,11 @@ class SelfDecoder(Decoder):
             dim=1,
         )
         count = predicted.shape[1]
-        x = _attend_last(self.blocks[-1], self.blocks[:-1](x), count)
-        return self.predict(x, predicted, grid)
+        return _attend_last(self.blocks[-1], self.blocks[:-1](x), count)
 
 
 def _attend_last(block: Block, x: Tensor, count: int) -> Tensor:
-    """Compute a block of timm for the last *count* tokens, which attend to all.
-
-    Nobody reads what the last block of a decoder makes of visible tokens.
-    """
+    """Compute a block of timm for the last *count* tokens, which attend to all."""
     attention, seen, dim = block.attn, block.norm1(x), x.shape[-1]
     weight, bias = attention.qkv.weight, attention.qkv.bias
     q = F.linear(seen[:, -count:], weight[:dim], bias[:dim])
@@ -246,8 +236,7 @@ def _attend_last(block: Block, x: Tensor, count: int) -> Tensor:
     )
     attended = F.scaled_dot_product_attention(q, k, v)
     x = x[:, -count:] + attention.proj(attended.transpose(1, 2).flatten(2))
-    out: Tensor = x + block.mlp(block.norm2(x))
-    return out
+    return x + block.mlp(block.norm2(x))
 
 
 class _CrossBlock(nn.Module):
@@ -269,16 +258,10 @@ class _CrossBlock(nn.Module):
     def forward(
         self, x: Tensor, context: Tensor, positions: Tensor, keep: Tensor
     ) -> Tensor:
-        """Update tokens from a context.
+        """Update predicted tokens ``(B, P, dim)`` from a context of encoded tokens.
 
-        Args:
-            x: Predicted tokens ``(B, P, dim)``.
-            context: Encoded tokens ``(B, prefix + V, context_dim)``.
-            positions: Positions of all tokens, ``(G * N, dim)``.
-            keep: Indices of the V visible tokens, ``(B, V)``.
-
-        Returns:
-            Tokens ``(B, P, dim)``.
+        *context* is ``(B, prefix + V, context_dim)``; *positions* are those of all
+        tokens, ``(G * N, dim)``; *keep* holds the indices of visible ones, ``(B, V)``.
         """
         q = self.q(self.norm1(x)).unflatten(-1, (self.num_heads, -1))
         k, v = self.kv(self.norm_context(context)).chunk(2, dim=-1)
@@ -290,8 +273,7 @@ class _CrossBlock(nn.Module):
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         )
         x = x + self.proj(attended.transpose(1, 2).flatten(2))
-        out: Tensor = x + self.mlp(self.norm2(x))
-        return out
+        return x + self.mlp(self.norm2(x))
 
 
 def _add_missing_positions(

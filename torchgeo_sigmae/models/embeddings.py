@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""First layers of encoders whose tokens have a place in the spectrum."""
+"""First layers of encoders with several tokens per patch position."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..bands import SENTINEL2, SENTINEL2_TEN_BANDS, Band, BandSet, Sensor
 from .layout import TokenLayout
-from .tokens import own_group
+from .tokens import pick_group
 
 __all__ = ('CubeEmbed', 'GroupEmbed', 'SpectralEmbed', 'group_bands')
 
@@ -27,7 +27,7 @@ _SATMAE_GROUPS = (
 
 
 class SpectralEmbed(PatchEmbed):
-    """Patch embedding with G tokens a place, ``(B, G, h, w, D)``."""
+    """Patch embedding with G tokens per patch position, ``(B, G, h, w, D)``."""
 
     layout: TokenLayout
     proj: Any
@@ -37,11 +37,6 @@ class SpectralEmbed(PatchEmbed):
         """Embed the tokens of whole images ``(B, C, H, W)``."""
         height, width = x.shape[-2:]
         patch = self.layout.patch_size
-        if x.shape[1] != self.layout.channels:
-            raise ValueError(
-                f'image: {x.shape[1]} channels, but the encoder takes '
-                f'{self.layout.channels}. Select bands by name before the model.'
-            )
         if self.dynamic_img_pad:
             x = F.pad(x, (0, -width % patch, 0, -height % patch))
         tokens = self.layout.patchify(x)
@@ -49,10 +44,7 @@ class SpectralEmbed(PatchEmbed):
         group = torch.arange(groups, device=x.device)
         group = group.repeat_interleave(tokens.shape[1] // groups)
         embedded = self.embed(tokens, group.expand(x.shape[0], -1))
-        out: Tensor = embedded.unflatten(
-            1, (groups, *self.dynamic_feat_size((height, width)))
-        )
-        return out
+        return embedded.unflatten(1, (groups, *self.dynamic_feat_size((height, width))))
 
     def embed(self, tokens: Tensor, group: Tensor) -> Tensor:
         """Embed tokens ``(B, K, L)`` of the groups ``(B, K)``; returns (B, K, D)."""
@@ -65,13 +57,7 @@ class CubeEmbed(SpectralEmbed):
     def __init__(
         self, *args: Any, cube_bands: int | None = None, **kwargs: Any
     ) -> None:
-        """Initialize a new CubeEmbed instance.
-
-        Args:
-            *args: Passed to timm's patch embedding.
-            cube_bands: Bands of a cube; None for 3 or else 2.
-            **kwargs: Passed to timm's patch embedding.
-        """
+        """Initialize with *cube_bands* bands a cube; None for 3 or else 2."""
         super().__init__(*args, **kwargs)
         self.set_bands(self.proj.in_channels, cube_bands)
 
@@ -90,8 +76,7 @@ class CubeEmbed(SpectralEmbed):
     def embed(self, tokens: Tensor, group: Tensor) -> Tensor:
         """Apply the convolution as the linear map it is."""
         weight = self.proj.weight.flatten(1)
-        out: Tensor = self.norm(F.linear(tokens, weight, self.proj.bias))
-        return out
+        return self.norm(F.linear(tokens, weight, self.proj.bias))
 
 
 class GroupEmbed(SpectralEmbed):
@@ -102,17 +87,7 @@ class GroupEmbed(SpectralEmbed):
     def __init__(
         self, *args: Any, groups: Sequence[Sequence[int]] | None = None, **kwargs: Any
     ) -> None:
-        """Initialize.
-
-        Args:
-            *args: Passed to timm's ``PatchEmbed``.
-            groups: Channels of every group; default: SatMAE's of ten bands, of other
-                numbers four neighbours each.
-            **kwargs: Passed to timm's ``PatchEmbed``.
-
-        Raises:
-            ValueError: If the groups do not hold every channel once.
-        """
+        """Initialize with the channels of each group, as :class:`.SatMAEViT`."""
         super().__init__(*args, **kwargs)
         self.share(self.proj.in_channels, groups)
 
@@ -120,7 +95,10 @@ class GroupEmbed(SpectralEmbed):
         self, channels: int, groups: Sequence[Sequence[int]] | None = None
     ) -> None:
         """Share the channels out to groups."""
-        groups = _default_groups(channels) if groups is None else groups
+        if groups is None and channels == len(SENTINEL2_TEN_BANDS):
+            groups = group_bands(SENTINEL2_TEN_BANDS)
+        elif groups is None:
+            groups = _neighbors(channels)
         if sorted(c for group in groups for c in group) != list(range(channels)):
             raise ValueError(
                 f'groups: {[list(group) for group in groups]} must hold each of the '
@@ -130,7 +108,7 @@ class GroupEmbed(SpectralEmbed):
             next(g for g, group in enumerate(groups) if channel in group)
             for channel in range(channels)
         ]
-        # As a state dict tells it: the channels of a group in ascending order.
+        # As a state dict stores it: the channels of a group in ascending order.
         self.layout = TokenLayout.grouped(self.patch_size[0], membership)
         # In the state dict, because the encoder is wrong without it.
         device = self.proj.weight.device
@@ -148,18 +126,14 @@ class GroupEmbed(SpectralEmbed):
         """Apply every group's kernel to its own tokens."""
         layout, weight = self.layout, self.proj.weight
         if layout.num_groups == 1:
-            whole: Tensor = self.norm(
-                F.linear(tokens, weight.flatten(1), self.proj.bias)
-            )
-            return whole
+            return self.norm(F.linear(tokens, weight.flatten(1), self.proj.bias))
         kernels = weight[:, layout.padded()].flatten(1)
         kernels = kernels.unflatten(1, (layout.num_groups, -1))
         kernels = torch.where(layout.slots(weight.device), kernels, 0)
         # All kernels on every token, then each token's own: a few per cent of a block.
         x = F.linear(tokens, kernels.transpose(0, 1).flatten(0, 1))
         x = x.unflatten(-1, (layout.num_groups, -1))
-        out: Tensor = self.norm(own_group(x, group) + self.proj.bias)
-        return out
+        return self.norm(pick_group(x, group) + self.proj.bias)
 
 
 def group_bands(
@@ -178,9 +152,6 @@ def group_bands(
 
     Returns:
         Channel indices of every group, none of them empty.
-
-    Raises:
-        ValueError: If *groups* does not name every band once.
     """
     bands = BandSet.from_data(bands)
     if groups is not None:
@@ -200,33 +171,23 @@ def group_bands(
 
 
 def _cube_depth(channels: int, cube_bands: int | None) -> int:
-    """Bands of a cube: as asked for, or what divides."""
+    """Bands of a cube: as asked for, or 3 or 2, whichever divides."""
+    divisors = [d for d in range(1, channels + 1) if channels % d == 0]
     if cube_bands is None:
-        for depth in (3, 2):
-            if channels % depth == 0:
-                return depth
-        if channels == 1:
-            return 1
-        divisors = [d for d in range(1, channels + 1) if channels % d == 0]
-        raise ValueError(
-            f'in_channels: {channels} bands cannot be cut into cubes of 3 or 2 '
-            f'neighbours. Leave bands out, for example down to {channels - 1}, or pass '
-            f'cube_bands, one of {divisors}.'
-        )
-    if cube_bands < 1 or channels % cube_bands:
-        divisors = [d for d in range(1, channels + 1) if channels % d == 0]
+        usual = [depth for depth in (3, 2, channels) if depth in divisors]
+        if usual[0] > 3:
+            raise ValueError(
+                f'in_channels: {channels} bands cannot be cut into cubes of 3 or 2 '
+                f'neighbors. Leave bands out, for example down to {channels - 1}, or '
+                f'pass cube_bands, one of {divisors}.'
+            )
+        return usual[0]
+    if cube_bands not in divisors:
         raise ValueError(
             f'cube_bands: {cube_bands} does not divide {channels} bands. Use one of '
             f'{divisors}, or leave bands out.'
         )
     return cube_bands
-
-
-def _default_groups(channels: int) -> list[list[int]]:
-    """SatMAE's groups of our ten bands; neighbours otherwise."""
-    if channels == len(SENTINEL2_TEN_BANDS):
-        return group_bands(SENTINEL2_TEN_BANDS)
-    return _neighbors(channels)
 
 
 def _neighbors(channels: int) -> list[list[int]]:

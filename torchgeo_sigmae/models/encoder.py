@@ -23,27 +23,26 @@ from .._compiled import plain_key
 from .layout import TokenLayout
 from .positions import sincos_2d
 
-__all__ = ('SIGMAEViT', 'build_encoder', 'prefix_tokens', 'resample_positions')
+__all__ = (
+    'SIGMAEViT',
+    'build_encoder',
+    'patch_positions',
+    'prefix_tokens',
+    'resample_positions',
+)
 
 
 class SIGMAEViT(VisionTransformer):
     """A timm VisionTransformer that takes weights safely.
 
     It differs from timm's in three ways: position embeddings start as 2-D sines and
-    cosines instead of noise; position embeddings of another grid are resampled when a
-    state dict is loaded; and a state dict whose first layer is missing or has another
-    shape, or that has positions in the spectrum where this encoder has none or the
-    other way round, is refused, strict or not, so that no loader can lose weights in
-    silence.
+    cosines instead of noise; those of another grid are resampled when a state dict is
+    loaded; and a state dict of another kind of encoder is refused, strict or not, so
+    that no loader can lose weights in silence.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Initialize a new SIGMAEViT instance.
-
-        Args:
-            *args: Passed to :class:`timm.models.VisionTransformer`.
-            **kwargs: Passed to :class:`timm.models.VisionTransformer`.
-        """
+        """Initialize a new SIGMAEViT instance with the arguments of timm's."""
         super().__init__(*args, **kwargs)
         self.register_load_state_dict_pre_hook(_adapt_state_dict)
 
@@ -59,16 +58,7 @@ class SIGMAEViT(VisionTransformer):
         """Load weights, also those that TorchGeo finds in a fine-tuned checkpoint.
 
         A head is left out where this encoder has none, and so are the parts of a
-        segmentation model beside its encoder.
-
-        Args:
-            state_dict: Tensors under plain timm keys, with those of a head; or those of
-                a segmentation model, of which the encoder's start with ``encoder.``.
-            *args: Passed to ``torch.nn.Module.load_state_dict``.
-            **kwargs: Likewise.
-
-        Returns:
-            Missing and unexpected keys.
+        segmentation model beside its encoder, whose keys start with ``encoder.``.
         """
         state = {plain_key(key): value for key, value in state_dict.items()}
         first = 'patch_embed.proj.weight'
@@ -86,10 +76,7 @@ class SIGMAEViT(VisionTransformer):
     def set_in_channels(self, in_channels: int, pretrained: bool = False) -> None:
         """Take another number of bands: a new, random first layer.
 
-        Args:
-            in_channels: Number of bands.
-            pretrained: Ignored. smp says here whether it loaded weights, which it does
-                not do for our names; TorchGeo loads them after this call.
+        *pretrained* is ignored: TorchGeo loads weights after smp's call of this method.
         """
         old = self.patch_embed.proj
         if in_channels != old.in_channels:
@@ -99,12 +86,7 @@ class SIGMAEViT(VisionTransformer):
             self.in_chans = in_channels
 
     def init_weights(self, *args: Any, **kwargs: Any) -> None:
-        """Initialise as timm does, with sine-cosine positions.
-
-        Args:
-            *args: Passed to timm, whose signature differs between versions.
-            **kwargs: Passed to timm.
-        """
+        """Initialize as timm does, with sine-cosine positions."""
         super().init_weights(*args, **kwargs)
         if self.pos_embed is None:
             return
@@ -123,20 +105,20 @@ def _adapt_state_dict(
     assert isinstance(model, SIGMAEViT)
     key = f'{prefix}patch_embed.proj.weight'
     expected = model.patch_embed.proj.weight.shape
-    found = state_dict[key].shape if key in state_dict else None
-    if found != expected:
-        seen = 'has none' if found is None else f'has one of shape {tuple(found)}'
+    shape = state_dict[key].shape if key in state_dict else None
+    if shape != expected:
+        seen = 'has none' if shape is None else f'has one of shape {tuple(shape)}'
         raise ValueError(
             f'weights: this encoder takes a first layer ({key}) of shape '
             f'{tuple(expected)} = (width, bands, patch, patch), but the state dict '
-            f'{seen}. {_remedy(found, expected)}'
+            f'{seen}. {_remedy(shape, expected)}'
         )
     key = f'{prefix}spectral_embed'
     if (key in state_dict) != hasattr(model, 'spectral_embed'):
         # SatMAE's first layer has the shape of a plain ViT's.
-        own, seen = ('has', 'has none') if key not in state_dict else ('has no', 'has')
+        has, seen = ('has', 'has none') if key not in state_dict else ('has no', 'has')
         raise ValueError(
-            f'weights: this encoder {own} positions in the spectrum ({key}), but the '
+            f'weights: this encoder {has} positions in the spectrum ({key}), but the '
             f'state dict {seen}. Use the model name (model or backbone) the weights '
             'were made with.'
         )
@@ -145,9 +127,9 @@ def _adapt_state_dict(
         state_dict[key] = resample_positions(model, state_dict[key])
 
 
-def _remedy(found: torch.Size | None, expected: torch.Size) -> str:
+def _remedy(shape: torch.Size | None, expected: torch.Size) -> str:
     """Say what to change where weights of one first layer meet another."""
-    if found is None or len(found) != len(expected):
+    if shape is None or len(shape) != len(expected):
         return (
             'Use the model name and the bands (in_channels) the weights were made '
             'with, or weights of adapt_bands for yours. TorchGeo drops the first layer '
@@ -156,17 +138,17 @@ def _remedy(found: torch.Size | None, expected: torch.Size) -> str:
             "'upernet', for example."
         )
     remedies = []
-    if found[0] != expected[0] or found[2:] != expected[2:]:
+    if shape[0] != expected[0] or shape[2:] != expected[2:]:
         remedies.append(
             'Use the model name (model or backbone) the weights were made with, which '
-            f'has width {found[0]} and patch size {found[-1]}.'
+            f'has width {shape[0]} and patch size {shape[-1]}.'
         )
-    if found[1] != expected[1]:
+    if shape[1] != expected[1]:
         remedies.append(
-            f'Pass in_channels={found[1]} and data with the bands of the weights, or '
+            f'Pass in_channels={shape[1]} and data with the bands of the weights, or '
             'bring the weights to other bands with adapt_bands.'
         )
-    if 2 * found[1] == expected[1]:
+    if 2 * shape[1] == expected[1]:
         remedies.append(
             "Or is this change detection? Only 'fcsiamdiff', 'fcsiamconc' and "
             "'changevit' look at one date at a time; other models of TorchGeo stack "
@@ -176,18 +158,9 @@ def _remedy(found: torch.Size | None, expected: torch.Size) -> str:
 
 
 def resample_positions(model: VisionTransformer, positions: Tensor) -> Tensor:
-    """Bring the position embeddings of a checkpoint to a model's grid.
+    """Bring position embeddings of a square grid to a model's grid.
 
-    Args:
-        model: The model that is to load them.
-        positions: Position embeddings of a square grid, prefix tokens first,
-            ``(1, prefix + n * n, D)``.
-
-    Returns:
-        Position embeddings of the model's own grid.
-
-    Raises:
-        ValueError: If the grid is not square.
+    They are ``(1, prefix + n * n, D)``, prefix tokens first.
     """
     prefix = 0 if model.no_embed_class else model.num_prefix_tokens
     count = positions.shape[1] - prefix
@@ -199,28 +172,28 @@ def resample_positions(model: VisionTransformer, positions: Tensor) -> Tensor:
             'size the weights were made with.'
         )
     # A file in half precision is not to be interpolated in half precision.
-    resampled: Tensor = resample_abs_pos_embed(
+    return resample_abs_pos_embed(
         positions.to(model.pos_embed.dtype),
         list(model.patch_embed.grid_size),
         [side, side],
         prefix,
     )
-    return resampled
+
+
+def patch_positions(encoder: VisionTransformer, grid: tuple[int, int]) -> Tensor:
+    """Position embeddings of the patches of a grid, ``(N, D)``."""
+    prefix = 0 if encoder.no_embed_class else encoder.num_prefix_tokens
+    positions = resample_abs_pos_embed(
+        encoder.pos_embed, list(grid), list(encoder.patch_embed.grid_size), prefix
+    )
+    return positions[0, prefix:]
 
 
 def prefix_tokens(encoder: VisionTransformer) -> Tensor:
-    """Class and register tokens of a timm ViT, with their positions.
-
-    Args:
-        encoder: The ViT.
-
-    Returns:
-        ``(1, prefix, D)``.
-    """
+    """Class and register tokens of a ViT, with their positions, ``(1, prefix, D)``."""
     tokens = [t for t in (encoder.cls_token, encoder.reg_token) if t is not None]
     if not tokens:
-        none: Tensor = encoder.norm.weight.new_zeros(1, 0, encoder.embed_dim)
-        return none
+        return encoder.norm.weight.new_zeros(1, 0, encoder.embed_dim)
     head = torch.cat(tokens, dim=1)
     if encoder.pos_embed is not None and not encoder.no_embed_class:
         head = head + encoder.pos_embed[:, : encoder.num_prefix_tokens]

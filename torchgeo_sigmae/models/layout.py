@@ -33,47 +33,21 @@ class TokenLayout:
 
     @classmethod
     def whole(cls, patch_size: int, channels: int) -> 'TokenLayout':
-        """One token per patch position, of all bands: SIGMAE's and every plain ViT's.
-
-        Args:
-            patch_size: Side of a patch in pixels.
-            channels: Number of bands.
-
-        Returns:
-            The layout.
-        """
+        """One token of all bands per patch position: SIGMAE's and every plain ViT's."""
         return cls(patch_size, (tuple(range(channels)),))
 
     @classmethod
     def cubes(cls, patch_size: int, channels: int, depth: int) -> 'TokenLayout':
-        """Cubes of neighboring bands: S2MAE's.
-
-        Args:
-            patch_size: Side of a patch in pixels.
-            channels: Number of bands.
-            depth: Number of bands of a cube; divides *channels*.
-
-        Returns:
-            The layout.
-        """
+        """Cubes of *depth* neighboring bands, a divisor of *channels*: S2MAE's."""
         starts = range(0, channels, depth)
         return cls(patch_size, tuple(tuple(range(i, i + depth)) for i in starts))
 
     @classmethod
     def grouped(cls, patch_size: int, membership: Sequence[int]) -> 'TokenLayout':
-        """Groups of bands: SatMAE's.
-
-        Args:
-            patch_size: Side of a patch in pixels.
-            membership: For every channel, the number of its group.
-
-        Returns:
-            The layout.
-        """
-        groups = (
-            tuple(c for c, group in enumerate(membership) if group == g)
-            for g in range(max(membership) + 1)
-        )
+        """Groups of bands, from the number of the group of every channel: SatMAE's."""
+        groups: list[tuple[int, ...]] = [()] * (max(membership) + 1)
+        for channel, group in enumerate(membership):
+            groups[group] += (channel,)
         return cls(patch_size, tuple(groups))
 
     @property
@@ -97,21 +71,13 @@ class TokenLayout:
         return self.group_size * self.patch_size**2
 
     def names(self, bands: Sequence[str]) -> list[list[str]]:
-        """Name the bands of every group.
-
-        Args:
-            bands: Names of the channels.
-
-        Returns:
-            Names, group by group.
-        """
+        """Name the bands of every group."""
         return [[bands[channel] for channel in group] for group in self.groups]
 
     def padded(self) -> list[int]:
         """Channels of all groups one after the other, ``G * m``.
 
-        Returns:
-            Channel indices; smaller groups are filled with their first channel.
+        Smaller groups are filled with their first channel.
         """
         return [
             group[slot] if slot < len(group) else group[0]
@@ -119,12 +85,8 @@ class TokenLayout:
             for slot in range(self.group_size)
         ]
 
-    def places(self) -> list[tuple[int, int]]:
-        """Locate every channel.
-
-        Returns:
-            For each of the C channels, the number of its group and its index in it.
-        """
+    def locate_channels(self) -> list[tuple[int, int]]:
+        """Number of the group of each of the C channels, and its index in the group."""
         located = {
             channel: (g, slot)
             for g, group in enumerate(self.groups)
@@ -133,66 +95,38 @@ class TokenLayout:
         return [located[channel] for channel in range(self.channels)]
 
     def slots(self, device: torch.device | None = None) -> Tensor:
-        """Mark the values of a token that are data, not padding.
-
-        Args:
-            device: Device of the result.
-
-        Returns:
-            Boolean ``(G, L)``.
-        """
+        """Mark the values of a token that are data, not padding: boolean ``(G, L)``."""
         sizes = torch.tensor([len(group) for group in self.groups], device=device)
-        slots: Tensor = torch.arange(self.group_size, device=device) < sizes[:, None]
+        slots = torch.arange(self.group_size, device=device) < sizes[:, None]
         return slots.repeat_interleave(self.patch_size**2, dim=1)
 
     def patchify(self, image: Tensor) -> Tensor:
-        """Cut images into tokens.
-
-        Args:
-            image: ``(B, C, H, W)``.
-
-        Returns:
-            Tokens ``(B, G * N, L)``.
-
-        Raises:
-            ValueError: If the patch size does not divide H and W.
-        """
+        """Cut images ``(B, C, H, W)`` into tokens ``(B, G * N, L)``."""
+        if image.shape[1] != self.channels:
+            raise ValueError(
+                f'image: {image.shape[1]} channels, but the encoder takes '
+                f'{self.channels}. Select bands by name before the model.'
+            )
         padded = self.padded()
         if padded != list(range(self.channels)):
             image = image[:, padded]
         flat = patchify(image, self.patch_size)
         if self.num_groups == 1:
             return flat
-        apart: Tensor = flat.unflatten(-1, (self.num_groups, -1))
-        return apart.transpose(1, 2).flatten(1, 2)
+        return flat.unflatten(-1, (self.num_groups, -1)).transpose(1, 2).flatten(1, 2)
 
     def unpatchify(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Put tokens back together: the inverse of :meth:`patchify`.
-
-        Args:
-            tokens: ``(B, G * N, L)``.
-            grid: Patches per column and per row, with ``N = grid[0] * grid[1]``.
-
-        Returns:
-            Images ``(B, C, H, W)``.
-        """
+        """Put tokens ``(B, G * N, L)`` of a *grid* of N patches back together."""
         if self.num_groups > 1:
             tokens = tokens.unflatten(1, (self.num_groups, -1))
             tokens = tokens.transpose(1, 2).flatten(2)
         image = unpatchify(tokens, self.patch_size, grid)
-        order = [g * self.group_size + slot for g, slot in self.places()]
+        order = [g * self.group_size + slot for g, slot in self.locate_channels()]
         return image if order == list(range(image.shape[1])) else image[:, order]
 
 
 def layout_of_state(encoder: Mapping[str, Tensor]) -> TokenLayout:
-    """Derive the layout of the tokens from the tensors of an encoder.
-
-    Args:
-        encoder: Tensors under plain timm keys.
-
-    Returns:
-        The layout.
-    """
+    """Derive the layout of the tokens from the tensors of an encoder."""
     kernel = encoder['patch_embed.proj.weight']
     patch_size = kernel.shape[-1]
     if kernel.ndim == 5:

@@ -3,21 +3,99 @@
 
 """The masked autoencoder: encoder, decoder, and the tokens between them."""
 
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
 from timm.models import VisionTransformer
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .attention import fast_attention
 from .decoders import CrossDecoder, SelfDecoder
+from .encoder import patch_positions, prefix_tokens
+from .layout import TokenLayout
 from .spectral import SatMAEViT, SpectralViT
-from .visible import encode_visible, layout_of
+from .tokens import gather_tokens
 
-__all__ = ('DECODERS', 'MaskedAutoencoder')
+__all__ = (
+    'DECODERS',
+    'MaskedAutoencoder',
+    'encode_visible',
+    'fast_attention',
+    'layout_of',
+)
 
-#: Known decoders by name.
+#: Tokens of an image up to which attention weights are a small matter.
+_FEW = 320
+
+#: Decoders by name.
 DECODERS: dict[str, type[CrossDecoder] | type[SelfDecoder]] = {
     'cross': CrossDecoder,
     'self': SelfDecoder,
 }
+
+
+def layout_of(encoder: VisionTransformer) -> TokenLayout:
+    """The layout of the tokens of one of our encoders, or of a plain timm ViT."""
+    if isinstance(encoder, SpectralViT):
+        return encoder.layout
+    embed = encoder.patch_embed
+    return TokenLayout.whole(embed.patch_size[0], embed.proj.in_channels)
+
+
+def encode_visible(
+    encoder: VisionTransformer, patches: Tensor, keep: Tensor, grid: tuple[int, int]
+) -> list[Tensor]:
+    """Embed and encode the visible tokens only.
+
+    Pixels are gathered before the patch embedding, whose convolution is applied as the
+    linear map it is, so masked patches cost nothing.
+
+    Args:
+        encoder: The encoder.
+        patches: Flat tokens ``(B, G * N, L)``, see :meth:`.TokenLayout.patchify`.
+        keep: Indices of the visible tokens, ``(B, V)``.
+        grid: Patches per column and per row.
+
+    Returns:
+        The output of every block, each ``(B, prefix + V, D)``; the last one normalized,
+        equal to the encoder's tokens of whole images restricted to the visible ones.
+    """
+    visible = gather_tokens(patches, keep)
+    if isinstance(encoder, SpectralViT):
+        group = keep // (grid[0] * grid[1])
+        x = encoder.patch_embed.embed(visible, group)
+        x = x + encoder.token_positions(grid)[keep]
+    else:
+        embed = encoder.patch_embed
+        x = embed.norm(F.linear(visible, embed.proj.weight.flatten(1), embed.proj.bias))
+        if encoder.pos_embed is not None:
+            x = x + patch_positions(encoder, grid)[keep]
+    head = prefix_tokens(encoder).expand(len(x), -1, -1)
+    x = torch.cat([head.to(x.dtype), x], dim=1)
+    x = encoder.norm_pre(encoder.patch_drop(encoder.pos_drop(x)))
+
+    features = []
+    for block in encoder.blocks:
+        x = block(x)
+        features.append(x)
+    features[-1] = encoder.norm(features[-1])
+    return features
+
+
+def fast_attention(image: Tensor, tokens: int) -> AbstractContextManager[None]:
+    """Choose PyTorch's implementation of attention for a training step.
+
+    On a CPU the backward pass of the fused attention has no fast path for half
+    precision, see ``with fused attention`` in ``python -m benchmarks.pretrain_step``.
+    There the unfused one is taken, up to 320 *tokens* that attend to each other: it
+    keeps the attention weights.
+    """
+    half = torch.is_autocast_enabled('cpu') or image.dtype != torch.float32
+    slow = image.device.type == 'cpu' and half and torch.is_grad_enabled()
+    if slow and tokens <= _FEW:
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
 
 
 class MaskedAutoencoder(nn.Module):
@@ -42,8 +120,7 @@ class MaskedAutoencoder(nn.Module):
         """Initialize a new MaskedAutoencoder instance.
 
         Args:
-            encoder: A timm ViT, see
-                :func:`~torchgeo_sigmae.models.build_encoder`.
+            encoder: A timm ViT, see :func:`~torchgeo_sigmae.models.build_encoder`.
             decoder: ``'cross'`` (CrossMAE's) or ``'self'`` (MAE's).
             decoder_dim: Width of the decoder.
             decoder_depth: Number of decoder blocks.
@@ -51,9 +128,6 @@ class MaskedAutoencoder(nn.Module):
             num_indices: Number of spectral indices K, if every token also predicts its
                 spectral statistics: the mean in each of its m bands, and mean and
                 standard deviation of each index. None for pixels alone.
-
-        Raises:
-            ValueError: If *decoder* is unknown or its sizes cannot be built.
         """
         super().__init__()
         if decoder not in DECODERS:
@@ -85,14 +159,7 @@ class MaskedAutoencoder(nn.Module):
         )
 
     def grid(self, image: Tensor) -> tuple[int, int]:
-        """Count the patches of an image.
-
-        Args:
-            image: ``(..., H, W)``.
-
-        Returns:
-            Patches per column and per row.
-        """
+        """Count the patches of an image ``(..., H, W)``, per column and per row."""
         return image.shape[-2] // self.patch_size, image.shape[-1] // self.patch_size
 
     def forward(
@@ -105,7 +172,7 @@ class MaskedAutoencoder(nn.Module):
         """Predict the pixels of hidden patches.
 
         Args:
-            image: Normalised images ``(B, C, H, W)``.
+            image: Normalized images ``(B, C, H, W)``.
             keep: Indices of the visible tokens, ``(B, V)``.
             predicted: Indices of the tokens to predict, ``(B, P)``.
             patches: The tokens of *image*, if they were cut already.
@@ -113,16 +180,7 @@ class MaskedAutoencoder(nn.Module):
         Returns:
             Predicted tokens ``(B, P, L + S)``: pixel values in the space of the target,
             then spectral statistics (S = 0 without *num_indices*).
-
-        Raises:
-            ValueError: If the patch size does not divide the image, or its number of
-                channels is not the encoder's.
         """
-        if image.shape[1] != self.in_channels:
-            raise ValueError(
-                f'image: {image.shape[1]} channels, but the encoder takes '
-                f'{self.in_channels}. Select bands by name before the model.'
-            )
         if patches is None:
             patches = self.layout.patchify(image)
         grid = self.grid(image)

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Where a token is: its place in the image and its place in the spectrum."""
+"""Positions of tokens in the image and in the spectrum."""
 
 import torch
 from timm.layers import build_sincos2d_pos_embed
@@ -14,16 +14,7 @@ POSITIONS = ('learnable', 'sincos', 'vanilla')
 
 
 def sincos_1d(count: int, dim: int, device: torch.device | None = None) -> Tensor:
-    """Sines and cosines of a running number (arXiv:1706.03762).
-
-    Args:
-        count: How many positions.
-        dim: Width, even.
-        device: Where to put the table.
-
-    Returns:
-        A table ``(count, dim)``, sines first.
-    """
+    """Sines, then cosines of a running number (arXiv:1706.03762), ``(count, dim)``."""
     omega = torch.arange(dim // 2, device=device) / (dim / 2)
     angle = torch.outer(torch.arange(count, device=device), 10000.0**-omega)
     return torch.cat([angle.sin(), angle.cos()], dim=1)
@@ -32,15 +23,5 @@ def sincos_1d(count: int, dim: int, device: torch.device | None = None) -> Tenso
 def sincos_2d(
     grid: tuple[int, int], dim: int, device: torch.device | None = None
 ) -> Tensor:
-    """Sines and cosines of rows and columns, as MAE's.
-
-    Args:
-        grid: Patches per column and per row.
-        dim: Width, a multiple of 4.
-        device: Where to put the table.
-
-    Returns:
-        A table ``(N, dim)`` in row-major order.
-    """
-    table: Tensor = build_sincos2d_pos_embed(list(grid), dim, device=device)
-    return table
+    """Sines and cosines of rows and columns, as MAE's, ``(N, dim)`` row by row."""
+    return build_sincos2d_pos_embed(list(grid), dim, device=device)

@@ -49,9 +49,6 @@ class _Pyramid(SIGMAEViT):
             depth: Number of maps, 1 to 5: strides 2 to ``2 ** depth``.
             output_stride: Largest stride: 8, 16 or 32.
             **kwargs: Passed to the encoder.
-
-        Raises:
-            ValueError: If an argument is not one of these.
         """
         names = [n for n in NAMES if PYRAMIDS[NAMES[n].encoder] is type(self)]
         if model not in names:
@@ -80,13 +77,9 @@ class _Pyramid(SIGMAEViT):
         return self._strides[-1]
 
     def make_dilated(self, output_stride: int) -> None:
-        """Keep maps at *output_stride* or finer, which DeepLab asks for.
+        """Keep maps at *output_stride*, 8 or 16, or finer, which DeepLab asks for.
 
-        Args:
-            output_stride: 8 or 16. Nothing is dilated: coarser maps are pooled less.
-
-        Raises:
-            ValueError: If it is another stride.
+        Nothing is dilated: coarser maps are pooled less.
         """
         if output_stride not in (8, 16):
             raise ValueError(
@@ -96,15 +89,10 @@ class _Pyramid(SIGMAEViT):
         self._strides = tuple(min(stride, output_stride) for stride in self._strides)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Compute the pyramid.
+        """Compute the pyramid of images of any size ``(B, C, H, W)``.
 
-        Args:
-            x: Images of any size ``(B, C, H, W)``; patches over the edge are filled
-                with zeros.
-
-        Returns:
-            The images themselves and a map ``(B, D, ceil(H / s), ceil(W / s))`` for
-            every stride s.
+        Patches over the edge are filled with zeros. Returns the images themselves and a
+        map ``(B, D, ceil(H / s), ceil(W / s))`` for every stride s.
         """
         size = (x.shape[-2], x.shape[-1])
         grid = self.patch_embed.dynamic_feat_size(size)
@@ -162,17 +150,7 @@ PYRAMIDS: dict[type[SIGMAEViT], type[_Pyramid]] = {
 
 
 def _resample(level: Tensor, patch: int, stride: int, size: tuple[int, int]) -> Tensor:
-    """Bring a token map to a stride.
-
-    Args:
-        level: Token map ``(B, D, ceil(H / patch), ceil(W / patch))``.
-        patch: Its stride, a power of two.
-        stride: The stride wanted, a power of two.
-        size: H and W of the images.
-
-    Returns:
-        ``(B, D, ceil(H / stride), ceil(W / stride))``, aligned with the images.
-    """
+    """Bring a map of tokens of *patch* pixels to a stride, aligned with the images."""
     if stride > patch:
         # Windows over the edge average the tokens they hold.
         return F.avg_pool2d(level, stride // patch, ceil_mode=True)

@@ -32,19 +32,9 @@ def build_model(
 ) -> VisionTransformer:
     """Build one of our encoders as TorchGeo's model builders do.
 
-    ``torchgeo.models.get_model(name, weights=..., **kwargs)`` calls it.
-
-    Args:
-        model: One of our names.
-        weights: Pretrained weights of that model; None for random ones.
-        **kwargs: Passed to :func:`timm.create_model`. With *weights*, ``in_chans``
-            defaults to theirs.
-
-    Returns:
-        The timm model; with *weights*, all but its head is pretrained.
-
-    Raises:
-        ValueError: If *weights* were made for another model or do not fit.
+    ``torchgeo.models.get_model(name, weights=..., **kwargs)`` calls it. *kwargs* are
+    those of :func:`timm.create_model`. With *weights*, ``in_chans`` defaults to theirs,
+    and all but the head is pretrained.
     """
     if weights is None:
         return timm.create_model(model, **kwargs)
@@ -79,56 +69,45 @@ _BUILDERS: dict[str, Callable[..., VisionTransformer]] = {
 def register() -> None:
     """Make our names known to smp's models and to TorchGeo's model registry.
 
-    Importing the package does this; a second call changes nothing.
-
-    Warns:
-        UserWarning: If a table has changed; the message names what is unavailable.
+    Importing the package does this; a second call changes nothing. If a table has
+    changed, a warning names what is unavailable.
     """
-    lost = []
     encoders = _table(smp, 'encoders', 'encoders')
-    if encoders is not None and all(map(_is_smp_entry, encoders.values())):
-        for name, architecture in NAMES.items():
+    if encoders is not None and not all(map(_is_smp_entry, encoders.values())):
+        encoders = None
+    models = _table(torchgeo.models, 'api', '_model')
+    for name, architecture in NAMES.items():
+        if encoders is not None:
             encoders[name] = {
                 'encoder': PYRAMIDS[architecture.encoder],
                 'params': {'model': name},
                 'pretrained_settings': {},
             }
-    else:
-        lost.append(
-            'our encoders in segmentation, change detection and pixelwise regression '
-            '(segmentation_models_pytorch.encoders.encoders)'
-        )
-    models = _table(torchgeo.models, 'api', '_model')
-    if models is not None:
-        models.update(_BUILDERS)
-    else:
-        lost.append(
-            'our names in torchgeo.models.list_models and get_model '
-            '(torchgeo.models.api._model)'
-        )
-    if _table(torchgeo.models, 'api', '_model_weights') is None:
-        lost.append(
-            'our weights in torchgeo.models.get_weight and get_model_weights '
-            '(torchgeo.models.api._model_weights)'
-        )
-    if lost:
+        if models is not None:
+            models[name] = _BUILDERS[name]
+    tables = {
+        'our encoders in segmentation, change detection and pixelwise regression '
+        '(segmentation_models_pytorch.encoders.encoders)': encoders,
+        'our names in torchgeo.models.list_models and get_model '
+        '(torchgeo.models.api._model)': models,
+        'our weights in torchgeo.models.get_weight and get_model_weights '
+        '(torchgeo.models.api._model_weights)': _table(
+            torchgeo.models, 'api', '_model_weights'
+        ),
+    }
+    unavailable = [use for use, table in tables.items() if table is None]
+    if unavailable:
         warnings.warn(
             'torchgeo-sigmae could not register everything, because an installed '
-            f'package differs from what it knows. Unavailable: {"; ".join(lost)}. '
-            'Everything else works; a newer torchgeo-sigmae may bring it back.',
+            'package differs from what it knows. Unavailable: '
+            f'{"; ".join(unavailable)}. Everything else works; a newer '
+            'torchgeo-sigmae may bring it back.',
             stacklevel=2,
         )
 
 
 def register_weights(weights: type[WeightsEnum]) -> None:
-    """Make weights known to TorchGeo's model registry, under all of our names.
-
-    ``torchgeo.models.get_model_weights(name)`` then returns the enum, and
-    ``torchgeo.models.get_weight`` finds its members by their strings.
-
-    Args:
-        weights: The enum.
-    """
+    """Make an enum of weights known to TorchGeo's registry, under all of our names."""
     # register() warns if the table is missing.
     table = _table(torchgeo.models, 'api', '_model_weights')
     if table is not None:

@@ -22,24 +22,14 @@ _WIDTHS: dict[str, dict[str, int]] = {
 
 
 class Architecture(NamedTuple):
-    """The encoder behind one of our names.
-
-    Attributes:
-        encoder: Its class.
-        variant: ``tiny``, ``small``, ``base`` or ``large``.
-        patch_size: Side of a patch in pixels.
-    """
+    """The encoder behind one of our names: class, variant, patch size in pixels."""
 
     encoder: type[SIGMAEViT]
     variant: str
     patch_size: int
 
     def arguments(self) -> dict[str, Any]:
-        """Arguments of the class, for ten bands.
-
-        Returns:
-            The arguments.
-        """
+        """Arguments of the class, for ten bands."""
         return {
             'patch_size': self.patch_size,
             'img_size': _IMAGE_SIZE[self.patch_size],
@@ -95,14 +85,13 @@ def _register(name: str, architecture: Architecture) -> None:
     """Register a name with timm, whose builders are functions of that name."""
 
     def build(pretrained: bool = False, **kwargs: Any) -> SIGMAEViT:
-        model: SIGMAEViT = build_model_with_cfg(
+        return build_model_with_cfg(
             architecture.encoder,
             name,
             pretrained,
             feature_cfg={'out_indices': 3, 'feature_cls': 'getter'},
             **{**architecture.arguments(), **kwargs},
         )
-        return model
 
     build.__name__ = build.__qualname__ = name
     build.__doc__ = (

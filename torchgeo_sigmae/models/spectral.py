@@ -1,22 +1,22 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Encoders whose tokens have a place in the spectrum too: S2MAE's and SatMAE's.
+"""Encoders with several tokens per patch position: S2MAE's and SatMAE's.
 
 To the outside they are plain timm ViTs: ``forward_features`` and the intermediate
-features have one token a place, the mean over the spectrum.
+features have one token per patch position, the mean over the spectrum.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from .embeddings import CubeEmbed, GroupEmbed
-from .encoder import SIGMAEViT, prefix_tokens
+from .encoder import SIGMAEViT, patch_positions, prefix_tokens
 from .layout import TokenLayout, layout_of_state
 from .positions import POSITIONS, sincos_1d, sincos_2d
 
@@ -29,15 +29,15 @@ __all__ = (
 
 
 class SpectralViT(SIGMAEViT):
-    """A ViT with G tokens at every place, each with a part of the spectrum.
+    """A ViT with G tokens at every patch position, each with a part of the spectrum.
 
     Positions are separable: ``pos_embed`` says where in the image, ``spectral_embed``
     where in the spectrum, and a token gets the sum. Features that leave the encoder are
-    the mean over the G tokens of a place, so that heads, decoders and pyramids see the
-    plain ViT they know.
+    the mean over the G tokens of a patch position, so that heads, decoders and pyramids
+    see a plain ViT.
 
     The number of bands a state dict was made for is checked when it loads: TorchGeo's
-    loaders look at the first layer only, which does not always tell.
+    loaders look at the first layer only, which does not always show it.
     """
 
     def __init__(self, *args: Any, positions: str = 'learnable', **kwargs: Any) -> None:
@@ -47,11 +47,8 @@ class SpectralViT(SIGMAEViT):
             *args: Passed to :class:`timm.models.VisionTransformer`.
             positions: ``'learnable'``; ``'sincos'`` (the same, but fixed at their
                 start); ``'vanilla'`` (fixed, of the running number of a token, which
-                does not tell space from spectrum).
+                does not separate space and spectrum).
             **kwargs: Passed to :class:`timm.models.VisionTransformer`.
-
-        Raises:
-            ValueError: If an argument is unknown, or the bands cannot be shared out.
         """
         if positions not in POSITIONS:
             raise ValueError(
@@ -71,8 +68,7 @@ class SpectralViT(SIGMAEViT):
     @property
     def layout(self) -> TokenLayout:
         """What its tokens are."""
-        layout: TokenLayout = self.patch_embed.layout
-        return layout
+        return self.patch_embed.layout
 
     @property
     def positions(self) -> str:
@@ -92,43 +88,23 @@ class SpectralViT(SIGMAEViT):
         self.spectral_embed.requires_grad_(self.learnable)
 
     def position_tables(self) -> tuple[Tensor, Tensor]:
-        """Compute where learnable positions start.
-
-        Returns:
-            Tables ``(N, D)`` of places and ``(G, D)`` of the spectrum.
-        """
+        """Learnable positions at the start: space ``(N, D)``, spectrum ``(G, D)``."""
         return (
             sincos_2d(self.patch_embed.grid_size, self.embed_dim),
             sincos_1d(self.layout.num_groups, self.embed_dim),
         )
 
     def token_positions(self, grid: tuple[int, int]) -> Tensor:
-        """Look up the positions of all tokens.
-
-        Args:
-            grid: Patches per column and per row.
-
-        Returns:
-            Positions ``(G * N, D)``.
-        """
+        """Positions of all tokens of a grid of patches, ``(G * N, D)``."""
         groups = self.layout.num_groups
         if self.joint:
             count = groups * grid[0] * grid[1]
             return sincos_1d(count, self.embed_dim, self.pos_embed.device)
-        prefix = 0 if self.no_embed_class else self.num_prefix_tokens
-        spatial = resample_abs_pos_embed(
-            self.pos_embed, list(grid), list(self.patch_embed.grid_size), prefix
-        )[0, prefix:]
-        positions: Tensor = self.spectral_embed[0].unsqueeze(1) + spatial
-        return positions.flatten(0, 1)
+        spectral = self.spectral_embed[0].unsqueeze(1)
+        return (spectral + patch_positions(self, grid)).flatten(0, 1)
 
     def set_in_channels(self, in_channels: int, pretrained: bool = False) -> None:
-        """Take another number of bands: new, random first layer and spectrum.
-
-        Args:
-            in_channels: Number of bands.
-            pretrained: Ignored, see :meth:`.SIGMAEViT.set_in_channels`.
-        """
+        """Take another number of bands: new, random first layer and spectrum."""
         if in_channels != self.layout.channels:
             self.patch_embed.set_bands(in_channels)
             self.in_chans = in_channels
@@ -149,20 +125,10 @@ class SpectralViT(SIGMAEViT):
         x = x.flatten(1, 3) + positions
         # len(x) would fix the batch size in torch.export.
         head = prefix_tokens(self).expand(x.shape[0], -1, -1)
-        out: Tensor = self.pos_drop(torch.cat([head, x], dim=1))
-        return out
+        return self.pos_drop(torch.cat([head, x], dim=1))
 
     def forward_features(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Compute the features of whole images.
-
-        Args:
-            x: Images ``(B, C, H, W)``.
-            *args: Passed to timm.
-            **kwargs: Passed to timm.
-
-        Returns:
-            Normalised tokens ``(B, prefix + N, D)``, one a place.
-        """
+        """Compute the normalized tokens of whole images, ``(B, prefix + N, D)``."""
         tokens = super().forward_features(x, *args, **kwargs)
         return self.pool_spectrum(tokens, self.num_prefix_tokens)
 
@@ -176,26 +142,13 @@ class SpectralViT(SIGMAEViT):
         return_prefix_tokens: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Compute the features after several blocks, as timm's does.
-
-        Args:
-            x: Images ``(B, C, H, W)``.
-            *args: Passed to timm.
-            output_fmt: ``'NCHW'`` or ``'NLC'``.
-            intermediates_only: Whether to leave the last features out.
-            output_dict: Whether to return a dictionary, as timm's.
-            return_prefix_tokens: Whether to return the prefix tokens as well.
-            **kwargs: Passed to timm.
-
-        Returns:
-            As timm's, with one token a place.
-        """
-        last, found = super().forward_intermediates(
+        """Compute the features after several blocks as timm does, one token a patch."""
+        last, blocks = super().forward_intermediates(
             x, *args, output_fmt='NLC', return_prefix_tokens=True, **kwargs
         )
         grid = self.patch_embed.dynamic_feat_size((x.shape[-2], x.shape[-1]))
         levels, prefixes = [], []
-        for level in found:
+        for level in blocks:
             tokens, prefix = level if isinstance(level, tuple) else (level, None)
             tokens = self.pool_spectrum(tokens)
             if output_fmt == 'NCHW':
@@ -211,40 +164,21 @@ class SpectralViT(SIGMAEViT):
             if not intermediates_only:
                 features['image_features'] = last
             return features
-        found = list(zip(levels, prefixes, strict=True)) if with_prefix else levels
-        return found if intermediates_only else (last, found)
+        pairs = list(zip(levels, prefixes, strict=True)) if with_prefix else levels
+        return pairs if intermediates_only else (last, pairs)
 
     def pool_spectrum(self, tokens: Tensor, prefix: int = 0) -> Tensor:
-        """Average the tokens of every place.
-
-        Args:
-            tokens: ``(B, prefix + G * N, D)``.
-            prefix: Number of tokens in front to keep.
-
-        Returns:
-            ``(B, prefix + N, D)``.
-        """
+        """Average ``(B, prefix + G * N, D)`` over G, to ``(B, prefix + N, D)``."""
         head, rest = tokens[:, :prefix], tokens[:, prefix:]
         pooled = rest.unflatten(1, (self.layout.num_groups, -1)).mean(dim=1)
         return torch.cat([head, pooled], dim=1)
 
     def no_weight_decay(self) -> set[str]:
-        """Name the parameters that should not decay.
-
-        Returns:
-            Their names.
-        """
+        """Name the parameters that should not decay."""
         return {*super().no_weight_decay(), 'spectral_embed'}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Sort parameters into layers, for learning rates by layer.
-
-        Args:
-            coarse: As timm's.
-
-        Returns:
-            Patterns; positions in the spectrum belong to the first layer.
-        """
+        """Sort parameters into layers; those of the spectrum belong to the first."""
         groups: dict[str, Any] = super().group_matcher(coarse)
         stem = groups['stem'].removeprefix('^')
         return {**groups, 'stem': f'^spectral_embed|^{stem}'}
@@ -262,12 +196,7 @@ class SpectralViT(SIGMAEViT):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def adopt(self, state_dict: Mapping[str, Tensor], prefix: str = '') -> None:
-        """Take over how the bands are shared out; subclasses know where it stands.
-
-        Args:
-            state_dict: What is about to load.
-            prefix: In front of the keys.
-        """
+        """Take over how the bands of a state dict are shared out."""
         raise NotImplementedError
 
 
@@ -289,26 +218,12 @@ class S2MAEViT(SpectralViT):
             cube_bands: Bands of a cube, a divisor of the number of bands; None for 3 or
                 else 2, whichever divides it.
             **kwargs: Passed to :class:`SpectralViT`.
-
-        Raises:
-            ValueError: If *cube_bands* does not divide the number of bands.
         """
-
-        def embed(*embed_args: Any, **embed_kwargs: Any) -> CubeEmbed:
-            return CubeEmbed(*embed_args, cube_bands=cube_bands, **embed_kwargs)
-
+        embed = partial(CubeEmbed, cube_bands=cube_bands)
         super().__init__(*args, embed_layer=embed, **kwargs)
 
     def adopt(self, state_dict: Mapping[str, Tensor], prefix: str = '') -> None:
-        """Take over the depth of a cube, and check the number of bands.
-
-        Args:
-            state_dict: What is about to load.
-            prefix: In front of the keys.
-
-        Raises:
-            ValueError: If it was made for another number of bands.
-        """
+        """Take over the depth of a cube, and check the number of bands."""
         kernel = state_dict.get(f'{prefix}patch_embed.proj.weight')
         spectrum = state_dict.get(f'{prefix}spectral_embed')
         if kernel is None or kernel.ndim != 5 or spectrum is None:
@@ -331,7 +246,7 @@ class SatMAEViT(SpectralViT):
     After "SatMAE: Pre-training Transformers for Temporal and Multi-Spectral Satellite
     Imagery" (https://arxiv.org/abs/2207.08051), written from the paper. Every group has
     its own patch embedding. As there, three quarters of a position start as sines and
-    cosines of the place, one quarter as those of the group.
+    cosines of the patch position, one quarter as those of the group.
     """
 
     def __init__(
@@ -346,49 +261,31 @@ class SatMAEViT(SpectralViT):
             *args: Passed to :class:`SpectralViT`.
             groups: Channels of each group; None for SatMAE's of the ten bands of
                 Sentinel-2 (10 m; red edge; short-wave infrared), or for another number
-                of channels groups of four neighbours.
+                of channels groups of four neighbors.
             **kwargs: Passed to :class:`SpectralViT`.
-
-        Raises:
-            ValueError: If *groups* does not hold every channel once.
         """
-
-        def embed(*embed_args: Any, **embed_kwargs: Any) -> GroupEmbed:
-            return GroupEmbed(*embed_args, groups=groups, **embed_kwargs)
-
+        embed = partial(GroupEmbed, groups=groups)
         super().__init__(*args, embed_layer=embed, **kwargs)
 
     def position_tables(self) -> tuple[Tensor, Tensor]:
-        """Compute where learnable positions start.
-
-        Returns:
-            Tables ``(N, D)`` of places and ``(G, D)`` of the groups.
-        """
+        """Learnable positions at the start: space ``(N, D)``, groups ``(G, D)``."""
         part = self.embed_dim // 4
         spatial = sincos_2d(self.patch_embed.grid_size, self.embed_dim - part)
         spectral = sincos_1d(self.layout.num_groups, part)
         return F.pad(spatial, (0, part)), F.pad(spectral, (self.embed_dim - part, 0))
 
     def adopt(self, state_dict: Mapping[str, Tensor], prefix: str = '') -> None:
-        """Take over the groups; the number of bands shows in the first layer.
-
-        Args:
-            state_dict: What is about to load.
-            prefix: In front of the keys.
-        """
+        """Take over the groups; the number of bands shows in the first layer."""
         membership = state_dict.get(f'{prefix}patch_embed.band_group')
         if membership is None or len(membership) != self.layout.channels:
             return  # refused by the hook
-        known = TokenLayout.grouped(self.layout.patch_size, membership.tolist())
-        self.patch_embed.share(known.channels, known.groups)
+        layout = TokenLayout.grouped(self.layout.patch_size, membership.tolist())
+        self.patch_embed.share(layout.channels, layout.groups)
         self._resize_spectrum(self.layout.num_groups)
 
 
 def encoder_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of an encoder that shares bands out as another one does.
-
-    Args:
-        state_dict: The other's tensors under plain timm keys.
+    """Arguments of an encoder that shares bands out as that of a state dict does.
 
     Returns:
         ``cube_bands`` of S2MAE, ``groups`` of SatMAE, nothing of others.

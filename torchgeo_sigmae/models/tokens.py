@@ -11,53 +11,27 @@ __all__ = (
     'gather_tokens',
     'masked_mse',
     'normalize_patches',
-    'own_group',
+    'pick_group',
     'scatter_tokens',
 )
 
 
 def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
-    """Pick tokens of every sample.
-
-    Args:
-        tokens: ``(B, N, D)``.
-        index: Token indices ``(B, K)``.
-
-    Returns:
-        The tokens ``(B, K, D)``.
-    """
+    """Pick the tokens ``(B, K)`` of ``(B, N, D)`` in every sample: ``(B, K, D)``."""
     # Whole rows of one matrix: three times as fast as to gather value by value.
     first = torch.arange(len(tokens), device=index.device) * tokens.shape[1]
     rows = (index + first.unsqueeze(-1)).flatten()
-    picked: Tensor = tokens.flatten(0, 1).index_select(0, rows)
-    return picked.view(*index.shape, -1)
+    return tokens.flatten(0, 1).index_select(0, rows).view(*index.shape, -1)
 
 
-def own_group(values: Tensor, group: Tensor) -> Tensor:
-    """Pick, for every token, the result of its group.
-
-    Args:
-        values: Results for every group, ``(B, K, G, D)``.
-        group: The group of every token, ``(B, K)``.
-
-    Returns:
-        ``(B, K, D)``.
-    """
+def pick_group(values: Tensor, group: Tensor) -> Tensor:
+    """Pick from ``(B, K, G, D)`` the result of each token's group ``(B, K)``."""
     index = group[..., None, None].expand(-1, -1, 1, values.shape[-1])
     return values.gather(2, index).squeeze(2)
 
 
 def scatter_tokens(tokens: Tensor, index: Tensor, values: Tensor) -> Tensor:
-    """Replace tokens of every sample.
-
-    Args:
-        tokens: ``(B, N, D)``.
-        index: Token indices ``(B, K)``.
-        values: New tokens ``(B, K, D)``.
-
-    Returns:
-        A copy of *tokens* with *values* at *index*.
-    """
+    """Copy ``(B, N, D)``, with the tokens at ``(B, K)`` replaced by ``(B, K, D)``."""
     index = index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
     return tokens.scatter(1, index, values.to(tokens.dtype))
 
@@ -67,16 +41,12 @@ def normalize_patches(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalize every patch by its own mean and variance, as MAE's ``norm_pix_loss``.
 
-    In float32 at least: squares of half precision overflow.
-
-    Args:
-        patches: ``(B, N, L)``.
-        valid: Which entries count, boolean ``(B, N, L)``; None if all do.
-        eps: Added to the variance.
+    In float32 at least: squares of half precision overflow. Only *valid* entries of
+    ``(B, N, L)`` count.
 
     Returns:
-        The normalized patches ``(B, N, L)``, and the mean and standard deviation
-        ``(B, N, 1)`` that undo it.
+        The normalized patches, and the mean and standard deviation ``(B, N, 1)`` that
+        undo it.
     """
     patches = _precise(patches)
     if valid is None:
@@ -94,15 +64,10 @@ def normalize_patches(
 def masked_mse(
     prediction: Tensor, target: Tensor, valid: Tensor | None = None
 ) -> Tensor:
-    """Compute the mean squared error over the entries that count, in float32 at least.
+    """Compute the mean squared error over the *valid* entries, in float32 at least.
 
-    Args:
-        prediction: Any shape.
-        target: Same shape.
-        valid: Which entries count, boolean, same shape; None if all do.
-
-    Returns:
-        The scalar error; 0, with zero gradients, where nothing counts.
+    The error is 0, with zero gradients, where nothing counts. All have one shape;
+    without *valid* all entries count.
     """
     prediction = _precise(prediction)
     target = target.to(prediction.dtype)

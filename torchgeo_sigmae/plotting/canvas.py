@@ -30,12 +30,8 @@ Limits = tuple[np.ndarray, np.ndarray]
 def rgb_channels(bands: Sequence[str]) -> list[int]:
     """Choose the channels to show as red, green and blue.
 
-    Args:
-        bands: Names of the channels, in order.
-
-    Returns:
-        Positions of red, green and blue if all three are there, else those of the
-        first three bands (the first band three times if there are fewer).
+    Those of the first three bands if one of them is missing; the first band three times
+    if there are fewer.
     """
     names = BandSet(bands)
     try:
@@ -64,14 +60,10 @@ def stretch(image: np.ndarray) -> Limits:
 
 
 def colors(image: np.ndarray, limits: Limits | None = None) -> np.ndarray:
-    """Turn reflectance into colors; missing pixels become magenta.
+    """Turn reflectance ``(3, H, W)`` into colors ``(H, W, 3)`` in [0, 1].
 
-    Args:
-        image: Reflectance ``(3, H, W)``, not finite where data are missing.
-        limits: Values that become 0 and 1; None for those of :func:`stretch`.
-
-    Returns:
-        Colors ``(H, W, 3)`` in [0, 1].
+    Missing pixels, which are not finite, become magenta. *limits* are the values that
+    become 0 and 1; None for those of :func:`stretch`.
     """
     low, high = stretch(image) if limits is None else limits
     shown = np.clip((image - low) / (high - low), 0, 1).transpose(1, 2, 0)
@@ -101,18 +93,11 @@ def panel_grid(
     captions: bool = False,
     columns: int = 4,
 ) -> tuple[Figure, list[Axes]]:
-    """Start a figure of image panels, row by row.
+    """Start a figure of *count* image panels, row by row; return it with its axes.
 
-    Args:
-        count: Number of panels.
-        shape: Height and width of the images in pixels.
-        missing: Whether data are missing in any pixel, which is then explained.
-        bars: Whether all panels but the first have a color bar at their right.
-        captions: Whether panels have a line of text below.
-        columns: Largest number of panels in a row.
-
-    Returns:
-        The figure and its *count* axes.
+    *shape* is the height and width of the images in pixels. *missing* explains magenta.
+    *bars* leaves space for a color bar at the right of all panels but the first,
+    *captions* for a line of text below each.
     """
     columns = min(count, columns)
     rows = math.ceil(count / columns)

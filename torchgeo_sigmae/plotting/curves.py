@@ -66,10 +66,6 @@ def read_log(path: str | os.PathLike[str]) -> Log:
     Returns:
         For every name with at least one value the optimizer steps, int64 ``(N,)``,
         strictly increasing, and the values, float64 ``(N,)``, without NaN.
-
-    Raises:
-        FileNotFoundError: If there is no log in the folder.
-        ValueError: If a file is not such a log, or the folder holds several runs.
     """
     curves: dict[str, dict[int, float]] = {}
     for folder in _log_folders(Path(path)):
@@ -87,19 +83,9 @@ def read_log(path: str | os.PathLike[str]) -> Log:
 
 
 def plot_training(path: str | os.PathLike[str]) -> Figure:
-    """Draw losses, masking and learning rates of a run.
+    """Draw losses, masking and learning rates of a run, one panel below the other.
 
-    Args:
-        path: As in :func:`read_log`.
-
-    Returns:
-        A figure, one panel below the other over a common axis of optimizer steps; a
-        panel without data is left out.
-
-    Raises:
-        FileNotFoundError: If there is no log in the folder.
-        ValueError: If a file is not such a log, the folder holds several runs, or there
-            is nothing to draw.
+    *path* is that of :func:`read_log`. A panel without data is left out.
     """
     log = read_log(path)
     panels = {

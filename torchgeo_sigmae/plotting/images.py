@@ -35,17 +35,10 @@ def plot_image(
     title: str | None = None,
     suptitle: str | None = None,
 ) -> Figure:
-    """Draw an image in natural colors.
+    """Draw an image ``(C, H, W)`` in natural colors; NaN where data are missing.
 
-    Args:
-        image: Values ``(C, H, W)``; NaN where data are missing.
-        bands: Names of the C bands.
-        title: Title of the panel.
-        suptitle: Title of the figure.
-
-    Returns:
-        A figure. Each color is stretched from its 2nd to its 98th percentile; missing
-        pixels are magenta.
+    Each color is stretched from its 2nd to its 98th percentile. *title* is that of the
+    panel, *suptitle* that of the figure.
     """
     shown = image.detach().cpu().float().numpy()[rgb_channels(bands)]
     missing = not bool(np.isfinite(shown).all())
@@ -68,6 +61,10 @@ def plot_indices(
 ) -> Figure:
     """Draw an image and maps of its spectral indices.
 
+    A color bar spans the index's ``value_range`` and is centered on 0 if the range lies
+    on both sides of it; for an index without limits it spans the 2nd to the 98th
+    percentile. The title shows the smallest and the largest value.
+
     Args:
         image: Raw values ``(C, H, W)``, floating point.
         bands: Names of the C bands.
@@ -77,17 +74,6 @@ def plot_indices(
         offset: Reflectance at 0.
         nodata: Pixels whose bands all equal this value are missing, as are those that
             are not finite; None if no value marks missing pixels.
-
-    Returns:
-        A figure with natural colors, then one map per index, four panels per row. A
-        color bar spans the index's ``value_range`` and is centered on 0 if the range
-        lies on both sides of it; for an index without limits it spans the 2nd to the
-        98th percentile. The title shows the smallest and the largest value.
-
-    Raises:
-        TypeError: If *image* holds integers.
-        ValueError: If *image* is not one image of these bands, no index is given, an
-            index is unknown, or a band it needs is missing.
     """
     valid = _check_image(image, bands, nodata)
     resolved = [get_index(index) for index in indices]
@@ -128,7 +114,7 @@ def plot_saliency(
     heterogeneity: Tensor | None = None,
     nodata: float | None = 0.0,
 ) -> Figure:
-    """Draw an image and the saliency of its patches.
+    """Draw an image and the saliency of its patches over a pale gray image.
 
     Args:
         image: Reflectance ``(C, H, W)``, floating point.
@@ -139,15 +125,6 @@ def plot_saliency(
         heterogeneity: Internal heterogeneity ``(H / p, W / p)``, 0 or more. None not to
             draw it.
         nodata: As in :func:`plot_indices`.
-
-    Returns:
-        A figure with natural colors, saliency over a pale gray image, then richness and
-        heterogeneity, each from 0 to its largest value.
-
-    Raises:
-        TypeError: If *image* holds integers.
-        ValueError: If *image* is not one image of these bands, *saliency* is not in
-            [0, 1], or the grid of a map does not fit the image.
     """
     valid = _check_image(image, bands, nodata)
     if not bool(((saliency >= 0) & (saliency <= 1)).all()):
@@ -186,7 +163,7 @@ def plot_mask(
     bands: Sequence[str],
     nodata: float | None = 0.0,
 ) -> Figure:
-    """Draw an image and the part of it that the encoder sees.
+    """Draw an image and the part of it that the encoder sees; hidden pixels are gray.
 
     Args:
         image: Reflectance ``(C, H, W)``, floating point.
@@ -195,15 +172,6 @@ def plot_mask(
             and at the end of training.
         bands: Names of the C bands.
         nodata: As in :func:`plot_indices`.
-
-    Returns:
-        A figure with natural colors, then one panel per mask with hidden pixels in gray
-        and their share below, four panels per row.
-
-    Raises:
-        TypeError: If *image* holds integers, or a mask is not boolean.
-        ValueError: If *image* is not one image of these bands, no mask is given, or the
-            grid of a mask does not fit the image.
     """
     valid = _check_image(image, bands, nodata)
     masks = (

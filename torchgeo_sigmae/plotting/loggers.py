@@ -12,14 +12,9 @@ __all__ = ('log_figure', 'takes_figures')
 
 
 def takes_figures(logger: Logger) -> bool:
-    """Whether :func:`log_figure` can send a figure to a logger.
+    """Whether a logger takes figures: TensorBoard, Weights & Biases, MLflow and Comet.
 
-    Args:
-        logger: A logger of Lightning's, or any whose ``experiment`` has TensorBoard's
-            ``add_figure``.
-
-    Returns:
-        True for TensorBoard, Weights & Biases, MLflow and Comet.
+    So does any whose ``experiment`` has TensorBoard's ``add_figure``.
     """
     known = isinstance(logger, CometLogger | MLFlowLogger | WandbLogger)
     return known or hasattr(_experiment(logger), 'add_figure')
@@ -28,11 +23,7 @@ def takes_figures(logger: Logger) -> bool:
 def log_figure(logger: Logger, name: str, figure: Figure, step: int) -> None:
     """Send a figure to a logger; nothing happens where a logger takes none.
 
-    Args:
-        logger: The logger; on the first process.
-        name: What the figure shows. In MLflow, a folder of the artifacts.
-        figure: The figure.
-        step: Step of the training.
+    In MLflow, *name* is a folder of the artifacts.
     """
     experiment = _experiment(logger)
     match logger:

@@ -69,10 +69,7 @@ def plot_reconstruction(
         bands: Names of the C bands.
         oracle: Whether the reconstruction used the hidden patches' true mean and
             standard deviation; the figure then says so.
-        max_images: Largest number of images to draw.
-
-    Returns:
-        A figure with one row per image.
+        max_images: Largest number of images to draw, one a row.
     """
     rows = min(len(image), max_images)
     channels = rgb_channels(bands)
@@ -113,18 +110,9 @@ def plot_mask_ratios(
 ) -> Figure:
     """Draw images, their visible part and the reconstruction at several mask ratios.
 
-    After the figure in S2MAE's slides.
-
-    Args:
-        predictions: Results of ``SIGMAETask.reconstruct`` for the same images, by mask
-            ratio: ``'image'``, ``'reconstruction'`` and ``'mask'``.
-        bands: Names of the bands.
-        oracle: Whether the reconstructions used the hidden patches' true mean and
-            standard deviation; the figure then says so.
-        max_images: Largest number of images to draw.
-
-    Returns:
-        A figure with two rows per image, the visible patches and the reconstruction.
+    After the figure in S2MAE's slides: two rows per image. *predictions* are results of
+    ``SIGMAETask.reconstruct`` for the same images, by mask ratio. The rest is as in
+    :func:`plot_reconstruction`.
     """
     images = next(iter(predictions.values()))['image']
     rows = min(len(images), max_images)

@@ -52,27 +52,12 @@ class BitemporalAugmentation(nn.Module):
     """
 
     def __init__(self, *augmentations: nn.Module) -> None:
-        """Initialize a new BitemporalAugmentation instance.
-
-        Args:
-            *augmentations: kornia augmentations of images ``(B, C, H, W)``.
-        """
+        """Initialize with kornia augmentations of images ``(B, C, H, W)``."""
         super().__init__()
         self.augmentations = K.AugmentationSequential(*augmentations, data_keys=None)
 
     def forward(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Augment a sample or a batch.
-
-        Args:
-            sample: A dictionary with ``'image'``, and masks or not.
-
-        Returns:
-            A new dictionary with the augmented tensors, in their layout and dtype.
-
-        Raises:
-            ValueError: If the image has no time axis, or a mask no batch axis where
-                the image has one.
-        """
+        """Augment a sample or a batch, into a new dictionary of the same layout."""
         image = sample['image']
         if image.ndim not in (4, 5):
             raise ValueError(
@@ -148,21 +133,21 @@ def _setup(
 
 
 def _repair(datamodule: LightningDataModule) -> bool:
-    """Replace every ``VideoSequential``; tell whether there was one."""
-    places: list[tuple[object, str]] = []
+    """Replace every ``VideoSequential``; return whether there was one."""
+    attributes: list[tuple[object, str]] = []
     for split in _SPLITS:
-        places.append((datamodule, f'{split}aug'))
+        attributes.append((datamodule, f'{split}aug'))
         dataset = getattr(datamodule, f'{split}dataset', None)
         while isinstance(dataset, Subset):
             dataset = dataset.dataset
-        places.append((dataset, 'transforms'))
-    found = False
-    for owner, name in places:
+        attributes.append((dataset, 'transforms'))
+    repaired = False
+    for owner, name in attributes:
         replacement = _replacement(getattr(owner, name, None))
         if replacement is not None:
             setattr(owner, name, replacement)
-            found = True
-    return found
+            repaired = True
+    return repaired
 
 
 def _replacement(

@@ -42,14 +42,7 @@ class Formula:
     """
 
     def __init__(self, text: str) -> None:
-        """Initialize a new Formula instance.
-
-        Args:
-            text: The formula, for example ``'(nir - red) / (nir + red)'``.
-
-        Raises:
-            ValueError: If *text* is anything but arithmetic over names.
-        """
+        """Parse a formula, for example ``'(nir - red) / (nir + red)'``."""
         self.text = text
         try:
             self._tree = ast.parse(text.strip(), mode='eval').body
@@ -67,31 +60,11 @@ class Formula:
         self.names: tuple[str, ...] = tuple(sorted(names))
 
     def __call__(self, values: Mapping[str, Value]) -> Tensor:
-        """Compute the formula.
-
-        Args:
-            values: A tensor (all of one shape) or number for every name.
-
-        Returns:
-            The result, in the shape of the tensors.
-
-        Raises:
-            ValueError: If an exponent depends on a band.
-        """
+        """Compute the formula of a tensor (all of one shape) or number by name."""
         return torch.as_tensor(_evaluate(self._tree, values))
 
     def substitute(self, replacements: Mapping[str, str]) -> str:
-        """Write the formula with other names.
-
-        Args:
-            replacements: New text for some of the names: a name, or a number.
-
-        Returns:
-            The new formula.
-
-        Raises:
-            ValueError: If the result is not a formula.
-        """
+        """Write the formula with new text, a name or number, for some of its names."""
         tree = ast.parse(self.text.strip(), mode='eval')
         for node in ast.walk(tree):
             if isinstance(node, ast.Name):

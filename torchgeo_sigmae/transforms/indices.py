@@ -52,24 +52,15 @@ class SpectralIndex:
     _formula: Formula = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Parse the formula, once.
-
-        Raises:
-            ValueError: If it is anything but arithmetic over names.
-        """
+        """Parse the formula, once."""
         parsed = Formula(self.formula)
         object.__setattr__(self, '_formula', parsed)
         object.__setattr__(self, 'bands', parsed.names)
 
     def __call__(self, bands: Mapping[str, Tensor], clamp: bool = True) -> Tensor:
-        """Compute the index.
+        """Compute the index of bands of one shape, by common name; 0 where undefined.
 
-        Args:
-            bands: Reflectance by common band name, all of one shape.
-            clamp: Whether to clamp to :attr:`value_range`.
-
-        Returns:
-            The index, in the same shape; 0 where it is undefined.
+        *clamp* keeps it in :attr:`value_range`.
         """
         value = self._formula(bands)
         return value.clamp(*self.value_range) if clamp else value
@@ -163,10 +154,6 @@ def get_index(index: str | SpectralIndex | Mapping[str, Any]) -> SpectralIndex:
 
     Returns:
         The index. One of spyndex has its default constants and no range.
-
-    Raises:
-        ValueError: If the name is unknown, or the index needs more than the optical
-            bands we know; the message names what is missing.
     """
     if isinstance(index, SpectralIndex):
         return index
@@ -178,43 +165,34 @@ def get_index(index: str | SpectralIndex | Mapping[str, Any]) -> SpectralIndex:
         import spyndex
     except ImportError:
         spyndex = None
-    if spyndex is None or index not in spyndex.indices:
-        more = (
-            'No such index is in the spyndex catalogue either.'
-            if spyndex is not None
-            else "pip install 'torchgeo-sigmae[spyndex]' adds its whole catalogue."
-        )
-        raise ValueError(
-            f'indices: {index!r} is unknown. Use one of {", ".join(INDICES)}, or pass '
-            f'a torchgeo_sigmae.transforms.SpectralIndex of your own. {more}'
-        )
-    return _from_spyndex(spyndex, index)
+    if spyndex is not None and index in spyndex.indices:
+        return _from_spyndex(spyndex, index)
+    more = (
+        'No such index is in the spyndex catalogue either.'
+        if spyndex is not None
+        else "pip install 'torchgeo-sigmae[spyndex]' adds its whole catalogue."
+    )
+    raise ValueError(
+        f'indices: {index!r} is unknown. Use one of {", ".join(INDICES)}, or pass a '
+        f'torchgeo_sigmae.transforms.SpectralIndex of your own. {more}'
+    )
 
 
 def _from_spyndex(spyndex: Any, name: str) -> SpectralIndex:
     """Translate an index of spyndex: letters to common names, constants to numbers."""
     entry = spyndex.indices[name]
     formula = Formula(entry.formula)
-    constants = {
-        symbol: spyndex.constants[symbol].default
-        for symbol in formula.names
-        if symbol in spyndex.constants
-    }
-    missing = [
-        symbol
-        for symbol in formula.names
-        if symbol not in _SPYNDEX_BANDS and constants.get(symbol) is None
-    ]
-    if missing:
+    symbols = dict(_SPYNDEX_BANDS)
+    for symbol in formula.names:
+        constant = spyndex.constants.get(symbol)
+        if symbol not in symbols and constant and constant.default is not None:
+            symbols[symbol] = f'({float(constant.default)!r})'
+    if missing := [symbol for symbol in formula.names if symbol not in symbols]:
         raise ValueError(
             f'indices: {name} of spyndex needs {", ".join(missing)}, which are no '
             'optical bands we know. Use another index.'
         )
-    replacements = {
-        **{symbol: f'({float(value)!r})' for symbol, value in constants.items()},
-        **_SPYNDEX_BANDS,
-    }
-    text = formula.substitute(replacements)
+    text = formula.substitute(symbols)
     return SpectralIndex(name, text, entry.reference, (-math.inf, math.inf))
 
 
@@ -233,12 +211,7 @@ def spectral_indices(
         indices: Indices to compute.
 
     Returns:
-        The K indices, ``(..., K, H, W)``, each in its range, float32.
-
-    Raises:
-        TypeError: If *image* holds integers.
-        ValueError: If an index is unknown, a band it needs is missing, or the number
-            of channels differs from the number of bands.
+        The K indices, ``(..., K, H, W)``, each in its range.
     """
     require_float(image, 'image')
     if image.shape[-3] != len(bands):
@@ -290,9 +263,6 @@ class AppendSpectralIndices(IntensityAugmentationBase2D):
             scale: Reflectance per unit of the image; 1e-4 for Sentinel-2 digital
                 numbers, 1 for reflectance.
             offset: Reflectance at 0.
-
-        Raises:
-            ValueError: If an index is unknown or a band it needs is missing.
         """
         super().__init__(p=1, keepdim=True)
         self._check = NormalizedImageCheck()
@@ -314,17 +284,7 @@ class AppendSpectralIndices(IntensityAugmentationBase2D):
         flags: dict[str, Any],
         transform: Tensor | None = None,
     ) -> Tensor:
-        """Apply the transform.
-
-        Args:
-            input: Images ``(B, C, H, W)``.
-            params: Generated parameters; there are none.
-            flags: Static parameters.
-            transform: The geometric transformation; there is none.
-
-        Returns:
-            Images ``(B, C + K, H, W)``.
-        """
+        """Append the indices of images ``(B, C, H, W)``."""
         self._check(input, type(self).__name__)
         reflectance = input * flags['scale'] + flags['offset']
         layers = spectral_indices(reflectance, flags['bands'], flags['indices'])
@@ -338,20 +298,11 @@ class NormalizedImageCheck:
     """
 
     def __init__(self, images: int = 8) -> None:
-        """Initialize a new NormalizedImageCheck instance.
-
-        Args:
-            images: Number of calls that look.
-        """
+        """Look at the images of so many calls."""
         self.calls_left = images
 
     def __call__(self, image: Tensor, transform: str) -> None:
-        """Warn once if an image is normalized already.
-
-        Args:
-            image: What a transform computes indices of.
-            transform: Its name, for the message.
-        """
+        """Warn once if an image is normalized already; *transform* names the caller."""
         if not self.calls_left:
             return
         self.calls_left -= 1
@@ -369,18 +320,7 @@ class NormalizedImageCheck:
 
 
 def index_channels(index: SpectralIndex, bands: BandSet) -> list[int]:
-    """Find the channels an index needs.
-
-    Args:
-        index: The index.
-        bands: The channel order.
-
-    Returns:
-        Channel positions, in the order of ``index.bands``.
-
-    Raises:
-        ValueError: If a band the index needs is missing, naming index and band.
-    """
+    """Find the channels an index needs, in the order of ``index.bands``."""
     try:
         return bands.channels(index.bands)
     except ValueError as error:
@@ -395,15 +335,7 @@ def index_channels(index: SpectralIndex, bands: BandSet) -> list[int]:
 
 
 def require_float(image: Tensor, argument: str) -> None:
-    """Refuse integer tensors, on which differences of unsigned bands would wrap.
-
-    Args:
-        image: Any tensor.
-        argument: Its name, for the message.
-
-    Raises:
-        TypeError: If *image* is not floating point.
-    """
+    """Refuse integer tensors, on which differences of unsigned bands would wrap."""
     if not image.is_floating_point():
         raise TypeError(
             f'{argument}: expected a floating-point tensor, got {image.dtype}. '

@@ -59,9 +59,6 @@ def patch_statistics(
         Richness and heterogeneity, each ``(..., H / patch_size, W / patch_size)`` in
         float32, over the indices that have a valid pixel in the patch. Patches without
         one are 0.
-
-    Raises:
-        ValueError: If *patch_size* does not divide H and W.
     """
     _, std = index_moments(indices, patch_size, valid)
     with torch.autocast(indices.device.type, enabled=False):
@@ -78,18 +75,8 @@ def index_moments(
 ) -> tuple[Tensor, Tensor]:
     """Compute mean and population standard deviation of indices in every patch.
 
-    Args:
-        indices: Spectral indices ``(..., K, H, W)``.
-        patch_size: Side of a patch in pixels; must divide H and W.
-        valid: Which pixels count, boolean ``(..., H, W)``, or ``(..., K, H, W)`` by
-            index; None if all do.
-
-    Returns:
-        Means and standard deviations, each ``(..., K, H / patch_size, W /
-        patch_size)`` in float32. Patches without a valid pixel are 0.
-
-    Raises:
-        ValueError: If *patch_size* does not divide H and W.
+    Arguments are those of :func:`patch_statistics`; both results are ``(..., K, H / p,
+    W / p)`` in float32, 0 in patches without a valid pixel.
     """
     # Autocast must not touch statistics whose differences make a ranking.
     with torch.autocast(indices.device.type, enabled=False):
@@ -158,11 +145,6 @@ def patch_saliency(
     Returns:
         Saliency ``(..., H / patch_size, W / patch_size)`` in [0, 1], float32; 0 for
         patches where no index counts. Carries no gradient.
-
-    Raises:
-        TypeError: If *image* holds integers.
-        ValueError: If a band or index is missing or unknown, *patch_size* does not
-            divide the image, or *alpha* or *combine* is out of range.
     """
     check_combination(alpha, combine)
     require_float(image, 'image')
@@ -174,7 +156,10 @@ def patch_saliency(
             return join_statistics(richness, heterogeneity, patches, alpha, combine)
         counted = valid_values(image)
         if valid is not None:
-            counted = counted & _by_band(valid.bool(), image)
+            valid = valid.bool()
+            counted = counted & (
+                valid if valid.ndim == image.ndim else valid[..., None, :, :]
+            )
         layers, counted = masked_indices(image, bands, indices, counted)
         richness, heterogeneity = patch_statistics(layers, patch_size, counted)
         patches = valid_patches(counted, patch_size).any(dim=-3)
@@ -189,26 +174,14 @@ def masked_indices(
 ) -> tuple[Tensor, Tensor]:
     """Compute indices of an image with missing values, and where they count.
 
-    Args:
-        image: Reflectance ``(..., C, H, W)``; missing values may be NaN.
-        bands: Names of the C channels, in order.
-        indices: The K indices.
-        valid: Which values count, boolean ``(..., C, H, W)``.
-
-    Returns:
-        The indices ``(..., K, H, W)``, finite everywhere; and where all bands of an
-        index are valid, boolean, same shape.
+    An index counts where all its bands are *valid* ``(..., C, H, W)``. Both results are
+    ``(..., K, H, W)``; the indices are finite everywhere.
     """
     named = BandSet.from_data(bands)
     layers = spectral_indices(torch.where(valid, image, 0), named, indices)
     channels = [index_channels(get_index(index), named) for index in indices]
     counted = [valid[..., wanted, :, :].all(dim=-3) for wanted in channels]
     return layers, torch.stack(counted, dim=-3)
-
-
-def _by_band(valid: Tensor, image: Tensor) -> Tensor:
-    """Bring a mask ``(..., H, W)`` or ``(..., C, H, W)`` to the axes of an image."""
-    return valid if valid.ndim == image.ndim else valid.unsqueeze(-3)
 
 
 def join_statistics(
@@ -219,19 +192,11 @@ def join_statistics(
     combine: str = 'minmax',
     limits: tuple[tuple[float, float], tuple[float, float]] | None = None,
 ) -> Tensor:
-    """Join richness and heterogeneity to saliency, see :func:`patch_saliency`.
+    """Join richness and heterogeneity ``(..., h, w)``, see :func:`patch_saliency`.
 
-    Args:
-        richness: Semantic richness ``(..., h, w)``.
-        heterogeneity: Internal heterogeneity, same shape.
-        patches: Which patches hold data, boolean, same shape.
-        alpha: Weight of richness against heterogeneity, in [0, 1].
-        combine: ``'minmax'``, ``'rank'`` or ``'product'``.
-        limits: Smallest and largest richness, and heterogeneity, of the image these
-            patches are a part of; None if they are all of it. Ranks need all of it.
-
-    Returns:
-        Saliency ``(..., h, w)`` in [0, 1]; 0 for patches without data.
+    *patches* marks those that hold data; others get 0. *limits* are smallest and
+    largest richness, and heterogeneity, of the image that the patches are a part of;
+    None if they are all of it. Ranks need all of it.
     """
     if combine == 'rank':
         r, h = (_rank_scale(x, patches) for x in (richness, heterogeneity))
@@ -289,10 +254,6 @@ class PatchSaliency(nn.Module):
             scale: Reflectance per unit of the image. Normalized differences do not need
                 it; EVI and SAVI do.
             offset: Reflectance at 0.
-
-        Raises:
-            ValueError: If a band or index is missing or unknown, or *alpha* or
-                *combine* is out of range.
         """
         super().__init__()
         check_combination(alpha, combine)
@@ -314,18 +275,10 @@ class PatchSaliency(nn.Module):
             index_channels(index, self.bands)
 
     def saliency(self, image: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Compute the saliency of raw images.
+        """Compute the saliency of raw images ``(..., C, H, W)``.
 
-        Args:
-            image: Raw values ``(..., C, H, W)``.
-            valid: Which values count, boolean ``(..., C, H, W)`` or, for all bands,
-                ``(..., H, W)``; None to derive it from *image* and ``nodata``.
-
-        Returns:
-            Saliency ``(..., H / patch_size, W / patch_size)`` in [0, 1].
-
-        Raises:
-            TypeError: If *image* holds integers.
+        *valid* says which values count, boolean ``(..., C, H, W)`` or ``(..., H, W)``;
+        None derives it from *image* and ``nodata``.
         """
         require_float(image, 'image')
         if valid is None and self.nodata is not None:
@@ -343,15 +296,10 @@ class PatchSaliency(nn.Module):
         )
 
     def moments(self, image: Tensor, valid: Tensor) -> Tensor:
-        """Compute mean and standard deviation of the indices in every patch.
+        """Compute means, then standard deviations of the indices in every patch.
 
-        Args:
-            image: Raw values ``(..., C, H, W)``.
-            valid: Which values count, boolean, same shape.
-
-        Returns:
-            Means, then standard deviations, ``(..., 2 K, H / patch_size, W /
-            patch_size)``; NaN where an index has no valid pixel in the patch.
+        The result is ``(..., 2 K, H / p, W / p)``; NaN where an index has no valid
+        pixel in the patch.
         """
         image = image * self.scale + self.offset
         layers, counted = masked_indices(image, self.bands, self.indices, valid)
@@ -360,14 +308,7 @@ class PatchSaliency(nn.Module):
         return torch.cat([x.where(some, torch.nan) for x in moments], dim=-3)
 
     def forward(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Add ``sample['saliency']``.
-
-        Args:
-            sample: A sample or batch with the key ``'image'``.
-
-        Returns:
-            The same dictionary, with ``'saliency'`` added.
-        """
+        """Add ``sample['saliency']`` to a sample or batch with the key ``'image'``."""
         self._check(sample['image'], type(self).__name__)
         sample['saliency'] = self.saliency(sample['image'])
         return sample
@@ -406,10 +347,7 @@ def _minmax_scale(
 
 
 def _rank_scale(x: Tensor, patches: Tensor) -> Tensor:
-    """Replace ``(..., h, w)`` by ranks in [0, 1] over its valid patches.
-
-    Equal values share the mean of their ranks; flat maps become 0.
-    """
+    """Replace ``(..., h, w)`` by ranks in [0, 1]; flat maps become 0."""
     usable = patches & (_minmax_scale(x, patches) > 0).any(dim=(-2, -1), keepdim=True)
     rank = rank_patches(x.flatten(-2), patches.flatten(-2)).unflatten(-1, x.shape[-2:])
     return torch.where(usable, rank, 0)

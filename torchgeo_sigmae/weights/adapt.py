@@ -51,32 +51,25 @@ def adapt_bands(
     if it is the nearest band within 4 % of their wavelength. The weights are *added*,
     because the encoder expects that light in both bands: Landsat's near infrared stands
     in for B08 and B8A, and so does B08 if B8A is left out. Target bands that are
-    equally near share, so the encoder sees their average. Nothing else is rescaled. The
-    activations are those of the original encoder on an image whose remaining bands are
-    at their mean, which is 0.
+    equally near share. A band without counterpart (Landsat's thermal bands, B10 for
+    weights without it) starts at zero: fine-tuning trains it, and a frozen first layer
+    ignores it. Nothing else is rescaled: the activations are those of the original
+    encoder on an image whose remaining bands are at their mean, which is 0.
 
-    A band without counterpart (Landsat's thermal bands, B10 for weights without it)
-    starts at zero. This does not disturb what was learned; fine-tuning trains it, and a
-    frozen first layer ignores it.
+    S2MAE's cubes share one kernel, which stays; their positions in the spectrum are
+    interpolated to the wavelengths of the target cubes. SatMAE's target bands join the
+    group of the band they stand in for, else that of the nearest band. In both, two
+    dates become tokens of their own, and no weight is divided.
 
     The report is also logged and stored in ``info['adapted_from']`` of the file.
     ``mean`` and ``std`` are carried over for bands matched by name and are None for
-    others, whose data have their own statistics; ``scale`` and ``offset`` are carried
-    over within a sensor. The encoder expects every band with mean 0 and standard
-    deviation 1.
-
-    S2MAE's cubes share one kernel, which stays. Their positions in the spectrum are
-    interpolated to the wavelengths of the target cubes, so the number of target bands
-    must be a multiple of the bands of a cube. SatMAE's target bands join the group of
-    the band they stand in for, else that of the nearest band, and stand in for bands of
-    that group only. In both, two dates become tokens of their own, and no weight is
-    divided.
+    others; ``scale`` and ``offset`` are carried over within a sensor.
 
     Args:
-        weights: Any source that :func:`.read_weights` takes, if it tells ``bands`` and
-            ``sensor``.
-        bands: Target bands of one date, in order and any spelling.
-        path: The file to write; missing folders are created. Written atomically.
+        weights: Any source that :func:`.read_weights` takes.
+        bands: Target bands of one date, in order and any spelling; for S2MAE a multiple
+            of the bands of a cube.
+        path: The file to write, atomically; missing folders are created.
         dates: Number of dates whose channels follow each other, at least 1. TorchGeo's
             early-fusion change models take two dates as ``2 * len(bands)`` channels.
             Weights are divided by it, so equal dates give the activations of one.
@@ -84,26 +77,23 @@ def adapt_bands(
         method: ``'auto'``; ``'name'`` to match by name and sensor only, and refuse any
             other band; ``'zero'`` to let names that the sensor does not know (``VV``,
             ``DEM``) start at zero.
-        source_bands: Bands of the weights, where the file does not tell them, as in
+        source_bands: Bands of the weights, where the file does not name them, as in
             :func:`.read_weights`.
 
     Returns:
         What was done, band by band.
 
     Raises:
-        FileNotFoundError: If *weights* is neither a known enum nor a file.
-        ValueError: If *weights* do not tell their bands or were adapted to several
-            dates; if a band is unknown to the sensor or given twice, or none has a
-            counterpart; if *dates* or *method* is out of range; if *path* is the file
-            of the weights.
-        TypeError: If *bands* is one string instead of a sequence of names.
-        RuntimeError: If the file of an enum was altered or damaged.
+        ValueError: If *weights* do not name their bands or were adapted to several
+            dates; if a band is unknown or given twice, or none has a counterpart; if
+            *path* is the file of the weights.
     """
     if method not in METHODS:
         raise ValueError(f'method: {method!r} is unknown. Use one of {METHODS}.')
     if dates < 1:
         raise ValueError(f'dates: {dates} must be at least 1. Pass 2 for image pairs.')
-    if isinstance(weights, str | Path) and _is_same_file(weights, path):
+    exist = all(os.path.exists(str(file)) for file in (weights, path))
+    if exist and os.path.samefile(str(weights), path):
         raise ValueError(
             f'path: {str(path)!r} is the file of the weights themselves. Pass another '
             'path; the original is needed to adapt to other bands.'
@@ -121,19 +111,8 @@ def adapt_weights(
 ) -> tuple[Weights, BandReport]:
     """Adapt encoder and decoder to other bands, and log what was done.
 
-    Args:
-        weights: The weights.
-        target: The new bands.
-        method: As in :func:`~torchgeo_sigmae.weights.adapt_bands`.
-        dates: As in :func:`~torchgeo_sigmae.weights.adapt_bands`; several dates drop
-            the decoder.
-
-    Returns:
-        The weights for these bands, and what was done.
-
-    Raises:
-        ValueError: If the weights do not name their bands or were adapted to several
-            dates, or if no band has a counterpart.
+    *method* and *dates* are those of :func:`~torchgeo_sigmae.weights.adapt_bands`;
+    several dates drop the decoder.
     """
     info = weights.info
     source = _source_bands(weights, target.sensor)
@@ -170,18 +149,7 @@ def adapt_weights(
 
 
 def weights_for_bands(weights: Weights, target: BandSet) -> Weights:
-    """Adapt weights to the bands of a model, if they were made for others.
-
-    Args:
-        weights: The weights.
-        target: The bands of the model.
-
-    Returns:
-        The weights for these bands; as they are if they do not tell their bands.
-
-    Raises:
-        ValueError: If they cannot be adapted.
-    """
+    """Adapt weights to the bands of a model, if they name other bands."""
     info, bands = weights.info, weights.info.get('bands')
     if not bands:
         return weights
@@ -192,21 +160,12 @@ def weights_for_bands(weights: Weights, target: BandSet) -> Weights:
     return adapt_weights(weights, target)[0]
 
 
-def _is_same_file(weights: str | Path, path: str | Path) -> bool:
-    """Do both exist, and are they one file?"""
-    return (
-        os.path.exists(weights)
-        and os.path.exists(path)
-        and os.path.samefile(weights, path)
-    )
-
-
 def _source_bands(weights: Weights, target_sensor: Sensor) -> BandSet:
-    """The bands the weights were made with; refused where they are not known."""
+    """The bands the weights were made with."""
     info, name = weights.info, Path(weights.name).name
     if not info.get('bands') or not info.get('sensor'):
         raise ValueError(
-            f'weights: {name!r} does not tell its bands and their sensor, so they '
+            f'weights: {name!r} does not name its bands and their sensor, so they '
             'cannot be matched. Name them in order: source_bands=, '
             '--source-bands on the command line.'
         )
@@ -225,8 +184,8 @@ def _source_bands(weights: Weights, target_sensor: Sensor) -> BandSet:
         except ValueError:
             raise ValueError(
                 f'weights: {name!r} was made with the sensor {info["sensor"]!r}, whose '
-                'wavelengths are not known here. Pass sensor= that very '
-                'torchgeo_sigmae.bands.Sensor.'
+                'wavelengths are unknown. Pass that torchgeo_sigmae.bands.Sensor as '
+                'sensor=.'
             ) from None
     return BandSet.from_data(info['bands'], sensor)
 

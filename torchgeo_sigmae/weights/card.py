@@ -59,15 +59,9 @@ _INPUTS = """
 
 
 def model_card(info: Mapping[str, Any], title: str, width: int) -> str:
-    """Write the card.
+    """Write a model card in Markdown, with the metadata that the Hub reads.
 
-    Args:
-        info: What is known about the weights.
-        title: Name of the model.
-        width: Length of a feature.
-
-    Returns:
-        Markdown, with the metadata that the Hugging Face Hub reads.
+    *width* is the length of a feature.
     """
     bands = info.get('bands') or []
     return _CARD.format(
@@ -108,8 +102,8 @@ def _facts(info: Mapping[str, Any]) -> list[tuple[str, str]]:
     }
     rows = [(key, str(value)) for key, value in named.items() if value is not None]
     for number, stage in enumerate(info.get('trained_on') or [], 1):
-        told = [f'{key}: {value}' for key, value in stage.items() if value is not None]
-        rows.append((f'stage {number}', '; '.join(told)))
+        facts = [f'{key}: {value}' for key, value in stage.items() if value is not None]
+        rows.append((f'stage {number}', '; '.join(facts)))
     return rows
 
 

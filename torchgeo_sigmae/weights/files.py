@@ -79,7 +79,7 @@ class Weights:
 
     @property
     def bands(self) -> BandSet | None:
-        """The bands that the encoder takes; None where the file does not tell."""
+        """The bands that the encoder takes; None where the file does not say."""
         names = self.info.get('bands')
         if not names:
             return None
@@ -99,10 +99,6 @@ def write_weights(weights: Weights, path: str | Path, half: bool = False) -> Non
             a folder with ``config.json``, ``model.safetensors`` and a model card.
             Missing folders are created.
         half: Store in half precision, which halves the file.
-
-    Raises:
-        ValueError: If ``info['model']`` is missing.
-        OSError: If the file cannot be written.
     """
     if 'model' not in weights.info:
         raise ValueError(
@@ -126,21 +122,10 @@ def write_weights(weights: Weights, path: str | Path, half: bool = False) -> Non
 
 
 def read_file(file: str | Path | BinaryIO, name: str) -> Weights:
-    """Read a file or a folder in our format.
+    """Read a file or folder in our format; *name* is for messages.
 
-    Checkpoints of TorchGeo's own tasks are understood as well; their heads and
-    segmentation decoders are dropped.
-
-    Args:
-        file: A path or an open file.
-        name: The path or the enum, for messages.
-
-    Returns:
-        Its weights, in single precision.
-
-    Raises:
-        ValueError: If the file holds anything other than tensors and plain values, or
-            is not in the format, or cannot be what it claims to be.
+    Checkpoints of TorchGeo's own tasks are read as well, without their heads and
+    segmentation decoders.
     """
     if isinstance(file, str | Path) and is_export(file):
         return _checked(*read_export(file, name), name)
@@ -148,13 +133,7 @@ def read_file(file: str | Path | BinaryIO, name: str) -> Weights:
 
 
 def load_plain(file: str | Path | BinaryIO) -> Any:
-    """Load tensors and plain values from a file that ``torch.save`` wrote.
-
-    Args:
-        file: A path or an open file.
-
-    Returns:
-        The content, on the CPU.
+    """Load tensors and plain values from a file that ``torch.save`` wrote, on the CPU.
 
     Raises:
         ValueError: If the file holds anything else, is damaged, or would become larger
@@ -169,56 +148,24 @@ def load_plain(file: str | Path | BinaryIO) -> Any:
 
 
 def atomic_save(content: object, path: str | Path) -> None:
-    """Save with ``torch.save``; a crash leaves the old file or the new one.
-
-    Args:
-        content: The content.
-        path: The file; missing folders are created.
-
-    Raises:
-        OSError: If the file cannot be written; the message names *path*.
-    """
+    """Save with ``torch.save``; a crash leaves the old file or the new one."""
     # torch raises RuntimeError if a disk is full.
     with atomic_path(path, 'path', (RuntimeError,)) as part, part.open('wb') as file:
         torch.save(content, file)
 
 
 def to_checkpoint_keys(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename the tensors of our task to the keys of a file.
-
-    Args:
-        state_dict: State dict of the task.
-
-    Returns:
-        The same tensors, those of the encoder under ``model.<timm key>``.
-    """
+    """Rename tensors of our task, the encoder's to ``model.<timm key>``."""
     return _renamed(state_dict, _PARTS)
 
 
 def from_checkpoint_keys(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo :func:`to_checkpoint_keys`.
-
-    Args:
-        state_dict: State dict of a training checkpoint.
-
-    Returns:
-        The same tensors under the keys of the task.
-    """
+    """Undo :func:`to_checkpoint_keys`."""
     return _renamed(state_dict, tuple((new, old) for old, new in _PARTS))
 
 
 def check_task(path: str | Path) -> dict[str, Any]:
-    """Refuse a training checkpoint whose arguments do not fit its tensors.
-
-    Args:
-        path: The checkpoint.
-
-    Returns:
-        The arguments of the task that wrote it.
-
-    Raises:
-        ValueError: If it is not one of ours.
-    """
+    """Read the arguments of a training checkpoint of ours; refuse any other file."""
     content = _content(path, str(path))
     weights, arguments = _parsed(content, str(path)), content['hyper_parameters']
     if 'decoder_depth' not in arguments:
@@ -232,14 +179,7 @@ def check_task(path: str | Path) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Replace NumPy values, paths, enums, sensors and dataclasses by plain values.
-
-    Args:
-        value: A value, or a dictionary, list or tuple of values.
-
-    Returns:
-        What ``torch.load(weights_only=True)`` reads again.
-    """
+    """Replace NumPy values, paths, enums, sensors and dataclasses by plain values."""
     match value:
         case dict():
             return {key: plain(item) for key, item in value.items()}

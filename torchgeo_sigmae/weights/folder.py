@@ -61,17 +61,8 @@ def write_export(
 ) -> None:
     """Write a folder; all of it is replaced at once or not at all.
 
-    A ``README.md`` that exists stays, because it may have been edited by hand.
-
-    Args:
-        folder: The folder; missing ones are created.
-        info: Plain values; ``'model'`` is the timm name.
-        encoder: Tensors under plain timm keys, on the CPU.
-        decoder: Tensors of the decoder; empty if there is none.
-
-    Raises:
-        OSError: If the folder cannot be written.
-        ValueError: If *info* holds what JSON cannot.
+    A ``README.md`` that exists stays, because it may have been edited by hand. *info*
+    holds plain values; *encoder* and *decoder* are tensors on the CPU.
     """
     folder = Path(folder)
     config = json.dumps(_config(info, encoder), indent=2, allow_nan=False)
@@ -91,15 +82,7 @@ def read_export(
 ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
     """Read a folder, ours or one that timm wrote for one of our encoders.
 
-    Args:
-        folder: The folder.
-        name: Its name, for messages.
-
-    Returns:
-        Information, encoder without a head, and decoder, not checked yet.
-
-    Raises:
-        ValueError: If it is not in the format.
+    Returns information, encoder without a head, and decoder, not checked yet.
     """
     folder, decoder = Path(folder), {}
     try:

@@ -39,23 +39,17 @@ def load_weights(
     Position embeddings are interpolated to the image size of the model.
 
     Args:
-        model: A timm encoder, or a masked autoencoder. Its decoder is loaded as well,
-            if the weights hold a decoder of the same shape; otherwise it stays as it
-            is.
+        model: A timm encoder, or a masked autoencoder. Its decoder is loaded as well if
+            the weights hold one of the same shape; otherwise it stays, with a warning.
         weights: The weights, or any source that :func:`.read_weights` takes.
         bands: The bands the encoder sees; a :class:`~torchgeo_sigmae.bands.BandSet`
-            for another sensor than Sentinel-2. Weights for other bands
-            are adapted as in :func:`~torchgeo_sigmae.weights.adapt_bands`. None to take
-            the weights as they are.
+            for another sensor than Sentinel-2. Weights for other bands are adapted as
+            in :func:`~torchgeo_sigmae.weights.adapt_bands`. None to take them as they
+            are.
 
     Raises:
-        FileNotFoundError: If *weights* is neither a known enum nor a file.
         ValueError: If the weights do not fit the encoder, or cannot be adapted to its
             bands.
-        RuntimeError: If the file of an enum was altered or damaged.
-
-    Warns:
-        UserWarning: If the decoder of the weights has another shape.
     """
     if not isinstance(weights, Weights):
         weights = read_weights(weights)
@@ -106,7 +100,7 @@ def _load_encoder(encoder: VisionTransformer, weights: Weights) -> None:
 
 
 def _load_decoder(model: MaskedAutoencoder, weights: Weights) -> None:
-    """Load the decoder if it fits, or warn that it starts anew."""
+    """Load the decoder if it fits, or warn that it is not loaded."""
     if not weights.decoder:
         return
     decoder = model.decoder

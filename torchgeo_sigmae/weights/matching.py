@@ -87,20 +87,7 @@ class BandReport:
 def target_bands(
     bands: Sequence[str], sensor: str | Sensor | None, method: str
 ) -> BandSet:
-    """Spell target bands.
-
-    Args:
-        bands: Names in any spelling.
-        sensor: The sensor they belong to.
-        method: ``'zero'`` lets names pass that the sensor does not know.
-
-    Returns:
-        Canonical names; unknown ones as they are.
-
-    Raises:
-        ValueError: If a name is unknown or given twice, or there is none.
-        TypeError: If *bands* is one string.
-    """
+    """Spell target bands; ``method='zero'`` lets names pass that the sensor lacks."""
     if method != 'zero' or isinstance(bands, str):
         try:
             names = BandSet(bands, sensor)
@@ -130,36 +117,23 @@ def match_bands(
     method: str,
     dates: int,
 ) -> BandReport:
-    """Decide which target bands stand in for which source bands.
-
-    Args:
-        source: The bands the weights were made with.
-        target: The bands they are to see.
-        method: One of :data:`.METHODS`.
-        dates: Number of dates, for the report.
-
-    Returns:
-        One entry per target band, in order.
-    """
+    """Decide which target bands stand in for which source bands."""
     same = source.sensor.name == target.sensor.name
     wavelengths = {
         band.name: band.wavelength for band in target.bands if band.wavelength
     }
-    centers = {band.name: band.wavelength for band in source.bands}
     shares: dict[str, dict[str, float]] = {name: {} for name in target}
-    for origin in source:
-        if same and origin in shares:
-            nearest = [origin]
-        elif method == 'name' or not centers[origin]:
-            nearest = []
-        else:
-            center = centers[origin] or 0.0
+    for origin in source.bands:
+        nearest, center = [], origin.wavelength
+        if same and origin.name in shares:
+            nearest = [origin.name]
+        elif method != 'name' and center:
             distance = {n: abs(w - center) for n, w in wavelengths.items()}
             least = min(distance.values(), default=float('inf'))
-            near = least <= TOLERANCE * center
-            nearest = [name for name in distance if distance[name] == least and near]
+            if least <= TOLERANCE * center:
+                nearest = [name for name in distance if distance[name] == least]
         for name in nearest:
-            shares[name][origin] = 1 / len(nearest)
+            shares[name][origin.name] = 1 / len(nearest)
     taken = {band for sources in shares.values() for band in sources}
     return BandReport(
         tuple(

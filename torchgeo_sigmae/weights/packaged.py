@@ -31,8 +31,7 @@ class PackagedFile(torchvision_weights.Weights):
 
     Attributes:
         url: Name of the file, which lies beside this module.
-        transforms: Maps raw values of the named bands to the input of the model, see
-            :func:`normalization`.
+        transforms: Raw values of the bands to the input of the model.
         meta: ``dataset``, ``in_chans``, ``model``, ``bands``, ``img_size``,
             ``ssl_method``, ``publication``, ``repo`` and ``license``.
         sha256: SHA-256 of the file, 64 hexadecimal digits.
@@ -45,11 +44,7 @@ class PackagedFile(torchvision_weights.Weights):
 
 
 class PackagedWeights(torchvision_weights.WeightsEnum):
-    """Base class of enums whose files ship inside the package.
-
-    Members are values of :class:`PackagedFile`. TorchGeo's loaders take them like any
-    of TorchGeo's enums.
-    """
+    """Base class of enums whose files ship inside the package."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle by name: a copied transform would not equal the member's."""
@@ -68,9 +63,6 @@ class PackagedWeights(torchvision_weights.WeightsEnum):
 
     def read(self) -> Weights:
         """Read the file after verifying its hash.
-
-        Returns:
-            Encoder, decoder and information.
 
         Raises:
             FileNotFoundError: If the file is missing from the installed package.
@@ -107,37 +99,20 @@ class PackagedWeights(torchvision_weights.WeightsEnum):
         *args: Any,
         **kwargs: Any,
     ) -> dict[str, Tensor]:
-        """Read the encoder; the hash is verified whatever the arguments.
+        """Read the encoder under plain timm keys; other arguments are ignored.
 
-        Args:
-            model_dir: Ignored: nothing is copied to a cache.
-            map_location: The device of the tensors; None for the CPU.
-            *args: Other arguments of TorchGeo and torchvision (``progress``,
-                ``check_hash``, ``file_name``, ``weights_only``). Ignored: the hash is
-                always verified, and only tensors and plain values are read.
-            **kwargs: Likewise.
-
-        Returns:
-            The tensors under plain timm keys, a new dictionary every time.
-
-        Raises:
-            FileNotFoundError: If the file is missing from the installed package.
-            RuntimeError: If the file is not the one that was released.
+        The hash is always verified, only tensors and plain values are read, and nothing
+        is copied to a cache.
         """
         encoder = self.read().encoder
         return {key: value.to(map_location or 'cpu') for key, value in encoder.items()}
 
 
 def normalization(mean: Sequence[float], std: Sequence[float]) -> nn.Module:
-    """Build the ``transforms`` of weights: raw values to the input of the model.
+    """Build the ``transforms`` of weights: ``(raw - mean) / std`` in float32.
 
-    Args:
-        mean: Mean of every band in raw units, digital numbers for Sentinel-2.
-        std: Standard deviation of every band, positive.
-
-    Returns:
-        A module that maps images ``(..., C, H, W)``, integer or floating point, or
-        samples that hold one, to ``(raw - mean) / std`` in float32, on a copy.
+    They map images ``(..., C, H, W)`` of any type, or samples that hold one. *mean* and
+    *std* are in raw units, digital numbers for Sentinel-2.
     """
     return nn.Sequential(
         T.ToDtype(torch.float32, scale=False), T.Normalize(list(mean), list(std))
@@ -148,8 +123,8 @@ class SIGMAE_Weights(PackagedWeights):
     """SIGMAE weights.
 
     For the encoders ``sigmae_vit_{tiny,small,base,large}_patch{8,16}``; the ``meta`` of
-    a member names its encoder. The model card, ``docs/weights.md``, tells the training
-    data and reports results.
+    a member names its encoder. The model card, ``docs/weights.md``, reports the
+    training data and results.
 
     Files hold the decoder as well: ``SIGMAETask(weights=SIGMAE_Weights.SENTINEL2)``
     pretrains further.

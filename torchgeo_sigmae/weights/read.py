@@ -35,7 +35,7 @@ def read_weights(
             training checkpoint of ``SIGMAETask``, or of a TorchGeo task that fine-tuned
             one of our encoders, whose head is dropped; or the ``default_root_dir`` of a
             run with ``resume: true``, for its newest checkpoint.
-        bands: Bands of the encoder in order, where the file does not tell them: a
+        bands: Bands of the encoder in order, where the file does not name them: a
             checkpoint that was fine-tuned without :class:`.FineTuning`. A
             :class:`~torchgeo_sigmae.bands.BandSet` for another sensor than Sentinel-2.
 
@@ -49,17 +49,19 @@ def read_weights(
         ValueError: If the file is not in the format, or *bands* are not its bands.
         RuntimeError: If the file of an enum was altered or damaged.
     """
-    found = find_weights(source)
-    if isinstance(found, Path):
-        return _with_bands(read_file(found, str(found)), bands)
-    if isinstance(found, PackagedWeights):
-        return _with_bands(found.read(), bands)
-    state_dict = found.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    return Weights(state_dict, info=dict(found.meta), name=str(found))
+    origin = find_weights(source)
+    if isinstance(origin, Path):
+        return _with_bands(read_file(origin, str(origin)), bands)
+    if isinstance(origin, PackagedWeights):
+        return _with_bands(origin.read(), bands)
+    state_dict = origin.get_state_dict(
+        progress=True, check_hash=True, weights_only=True
+    )
+    return Weights(state_dict, info=dict(origin.meta), name=str(origin))
 
 
 def _with_bands(weights: Weights, bands: Sequence[str] | None) -> Weights:
-    """Name the bands of weights that do not tell them."""
+    """Add the names of the bands to weights without them."""
     if bands is None:
         return weights
     named = BandSet(bands)
@@ -77,22 +79,12 @@ def _with_bands(weights: Weights, bands: Sequence[str] | None) -> Weights:
             f'bands: {len(named)} names {list(named)}, but {weights.name!r} takes '
             f'{channels} channels. Name every channel, in order.'
         )
-    told = {'bands': list(named), 'sensor': named.sensor.plain()}
-    return replace(weights, info={**weights.info, **told})
+    added = {'bands': list(named), 'sensor': named.sensor.plain()}
+    return replace(weights, info={**weights.info, **added})
 
 
 def find_weights(source: WeightsEnum | str | Path) -> WeightsEnum | Path:
-    """Find the file or the weight enum.
-
-    Args:
-        source: As in :func:`.read_weights`.
-
-    Returns:
-        The member, or the path of an existing file or exported folder.
-
-    Raises:
-        FileNotFoundError: If it is neither.
-    """
+    """Find the member, or the path of the file or folder, for :func:`.read_weights`."""
     if isinstance(source, WeightsEnum):
         return source
     if str(source).startswith(_HUB):
@@ -131,10 +123,12 @@ def _downloaded(repository: str) -> Path:
     name, _, revision = repository.partition('@')
     files = list(FILES)
     try:
-        found = snapshot_download(name, revision=revision or None, allow_patterns=files)
+        folder = snapshot_download(
+            name, revision=revision or None, allow_patterns=files
+        )
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f'weights: {_HUB + repository!r} cannot be downloaded: {error} Check the '
             'name and the network; private repositories need hf auth login.'
         ) from error
-    return Path(found)
+    return Path(folder)

@@ -17,10 +17,6 @@ from torch import Tensor
 
 __all__ = ('check_model', 'check_weights', 'decoder_size')
 
-_COUNTS = (
-    *('size', 'patch_size', 'in_channels', 'dates', 'cube_bands'),
-    *('decoder_num_heads',),
-)
 #: The largest plausible count.
 _LARGEST = 2**16
 
@@ -33,11 +29,7 @@ def check_weights(
 ) -> None:
     """Check the information about weights, and that the tensors bear it out.
 
-    Args:
-        info: The information, or the arguments of the task of a checkpoint.
-        encoder: Tensors under plain timm keys.
-        decoder: Tensors of the decoder; empty if there is none.
-        name: The path, for messages.
+    *info* may be the arguments of the task of a checkpoint; *decoder* may be empty.
 
     Raises:
         ValueError: If a value has another type or is out of range, a tensor claims more
@@ -58,16 +50,7 @@ def check_weights(
 
 
 def check_model(model: str, encoder: Mapping[str, Tensor], name: str) -> None:
-    """Refuse a model name whose model is far larger than the tensors of a file.
-
-    Args:
-        model: The timm name.
-        encoder: Tensors under plain timm keys.
-        name: The path, for messages.
-
-    Raises:
-        ValueError: If timm does not know the model, or it is far larger.
-    """
+    """Refuse a model name whose model timm lacks, or is far larger than the tensors."""
     if not timm.is_model(model):
         raise ValueError(
             f'weights: {name!r} is for model={model!r}, which timm does not know. Pass '
@@ -86,14 +69,7 @@ def check_model(model: str, encoder: Mapping[str, Tensor], name: str) -> None:
 
 
 def decoder_size(decoder: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Count the blocks of a decoder, and measure its width.
-
-    Args:
-        decoder: Tensors of the decoder.
-
-    Returns:
-        Depth and width, as ``decoder_depth`` and ``decoder_dim`` of a task.
-    """
+    """Count the blocks of a decoder, and measure its width."""
     depth = len({key.split('.')[1] for key in decoder if key.startswith('blocks.')})
     return depth, decoder['mask_token'].shape[-1] if 'mask_token' in decoder else 0
 
@@ -102,7 +78,8 @@ def _info_problem(info: Mapping[str, Any]) -> str:
     """The first value that has another type or is out of range."""
     if not isinstance(info['model'], str):
         return f'model={short(info["model"])} is not a name'
-    for key in _COUNTS:
+    counts = ('size', 'patch_size', 'in_channels', 'dates', 'cube_bands')
+    for key in (*counts, 'decoder_num_heads'):
         value = info.get(key)
         if value is not None and not (type(value) is int and 1 <= value <= _LARGEST):
             return f'{key}={short(value)} is not a whole number of 1 to {_LARGEST}'
@@ -116,9 +93,10 @@ def _info_problem(info: Mapping[str, Any]) -> str:
         values = values.tolist() if isinstance(values, Tensor) else values
         values = values if isinstance(values, list | tuple) else [values]
         # Bands that were matched to others have no mean and std.
-        if not _is_list_of(int | float, [v for v in values if v is not None]):
+        numbers = [value for value in values if value is not None]
+        if not _is_list_of(int | float, numbers):
             return f'{key}={short(values)} is not a number'
-        if not all(v is None or abs(v) < float('inf') for v in values):
+        if not all(abs(number) < float('inf') for number in numbers):
             return f'{key}={short(values)} is not finite'
         if key == 'std' and 0 in values:
             return 'std is 0'
@@ -194,13 +172,11 @@ def _decoder_problem(info: Mapping[str, Any], decoder: Mapping[str, Tensor]) -> 
     """A decoder that the arguments of a task do not describe."""
     if 'decoder_depth' not in info:
         return ''
-    asked, found = (
-        (info['decoder_depth'], info.get('decoder_dim')),
-        decoder_size(decoder),
-    )
-    if asked == found:
+    depth, width = decoder_size(decoder)
+    arguments = info['decoder_depth'], info.get('decoder_dim')
+    if arguments == (depth, width):
         return ''
     return (
-        f'its decoder has {found[0]} blocks of width {found[1]}, its arguments ask for '
-        f'{short(asked)}'
+        f'its decoder has {depth} blocks of width {width}, its arguments ask for '
+        f'{short(arguments)}'
     )

@@ -45,21 +45,7 @@ def adapt_encoder(
     method: str = 'auto',
     dates: int = 1,
 ) -> tuple[dict[str, Tensor], BandReport]:
-    """Adapt an encoder to other bands.
-
-    Args:
-        encoder: Tensors under plain timm keys, of any of our encoders.
-        source: Canonical names of its bands.
-        target: The new bands.
-        method: As in :func:`~torchgeo_sigmae.weights.adapt_bands`.
-        dates: As in :func:`~torchgeo_sigmae.weights.adapt_bands`.
-
-    Returns:
-        The tensors, and what was done.
-
-    Raises:
-        ValueError: If the new bands cannot be cut into cubes.
-    """
+    """Adapt an encoder; see :func:`~torchgeo_sigmae.weights.adapt_bands`."""
     if encoder[_KERNEL].ndim == 5:
         return _adapt_cubes(encoder, source, target, method, dates)
     report = match_bands(source, target, method, dates)
@@ -88,21 +74,11 @@ def adapt_decoder(
     target: BandSet,
     method: str = 'auto',
 ) -> dict[str, Tensor]:
-    """Adapt a decoder to other bands.
+    """Adapt a decoder to other bands; *encoder* is its encoder before adaptation.
 
     Its last layer is linear, so a band that is the mean of others is predicted by the
     mean of their rows. The rows of a band without counterpart are zero: it is predicted
     at its mean. The head of the spectral target is left out: it starts anew.
-
-    Args:
-        encoder: Tensors of its encoder, before they were adapted.
-        decoder: Tensors of the decoder.
-        source: Canonical names of its bands.
-        target: The new bands.
-        method: As in :func:`~torchgeo_sigmae.weights.adapt_bands`.
-
-    Returns:
-        The tensors.
     """
     adapted = {k: v for k, v in decoder.items() if not k.startswith(SPECTRAL_HEAD)}
     new, report = adapt_encoder(encoder, source, target, method)
@@ -116,31 +92,20 @@ def adapt_decoder(
     before, after = layout_of_state(encoder), layout_of_state(new)
     for key in ('head.weight', 'head.bias'):
         rows = decoder[key].unflatten(0, (before.num_groups, before.group_size, -1))
-        channels = [rows[place] for place in before.places()]
+        channels = [rows[slot] for slot in before.locate_channels()]
         head = rows.new_zeros(after.num_groups, after.group_size, *rows.shape[2:])
-        for place, band in zip(after.places(), report.bands, strict=True):
+        for slot, band in zip(after.locate_channels(), report.bands, strict=True):
             total = sum(band.sources.values())
-            head[place] = _combined(channels, source, band.sources, total)
+            head[slot] = _combined(channels, source, band.sources, total)
         adapted[key] = head.flatten(0, 2)
     return adapted
 
 
 def interpolate_spectrum(source: BandSet, target: BandSet, depth: int) -> Tensor:
-    """Compute weights that map positions of source cubes to target cubes.
+    """Compute weights ``(target cubes, source cubes)`` that map positions of cubes.
 
     Linear in the mean wavelength of a cube, constant beyond the first and the last. A
-    cube of the same bands keeps its position.
-
-    Args:
-        source: The source bands.
-        target: The target bands.
-        depth: Bands of a cube.
-
-    Returns:
-        Weights ``(target cubes, source cubes)``; every row sums to one.
-
-    Raises:
-        ValueError: If a name is no band of its sensor, so has no wavelength.
+    cube of the same bands keeps its position. Every row sums to one.
     """
     old, new = _cubes(source, depth), _cubes(target, depth)
     centers = torch.tensor([center for _, center in old], dtype=torch.float64)
@@ -271,7 +236,7 @@ def _cubes(bands: BandSet, depth: int) -> list[tuple[tuple[str, ...], float]]:
             if wavelength is None:
                 raise ValueError(
                     f'bands: {name!r} has no wavelength, so its cube has no position '
-                    'in the spectrum. Pass a sensor that tells wavelengths.'
+                    'in the spectrum. Pass a sensor with wavelengths.'
                 )
             total += wavelength
         cubes.append((cube, total / depth))
