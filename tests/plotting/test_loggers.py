@@ -20,8 +20,11 @@ from lightning.pytorch.loggers import (
 from matplotlib.figure import Figure
 from PIL import Image
 from torch.utils.data import DataLoader
+from torchgeo.datamodules import EuroSATDataModule
 
 from helpers.training import quiet_trainer, small_task
+from torchgeo_sigmae import SIGMAETask
+from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.plotting import log_figure, takes_figures
 
 SIZE = (400, 300)
@@ -142,8 +145,12 @@ def test_other_loggers_get_none(figure: Figure, tmp_path: Path) -> None:
     assert not list(tmp_path.rglob('*.png'))
 
 
+@pytest.mark.parametrize('real', [False, True])
 def test_a_run_reaches_all_of_its_loggers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    real: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     loggers: list[Logger] = [
         CSVLogger(tmp_path, name='', version='csv'),
@@ -151,22 +158,26 @@ def test_a_run_reaches_all_of_its_loggers(
         mlflow_logger(tmp_path, monkeypatch),
         wandb_logger(tmp_path, monkeypatch),
     ]
-    samples = [{'image': 3000 + 500 * torch.randn(10, 32, 32)} for _ in range(4)]
-    run = quiet_trainer(
+    trainer = quiet_trainer(
         tmp_path, logger=loggers, max_steps=2, num_sanity_val_steps=1,
         val_check_interval=1, log_every_n_steps=1,
     )  # fmt: skip
-    run.fit(
-        small_task(),
-        DataLoader(samples, batch_size=2),
-        DataLoader(samples, batch_size=2),
-    )
+    if real:
+        root = request.getfixturevalue('eurosat_root')
+        datamodule = EuroSATDataModule(
+            root=root, bands=SENTINEL2_TEN_BANDS, batch_size=2
+        )
+        trainer.fit(SIGMAETask('sigmae_vit_tiny_patch8', size=64), datamodule)
+    else:
+        samples = [{'image': 3000 + 500 * torch.randn(10, 32, 32)} for _ in range(4)]
+        loader = DataLoader(samples, batch_size=2)
+        trainer.fit(small_task(), loader, loader)
     board, mlflow = loggers[1], loggers[2]
     board.finalize('success')
     steps = [step for _, step, _ in tensorboard_images(tmp_path / 'board')]
     assert steps == [1, 2]
     assert isinstance(mlflow, MLFlowLogger)
-    found = mlflow.experiment.list_artifacts(mlflow.run_id, 'reconstruction')
-    assert [int(Path(file.path).stem) for file in found] == [1, 2]
+    files = mlflow.experiment.list_artifacts(mlflow.run_id, 'reconstruction')
+    assert [int(Path(file.path).stem) for file in files] == [1, 2]
     assert len(wandb_pictures(tmp_path)) == 2
     assert (tmp_path / 'csv' / 'metrics.csv').exists()

@@ -15,6 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from timm.models._hub import save_for_hf
+from torchgeo.datasets import EuroSAT
 
 from helpers.faults import file_size_limit
 from helpers.hub import local_hub
@@ -189,6 +190,22 @@ def test_packaged_weights_become_a_folder(tmp_path: Path) -> None:
     model = timm.create_model(f'local-dir:{tmp_path / "sentinel2"}', pretrained=True)
     for key, value in model.state_dict().items():
         assert torch.equal(value, weights.encoder[key]), key
+
+
+def test_real_chips_have_equal_features(eurosat_root: Path, tmp_path: Path) -> None:
+    weights = SIGMAE_Weights.SENTINEL2
+    write_weights(read_weights(weights), tmp_path / 'sentinel2')
+    exported = timm.create_model(f'local-dir:{tmp_path / "sentinel2"}', pretrained=True)
+    packaged = build_encoder(weights.meta['model'], 10, 64)
+    load_weights(packaged, weights)
+    dataset = EuroSAT(eurosat_root, 'test', SENTINEL2_TEN_BANDS)
+    image = weights.transforms(torch.stack([dataset[i]['image'] for i in range(8)]))
+    packaged, exported = packaged.eval(), exported.eval()
+    with torch.no_grad():
+        features = exported.forward_features(image)
+        assert torch.equal(features, packaged.forward_features(image))
+    # Chips of real ground differ from each other.
+    assert features.mean(dim=1).std(dim=0).mean() > 0.01
 
 
 def test_a_sensor_of_ones_own(tmp_path: Path) -> None:
