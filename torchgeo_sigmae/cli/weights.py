@@ -55,7 +55,7 @@ def publish(
         dry_run: Check the folder and list the files, without uploading.
 
     Returns:
-        Nothing: no file is written here.
+        An empty list, since no file is written here.
     """
     from huggingface_hub import HfApi
 

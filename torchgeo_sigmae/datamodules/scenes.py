@@ -258,7 +258,7 @@ class SceneDataModule(NonGeoDataModule):
         """Find the scenes and split them, without reading any pixels.
 
         Returns:
-            Scenes by split: ``'train'``, ``'val'`` and ``'test'``.
+            The scenes of ``'train'``, ``'val'`` and ``'test'``.
         """
         return self._find(self._skipped)
 

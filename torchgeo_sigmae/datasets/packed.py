@@ -73,7 +73,7 @@ class PackedChips(NonGeoDataset):
             random: Whether images are random crops (for training) or central ones,
                 where chips are larger than *size*.
             chips: Which chips of the pack, in order; None for all.
-            stored: Whether batches hold values as stored, for :func:`decode` on
+            stored: Whether batches hold values as stored, for :func:`.decode` on
                 another device; else float32, NaN where missing.
             index: The index of the pack; None to read it.
 
@@ -168,7 +168,7 @@ class PackedChips(NonGeoDataset):
         return [batch]
 
     def column(self, name: str) -> np.ndarray:
-        """A value for every chip of the pack, see :attr:`.PackIndex.columns`."""
+        """A value for every chip of the pack, see :class:`.PackIndex`."""
         if name not in self._columns:
             file = self.index.columns[name]
             self._columns[name] = self._load(file, self.index.count)
