@@ -47,3 +47,10 @@ def tests(session: nox.Session, torchgeo: str, kornia: str) -> None:
         *('pytest', '-n', 'auto', '--dist', 'worksteal', *session.posargs),
         env={'OMP_NUM_THREADS': '1'},
     )
+
+
+@nox.session(python='3.13')
+def terratorch(session: nox.Session) -> None:
+    """Build our encoders by terratorch's factory, which needs TorchGeo below 0.10."""
+    session.install('-e', '.[tests]', 'torch!=2.13.0', 'terratorch')
+    session.run('pytest', 'tests/models/test_terratorch.py')
