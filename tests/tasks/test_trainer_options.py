@@ -52,8 +52,10 @@ def test_other_precisions_are_refused_by_name(precision: Any, instead: Any) -> N
 
 
 @pytest.mark.parametrize('precision', ['bf16-true', '64-true', '32-true'])
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
-def test_fine_tuning_takes_any_precision(precision: Any, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.int16])
+def test_fine_tuning_takes_any_precision_and_type(
+    precision: Any, dtype: torch.dtype
+) -> None:
     task = Classification('sigmae_vit_tiny_patch8', in_channels=10, num_classes=2)
     trainer = quiet_trainer(
         precision=precision, max_steps=1, callbacks=[FineTuning(lr=1e-3)]

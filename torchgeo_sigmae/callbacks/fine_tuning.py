@@ -243,7 +243,9 @@ class FineTuning(Callback):
 
 
 def _convert(batch: Any, pl_module: LightningModule) -> None:
-    """Bring float64 images, which NumPy makes, to the precision of the model."""
+    """Bring integers and float64, which NumPy makes, to the precision of the model."""
     image = batch.get('image') if isinstance(batch, dict) else None
-    if isinstance(image, Tensor) and image.dtype == torch.float64:
+    if not isinstance(image, Tensor):
+        return
+    if image.dtype == torch.float64 or not image.is_floating_point():
         batch['image'] = image.to(next(pl_module.parameters()).dtype)
