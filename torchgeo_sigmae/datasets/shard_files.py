@@ -32,6 +32,7 @@ class ShardFile:
     """
 
     def __init__(self, path: Path, shape: tuple[int, int, int]) -> None:
+        """Open *path* for chips of the shape ``(C, H, W)``."""
         self.count = 0
         self.dtype = next(iter(MISSING))
         self._path, self._shape = path, shape
@@ -127,6 +128,7 @@ class Moments:
     """Mean and sum of squared deviations of every band, added up chip by chip."""
 
     def __init__(self, bands: int) -> None:
+        """Start with no values of so many bands."""
         self.count, self.mean, self.m2 = np.zeros((3, bands))
 
     def add(self, values: np.ndarray) -> None:
