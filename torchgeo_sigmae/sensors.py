@@ -135,15 +135,11 @@ class Sensor:
 
     def _advice(self, name: str) -> str:
         """What to write instead of *name*."""
-        others = [
-            sensor.name
-            for sensor in BUILT_IN.values()
-            if not sensor.any_name and sensor.name != self.name and sensor.find(name)
-        ]
+        others = [s.name for s in sensors_with([name]) if s.name != self.name]
         if others and name.strip().upper().startswith(LANDSAT_PREFIXES):
             return (
                 'Landsat numbers its bands differently on each satellite. Pass '
-                f'sensor= one of {", ".join(dict.fromkeys(others))}.'
+                f'sensor= one of {", ".join(others)}.'
             )
         names = [band.name for band in self.bands]
         commons = [*(band.common for band in self.bands), *self.aliases]
