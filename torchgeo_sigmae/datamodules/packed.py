@@ -14,18 +14,18 @@ import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Sampler
-from torchgeo.datamodules import NonGeoDataModule
 
 from ..datasets.pack_index import PackIndex, choose_bands
 from ..datasets.pack_splits import split_pack
 from ..datasets.packed import PackedChips, decode
 from ..datasets.resumable import resumable
+from .base import ChipDataModule
 from .scenes import augmentations
 
 __all__ = ('PackedDataModule',)
 
 
-class PackedDataModule(NonGeoDataModule):
+class PackedDataModule(ChipDataModule):
     """LightningDataModule for a folder that ``torchgeo-sigmae pack`` has written.
 
     Batches are gathered from memory-mapped files at once, and go to the training device
@@ -78,11 +78,7 @@ class PackedDataModule(NonGeoDataModule):
         Raises:
             ValueError: If an argument is out of range.
         """
-        super().__init__(PackedChips, batch_size, num_workers)
-        if not 0 <= val_fraction < 1:
-            raise ValueError(
-                f'val_fraction: {val_fraction} must be in [0, 1): 0 for no validation.'
-            )
+        super().__init__(PackedChips, batch_size, num_workers, val_fraction)
         for pattern, weight in (source_weights or {}).items():
             if not 0 <= weight < float('inf'):
                 raise ValueError(
@@ -92,7 +88,6 @@ class PackedDataModule(NonGeoDataModule):
         self.root = os.fspath(root)
         self.bands: Sequence[str] | None = bands
         self.size = size
-        self.val_fraction = val_fraction
         self.length = length
         self.val_length = val_length
         self.source_weights = source_weights
@@ -120,13 +115,6 @@ class PackedDataModule(NonGeoDataModule):
             self.test_dataset = self._chips(self._some('test'))
         if stage == 'predict':
             self.predict_dataset = self._chips(None)
-
-    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """Return the validation loader, or an empty list if nothing was set aside."""
-        if self.val_dataset is None:
-            return []
-        loader: DataLoader[Any] = super().val_dataloader()
-        return loader
 
     def _dataloader_factory(self, split: str) -> DataLoader[Any]:
         """Pinned batches; for training, in proportion to the weights of sources."""

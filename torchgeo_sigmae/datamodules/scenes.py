@@ -15,8 +15,6 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torchgeo.datamodules import NonGeoDataModule
 from tqdm import tqdm
 
 from ..bands import SENTINEL2_TEN_BANDS, BandSet, Sensor
@@ -28,6 +26,7 @@ from ..datasets.scenes import RasterScene
 from ..datasets.splits import split_scenes
 from ..datasets.statistics import SceneStatistics, stored_statistics
 from ..datasets.units import check_reflectance
+from .base import ChipDataModule
 
 __all__ = ('SceneDataModule', 'augmentations')
 
@@ -38,7 +37,7 @@ _CACHED_BYTES = 2**30
 Split = dict[str, list[RasterScene]]
 
 
-class SceneDataModule(NonGeoDataModule):
+class SceneDataModule(ChipDataModule):
     """LightningDataModule for a folder of GeoTIFF scenes of any size.
 
     Chips are cut by windowed reading and normalized per band, by mean and standard
@@ -143,10 +142,6 @@ class SceneDataModule(NonGeoDataModule):
             ValueError: If an argument is out of range, or a band is unknown.
         """
         self.bands = BandSet(bands, sensor)
-        if not 0 <= val_fraction < 1:
-            raise ValueError(
-                f'val_fraction: {val_fraction} must be in [0, 1): 0 for no validation.'
-            )
         if (mean is None) != (std is None):
             raise ValueError('mean, std: pass both, or none to have them computed.')
         for name, values in (('mean', mean), ('std', std)):
@@ -156,7 +151,7 @@ class SceneDataModule(NonGeoDataModule):
                     f'{list(self.bands)}. Pass one per band.'
                 )
         check_on_error(on_error)
-        super().__init__(SceneChips, batch_size, num_workers)
+        super().__init__(SceneChips, batch_size, num_workers, val_fraction)
         self.seed = seed
         self.root = os.fspath(root)
         self.size = size
@@ -164,7 +159,6 @@ class SceneDataModule(NonGeoDataModule):
         self.val_paths = val_paths
         self.test_paths = test_paths
         self.exclude = exclude
-        self.val_fraction = val_fraction
         self.length = length
         self.val_length = val_length
         self.fill = fill
@@ -226,13 +220,6 @@ class SceneDataModule(NonGeoDataModule):
         if stage == 'predict':
             every = [scene for part in scenes.values() for scene in part]
             self.predict_dataset = self._chips(every, False, None)
-
-    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """Return the validation loader, or an empty list if nothing was set aside."""
-        if self.val_dataset is None:
-            return []
-        loader: DataLoader[Any] = super().val_dataloader()
-        return loader
 
     def on_after_batch_transfer(
         self, batch: dict[str, Any], dataloader_idx: int

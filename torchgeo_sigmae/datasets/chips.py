@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from rasterio.windows import Window
-from torchgeo.datasets import NonGeoDataset
 
 from ..bands import SENTINEL2_TEN_BANDS
-from ..plotting import plot_image
+from .base import ChipDataset
 from .find import check_on_error
 from .scenes import RasterScene
 
@@ -26,7 +24,7 @@ __all__ = ('SceneChips',)
 _MIN_VALID, _TRIES = 0.25, 8
 
 
-class SceneChips(NonGeoDataset):
+class SceneChips(ChipDataset):
     """Chips from scenes.
 
     For training, random windows: every sample stands for the same area of ground, so a
@@ -198,13 +196,3 @@ class SceneChips(NonGeoDataset):
         row, column = row * self.size, column * self.size
         window = Window(column, row, self.size, self.size)
         return self.scenes[number].read(window), (row, column)
-
-    def plot(
-        self,
-        sample: dict[str, Any],
-        show_titles: bool = True,
-        suptitle: str | None = None,
-    ) -> Figure:
-        """Plot a sample in natural colors, see :func:`.plot_image`."""
-        title = 'Image' if show_titles else None
-        return plot_image(sample['image'], self.bands, title, suptitle)

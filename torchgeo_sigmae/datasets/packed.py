@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
-from torchgeo.datasets import NonGeoDataset
 
 from ..masking.noise import sample_noise
-from ..plotting import plot_image
+from .base import ChipDataset
 from .pack_index import MISSING, PackIndex, Shard, choose_bands
 
 __all__ = ('PackedChips', 'decode')
@@ -55,7 +53,7 @@ class Batch(dict[str, Any]):
 default_collate_fn_map[Batch] = lambda batch, **_: dict(batch[0])
 
 
-class PackedChips(NonGeoDataset):
+class PackedChips(ChipDataset):
     """Chips of a pack, gathered from memory-mapped files a batch at a time.
 
     .. versionadded:: 0.1
@@ -250,16 +248,6 @@ class PackedChips(NonGeoDataset):
                 f'says {count}. {_REPAIR}'
             )
         return array
-
-    def plot(
-        self,
-        sample: dict[str, Any],
-        show_titles: bool = True,
-        suptitle: str | None = None,
-    ) -> Figure:
-        """Plot a sample in natural colors, see :func:`.plot_image`."""
-        title = 'Image' if show_titles else None
-        return plot_image(sample['image'], self.bands, title, suptitle)
 
 
 _REPAIR = (

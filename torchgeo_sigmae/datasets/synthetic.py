@@ -10,16 +10,15 @@ from typing import Any, ClassVar
 import numpy as np
 import rasterio
 import torch
-from matplotlib.figure import Figure
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 from torchgeo.datamodules import NonGeoDataModule
-from torchgeo.datasets import DatasetNotFoundError, NonGeoDataset
+from torchgeo.datasets import DatasetNotFoundError
 from tqdm import tqdm
 
 from .._files import atomic_path
 from ..bands import SENTINEL2_L2A_BANDS, SENTINEL2_TEN_BANDS, BandSet
-from ..plotting import plot_image
+from .base import ChipDataset
 from .resumable import resumable
 
 __all__ = ('MATERIALS', 'SyntheticSentinel2', 'SyntheticSentinel2DataModule')
@@ -62,7 +61,7 @@ _SPLITS = {'train': 256, 'val': 32, 'test': 32}
 _SIZE = 64
 
 
-class SyntheticSentinel2(NonGeoDataset):
+class SyntheticSentinel2(ChipDataset):
     """Synthetic Sentinel-2 Level-2A chips with water, fields, towns and snow.
 
     Made from published reflectance of six materials (:data:`.MATERIALS`) with spatial
@@ -135,16 +134,6 @@ class SyntheticSentinel2(NonGeoDataset):
     def __len__(self) -> int:
         """Return the number of chips."""
         return len(self.files)
-
-    def plot(
-        self,
-        sample: dict[str, Any],
-        show_titles: bool = True,
-        suptitle: str | None = None,
-    ) -> Figure:
-        """Plot a sample in natural colors, see :func:`.plot_image`."""
-        title = 'Image' if show_titles else None
-        return plot_image(sample['image'], self.bands, title=title, suptitle=suptitle)
 
 
 class SyntheticSentinel2DataModule(NonGeoDataModule):
