@@ -37,7 +37,7 @@ def warn_of_values(
         shift: Likewise.
 
     Returns:
-        Whether the values are as expected.
+        True if the values are as expected.
     """
     values = image.detach().float().movedim(-3, 0).flatten(1)
     values = torch.where(values.isfinite() & (values != 0), values, torch.nan)

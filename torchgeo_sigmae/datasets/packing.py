@@ -142,7 +142,7 @@ def check_pack(root: str | Path) -> list[str]:
         root: Folder of the pack.
 
     Returns:
-        What is wrong, a line for each file; nothing if the pack is sound.
+        One line for each file that is missing or damaged; empty if the pack is sound.
 
     Raises:
         FileNotFoundError: If there is no pack.
