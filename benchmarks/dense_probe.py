@@ -40,7 +40,7 @@ from torchgeo_sigmae.evaluation.probes import percent
 from .measure import DATA, where
 from .patch_features import PatchFeatures, extract_patches, grouped_folds
 
-__all__ = ('cover_patches', 'damage_patches', 'measure')
+__all__ = ('cover_accuracy', 'cover_patches', 'damage_patches', 'damage_precision')
 
 #: Side of a block of land cover that stays together, in patches.
 BLOCK = 7
@@ -89,16 +89,20 @@ def damage_patches(
     return both, list(PredefinedSplit(fold).split())
 
 
-def measure(
+def cover_accuracy(
     encoder: FrozenEncoder | BandStatistics, data: Path, repeats: int = 5
-) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracy of land cover on every fold; average precision of damage."""
+) -> np.ndarray:
+    """Accuracy of land cover on every fold."""
     cover = cover_patches(encoder, data)
     folds = grouped_folds(cover.labels, cover.groups, repeats=repeats)
-    accuracy = probe_scores(cover.values, cover.labels, folds, 'ridge')
+    return probe_scores(cover.values, cover.labels, folds, 'ridge')
+
+
+def damage_precision(encoder: FrozenEncoder | BandStatistics, data: Path) -> np.ndarray:
+    """Average precision of damage on the test sites."""
     sites, split = damage_patches(encoder, data)
     metric = 'average_precision'
-    return accuracy, probe_scores(sites.values, sites.labels, split, 'ridge', metric)
+    return probe_scores(sites.values, sites.labels, split, 'ridge', metric)
 
 
 def contenders(
@@ -125,7 +129,11 @@ def main(arguments: argparse.Namespace) -> None:
     """Measure, and write the table."""
     lines = ['| features | land cover | damage |', '|---|---|---|']
     for encoder in contenders(arguments):
-        cells = map(percent, measure(encoder, arguments.data))
+        scores = (
+            cover_accuracy(encoder, arguments.data),
+            damage_precision(encoder, arguments.data),
+        )
+        cells = map(percent, scores)
         lines.append(f'| {encoder.name} | {" | ".join(cells)} |')
         print(lines[-1], flush=True)
     lines += ['', f'Percent; {where()}.']

@@ -15,7 +15,7 @@ many) or for ``--steps``. The encoder is then probed as it is, at each block of
   spatial folds;
 - bark-beetle damage of single patches: average precision on the test sites;
 - EuroSAT: a linear probe on all 200 chips, stratified folds, by mean and standard
-  deviation of the patch tokens, with all labels and with 5 of each class;
+  deviation of the patch tokens, with all labels and with 1, 5 and 10 of each class;
 - the share of position in the variance of tokens, which should be low;
 - the validation loss under a random mask of 75 %, relative to that of predicting the
   mean of the visible tokens.
@@ -59,7 +59,7 @@ from torchgeo_sigmae.masking import MASKINGS, MaskSchedule, sample_noise
 from torchgeo_sigmae.metrics import VisibilityRatio
 from torchgeo_sigmae.tasks.batch import default_transform
 
-from .dense_probe import measure
+from .dense_probe import cover_accuracy, damage_precision
 from .measure import DATA, Clock, quiet, quiet_trainer, where
 from .rows import finished_row, row_path
 
@@ -128,8 +128,7 @@ AXES: dict[str, dict[str, dict[str, Any]]] = {
     'size': {'ViT-T': {}, 'ViT-S': {'model': 'sigmae_vit_small_patch8', 'lr': 7e-4}},
     'masking': {
         'random': {},
-        'guided, 4 times': GUIDED,
-        'guided, 16 times': {**GUIDED, 'favor': 16},
+        'guided': GUIDED,
     },
     'family': {
         'SIGMAE': {},
@@ -161,14 +160,21 @@ METRICS = {
     'landcover': 'land cover',
     'damage': 'damage',
     'linear': 'EuroSAT',
+    'one': 'EuroSAT, 1 a class',
     'five': 'EuroSAT, 5 a class',
+    'ten': 'EuroSAT, 10 a class',
     'position': 'position',
-    'landcover_few': 'land cover, five bands',
-    'linear_few': 'EuroSAT, five bands',
+    'landcover_5': 'land cover, five bands',
+    'linear_5': 'EuroSAT, five bands',
+    'landcover_4': 'land cover, four bands',
+    'linear_4': 'EuroSAT, four bands',
 }
 
-#: What many users have: the bands of 10 m, and one of short-wave infrared.
-FEW_BANDS = ('B02', 'B03', 'B04', 'B08', 'B11')
+#: What many users have: the bands of 10 m, with and without short-wave infrared.
+FEW_BANDS = {5: ('B02', 'B03', 'B04', 'B08', 'B11'), 4: ('B02', 'B03', 'B04', 'B08')}
+
+#: Labels per class, where there are few.
+LABELS = {'one': 1, 'five': 5, 'ten': 10}
 
 
 @cache
@@ -265,48 +271,63 @@ def run(
 
 def probe(arguments: argparse.Namespace, path: str) -> dict[str, dict[str, float]]:
     """Measure the features of every block of ``--depths``, and with few bands."""
-    blocks = probe_encoder(arguments, path)
-    with tempfile.TemporaryDirectory() as folder:
-        few = f'{folder}/few.pth'
-        adapt_bands(path, FEW_BANDS, few)
-        for depth, values in probe_encoder(arguments, few).items():
-            for metric in ('landcover', 'linear'):
-                blocks[depth][f'{metric}_few'] = values[metric]
+    blocks = probe_encoder(arguments, path, whole=True)
+    for count, bands in FEW_BANDS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            few = f'{folder}/few.pth'
+            adapt_bands(path, bands, few)
+            for depth, values in probe_encoder(arguments, few, whole=False).items():
+                blocks[depth] |= {f'{name}_{count}': values[name] for name in values}
     return blocks
 
 
 def probe_encoder(
-    arguments: argparse.Namespace, path: str
+    arguments: argparse.Namespace, path: str, whole: bool
 ) -> dict[str, dict[str, float]]:
-    """Measure the features of every block of ``--depths``."""
+    """Measure land cover and EuroSAT by the features of blocks, or everything."""
     encoder = FrozenEncoder.load(path, pooling='mean+std')
-    root = arguments.data / 'eurosat'
-    order = BandSet(EuroSAT.all_band_names).channels(encoder.bands)
-    names = [EuroSAT.all_band_names[i] for i in order]
-    chips = EuroSAT(root, 'train', bands=names)
-    images = torch.stack([chips[i]['image'] for i in range(len(chips))])
-    shares = encoder.position_shares(images)
     blocks = {}
     for depth in arguments.depths:
         encoder.depth = depth
-        cover, damage = measure(encoder, arguments.data, arguments.repeats)
-        features = extract_features(
-            encoder, 'EuroSAT', root, ('train', 'val', 'test'), progress=False
-        )
-        samples = features.values, features.labels
-        splitter = RepeatedStratifiedKFold(
-            n_splits=5, n_repeats=arguments.repeats, random_state=0
-        )
-        folds = list(splitter.split(*samples))
-        few = few_labels(features.labels, folds, 5, 10)
-        linear, five = (
-            float(probe_scores(*samples, splits).mean()) for splits in (folds, few)
-        )
-        blocks[str(depth)] = {
-            'landcover': float(cover.mean()), 'damage': float(damage.mean()),
-            'linear': linear, 'five': five, 'position': shares[depth - 1],
-        }  # fmt: skip
+        samples, folds = eurosat(encoder, arguments)
+        scores = {
+            'landcover': cover_accuracy(encoder, arguments.data, arguments.repeats),
+            'linear': probe_scores(*samples, folds),
+        }
+        if whole:
+            scores['damage'] = damage_precision(encoder, arguments.data)
+            for name, count in LABELS.items():
+                few = few_labels(samples[1], folds[:5], count)
+                scores[name] = probe_scores(*samples, few)
+        blocks[str(depth)] = {name: float(one.mean()) for name, one in scores.items()}
+    if whole:
+        shares = encoder.position_shares(chips(encoder, arguments))
+        for depth in arguments.depths:
+            blocks[str(depth)]['position'] = shares[depth - 1]
     return blocks
+
+
+def eurosat(
+    encoder: FrozenEncoder, arguments: argparse.Namespace
+) -> tuple[tuple[np.ndarray, np.ndarray], list[tuple[np.ndarray, np.ndarray]]]:
+    """Features and classes of all EuroSAT chips, and folds of them."""
+    features = extract_features(
+        encoder, 'EuroSAT', arguments.data / 'eurosat', ('train', 'val', 'test'),
+        progress=False,
+    )  # fmt: skip
+    splitter = RepeatedStratifiedKFold(
+        n_splits=5, n_repeats=arguments.repeats, random_state=0
+    )
+    samples = features.values, features.labels
+    return samples, list(splitter.split(*samples))
+
+
+def chips(encoder: FrozenEncoder, arguments: argparse.Namespace) -> torch.Tensor:
+    """EuroSAT's training chips, in the encoder's bands."""
+    order = BandSet(EuroSAT.all_band_names).channels(encoder.bands)
+    names = [EuroSAT.all_band_names[i] for i in order]
+    dataset = EuroSAT(arguments.data / 'eurosat', 'train', bands=names)
+    return torch.stack([dataset[i]['image'] for i in range(len(dataset))])
 
 
 def interval(differences: Sequence[float]) -> str:
