@@ -5,7 +5,7 @@
 
 import pytest
 
-from benchmarks.recipe import AXES, arguments_of, key_of, make_task
+from benchmarks.recipe import AXES, arguments_of, beta_for, key_of, make_task
 
 
 @pytest.mark.parametrize('axis', list(AXES))
@@ -18,8 +18,6 @@ def test_every_row_is_a_task(axis: str) -> None:
 
 
 def test_guidance_reaches_the_asked_favor() -> None:
-    weak, strong = (
-        arguments_of(change)['guidance']['strength'][1]
-        for change in list(AXES['masking'].values())[1:]
-    )
-    assert 0 < weak < strong
+    assert 0 < beta_for(4, 0.75) < beta_for(16, 0.75)
+    guidance = arguments_of(AXES['masking']['guided'])['guidance']
+    assert guidance == {'strength': (0.0, beta_for(4, 0.75))}
