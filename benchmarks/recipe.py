@@ -4,6 +4,7 @@
 """The recipe of pretraining: change one thing at a time, and probe the features.
 
     PYTHONPATH=examples python -m benchmarks.recipe --only spectral window [--seeds 2]
+    PYTHONPATH=examples python -m benchmarks.recipe --probe ENCODER CHECKPOINT ...
 
 Needs the real data. A row pretrains an encoder on ``scenes/`` (without haze), ``pool/``
 and the bark-beetle training sites, from the same first weights and chips as all other
@@ -412,9 +413,23 @@ def key_of(change: dict[str, Any]) -> str:
     return ','.join(named).replace(' ', '') or 'default'
 
 
+def probe_files(arguments: argparse.Namespace) -> None:
+    """Probe encoders that are trained already, and print a table."""
+    print(f'| encoder, block | {" | ".join(METRICS.values())} |')
+    print('|---' * (len(METRICS) + 1) + '|')
+    for path in arguments.probe:
+        for depth, scores in probe(arguments, path).items():
+            cells = (f'{100 * scores[metric]:.1f}' for metric in METRICS)
+            print(f'| {path}, {depth} | {" | ".join(cells)} |', flush=True)
+    print(f'\nPercent; {where()}.')
+
+
 def main(arguments: argparse.Namespace) -> None:
     """Run what is not finished, and write the tables."""
     torch.set_num_threads(arguments.threads)
+    if arguments.probe:
+        probe_files(arguments)
+        return
     settings = {
         key_of(change): change
         for axis in arguments.only
@@ -445,6 +460,7 @@ if __name__ == '__main__':
     parser.add_argument('--data', type=Path, default=DATA)
     parser.add_argument('--output', type=Path, default=Path('outputs/recipe'))
     parser.add_argument('--only', nargs='+', choices=list(AXES), default=list(AXES))
+    parser.add_argument('--probe', nargs='+', help='encoders: only probe them')
     parser.add_argument('--steps', type=int, default=1000)
     parser.add_argument('--seconds', type=float, help='processor time, not steps')
     parser.add_argument('--seeds', type=int, default=2)

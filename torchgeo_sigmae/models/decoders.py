@@ -12,6 +12,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from .positions import sincos_1d, sincos_2d
+from .rotary import rotation, turn
 from .tokens import pick_group
 
 __all__ = ('CrossDecoder', 'SelfDecoder')
@@ -45,8 +46,9 @@ class Decoder(nn.Module, ABC):
             num_heads: Number of attention heads.
             groups: Tokens at every patch position, G.
             heads: Number of output heads: 1, or one for every group.
-            positions: ``'sincos'``, ``'learnable'`` or ``'vanilla'`` (of the running
-                number of a token).
+            positions: ``'rotary'`` (of :class:`CrossDecoder`, for one group),
+                ``'sincos'``, ``'learnable'`` or ``'vanilla'`` (of the running number of
+                a token).
             grid: Patches per column and per row that learnable positions are made for;
                 other grids are interpolated.
             spectral_dim: Spectral statistics to predict per token, S; 0 for none.
@@ -61,9 +63,17 @@ class Decoder(nn.Module, ABC):
         if depth < 1:
             raise ValueError(f'decoder_depth: {depth} must be at least 1.')
         self.dim = dim
+        self.num_heads = num_heads
         self.groups = groups
         self.heads = heads
         self.joint = positions == 'vanilla'
+        self.rotary = positions == 'rotary'
+        if self.rotary and dim % (4 * num_heads):
+            raise ValueError(
+                f'decoder_dim: {dim} must be a multiple of 4 x decoder_num_heads='
+                f'{num_heads} (rotary positions). Use for example '
+                f'{max(dim // (4 * num_heads), 1) * 4 * num_heads}.'
+            )
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, heads * out_dim)
@@ -124,8 +134,12 @@ class Decoder(nn.Module, ABC):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
-        """Positions of all tokens ``(G * N, dim)``."""
+        """Positions of all tokens ``(G * N, dim)``; their rotation if rotary."""
         device = self.mask_token.device
+        if self.rotary:
+            index = torch.arange(grid[0] * grid[1], device=device)
+            head_dim = self.dim // self.num_heads
+            return rotation(index // grid[1], index % grid[1], head_dim).squeeze(1)
         if self.joint:
             return sincos_1d(self.groups * grid[0] * grid[1], self.dim, device)
         if self.pos_embed is None or self.spectral_embed is None:
@@ -162,10 +176,11 @@ class CrossDecoder(Decoder):
     tokens to be predicted are computed, and every block reads its own learned mix of
     the encoder's depths. A mix starts as the last depth alone.
 
-    Unlike CrossMAE's, the keys hold positions: the decoder's position of each visible
-    token is added to the key of every block through a small linear map. Without that
-    the encoder has to carry positions up to its last block, where they made 95 % of the
-    variance of single tokens, see ``docs/dev/recipe.md``.
+    Unlike CrossMAE's, the keys know their positions. Otherwise the encoder has to carry
+    positions up to its last block, where they made 95 % of the variance of single
+    tokens, see ``docs/dev/recipe.md``. Rotary positions turn queries and keys, so that
+    attention sees where a token lies relative to another. Other positions are added to
+    the mask tokens, and through a small linear map to the keys of every block.
     """
 
     def add_blocks(
@@ -176,7 +191,8 @@ class CrossDecoder(Decoder):
         mix[:, -1] = 1
         self.mix = nn.Parameter(mix)
         self.blocks = nn.ModuleList(
-            _CrossBlock(self.dim, encoder_dim, num_heads) for _ in range(depth)
+            _CrossBlock(self.dim, encoder_dim, num_heads, self.rotary)
+            for _ in range(depth)
         )
 
     def decode(
@@ -184,10 +200,13 @@ class CrossDecoder(Decoder):
     ) -> Tensor:
         """Let predicted tokens attend to every depth of the encoder."""
         positions = positions.to(self.mask_token.dtype)
-        x = self.mask_token + positions[predicted]
+        if self.rotary:
+            x = self.mask_token.expand(*predicted.shape, -1)
+        else:
+            x = self.mask_token + positions[predicted]
         contexts = torch.einsum('kl,lbvd->kbvd', self.mix, torch.stack(features))
         for block, context in zip(self.blocks, contexts, strict=True):
-            x = block(x, context, positions, keep)
+            x = block(x, context, positions, keep, predicted)
         return x
 
 
@@ -242,36 +261,51 @@ def _attend_last(block: Block, x: Tensor, count: int) -> Tensor:
 class _CrossBlock(nn.Module):
     """Cross-attention to a context, then an MLP, both residual and pre-normalized."""
 
-    def __init__(self, dim: int, context_dim: int, num_heads: int) -> None:
+    def __init__(
+        self, dim: int, context_dim: int, num_heads: int, rotary: bool = False
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.norm1 = nn.LayerNorm(dim)
         self.norm_context = nn.LayerNorm(context_dim)
         self.q = nn.Linear(dim, dim)
         self.kv = nn.Linear(context_dim, 2 * dim)
-        self.k_position = nn.Linear(dim, dim, bias=False)
+        self.k_position = None if rotary else nn.Linear(dim, dim, bias=False)
         self.proj = nn.Linear(dim, dim)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, 4 * dim)
         self.register_load_state_dict_pre_hook(_add_missing_positions)
 
     def forward(
-        self, x: Tensor, context: Tensor, positions: Tensor, keep: Tensor
+        self,
+        x: Tensor,
+        context: Tensor,
+        positions: Tensor,
+        keep: Tensor,
+        predicted: Tensor,
     ) -> Tensor:
         """Update predicted tokens ``(B, P, dim)`` from a context of encoded tokens.
 
         *context* is ``(B, prefix + V, context_dim)``; *positions* are those of all
-        tokens, ``(G * N, dim)``; *keep* holds the indices of visible ones, ``(B, V)``.
+        tokens, ``(G * N, dim)``, or their rotation; *keep* and *predicted* hold the
+        indices of visible tokens ``(B, V)`` and of *x* ``(B, P)``.
         """
-        q = self.q(self.norm1(x)).unflatten(-1, (self.num_heads, -1))
+        q = self.q(self.norm1(x))
         k, v = self.kv(self.norm_context(context)).chunk(2, dim=-1)
-        # Mapped once for all images; prefix tokens are nowhere.
-        position = self.k_position(positions)[keep]
-        k = k + F.pad(position, (0, 0, k.shape[1] - keep.shape[1], 0))
-        k, v = (part.unflatten(-1, (self.num_heads, -1)) for part in (k, v))
-        attended = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        # Prefix tokens are nowhere.
+        prefix = k.shape[1] - keep.shape[1]
+        if self.k_position is not None:
+            # Mapped once for all images.
+            k = k + F.pad(self.k_position(positions)[keep], (0, 0, prefix, 0))
+        q, k, v = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for part in (q, k, v)
         )
+        if self.k_position is None:
+            q = turn(q, positions[:, predicted].unsqueeze(2))
+            turned = turn(k[:, :, prefix:], positions[:, keep].unsqueeze(2))
+            k = torch.cat([k[:, :, :prefix], turned], dim=2)
+        attended = F.scaled_dot_product_attention(q, k, v)
         x = x + self.proj(attended.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm2(x))
 
@@ -281,5 +315,6 @@ def _add_missing_positions(
 ) -> None:
     """Load decoders of the first edition, whose keys had no positions, unchanged."""
     name = f'{prefix}k_position.weight'
-    if f'{prefix}kv.weight' in state_dict and name not in state_dict:
-        state_dict[name] = torch.zeros_like(block.k_position.weight)
+    keys = block.k_position
+    if keys is not None and f'{prefix}kv.weight' in state_dict:
+        state_dict.setdefault(name, torch.zeros_like(keys.weight))

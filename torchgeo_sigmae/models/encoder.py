@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from .._compiled import plain_key
 from .layout import TokenLayout
 from .positions import sincos_2d
+from .rotary import RotaryBlock, rotation
 
 __all__ = (
+    'ENCODER_POSITIONS',
     'SIGMAEViT',
     'build_encoder',
     'patch_positions',
@@ -31,20 +33,118 @@ __all__ = (
     'resample_positions',
 )
 
+#: Kinds of positions of encoders with one token per patch position.
+ENCODER_POSITIONS = ('rotary', 'learnable')
+
 
 class SIGMAEViT(VisionTransformer):
-    """A timm VisionTransformer that takes weights safely.
+    """A timm VisionTransformer with rotary positions that takes weights safely.
 
-    It differs from timm's in three ways: position embeddings start as 2-D sines and
-    cosines instead of noise; those of another grid are resampled when a state dict is
-    loaded; and a state dict of another kind of encoder is refused, strict or not, so
-    that no loader can lose weights in silence.
+    It differs from timm's in three ways: positions turn queries and keys instead of
+    being added to the tokens, so that features tell what is there, not where; learnable
+    positions start as 2-D sines and cosines instead of noise, and those of another grid
+    are resampled when a state dict is loaded; and a state dict of another kind of
+    encoder is refused, strict or not, so that no loader can lose weights in silence.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Initialize a new SIGMAEViT instance with the arguments of timm's."""
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args: Any, positions: str = 'rotary', **kwargs: Any) -> None:
+        """Initialize a new SIGMAEViT instance.
+
+        Args:
+            *args: Passed to :class:`timm.models.VisionTransformer`.
+            positions: ``'rotary'``, or ``'learnable'`` as in MAE: added to the tokens.
+                Weights that are loaded decide anew.
+            **kwargs: Passed to :class:`timm.models.VisionTransformer`.
+
+        Raises:
+            ValueError: If *positions* is unknown, or patches are to be dropped, which
+                rotary positions do not know of.
+        """
+        if positions not in ENCODER_POSITIONS:
+            raise ValueError(
+                f'positions: {positions!r} is unknown. Use one of {ENCODER_POSITIONS}.'
+            )
+        if positions == 'rotary' and kwargs.get('patch_drop_rate'):
+            raise ValueError(
+                f'patch_drop_rate: {kwargs["patch_drop_rate"]} is not possible with '
+                "rotary positions. Pass positions='learnable', or leave it out."
+            )
+        super().__init__(*args, block_fn=RotaryBlock, **kwargs)
+        if positions == 'rotary':
+            self._set_positions(positions)
         self.register_load_state_dict_pre_hook(_adapt_state_dict)
+
+    @property
+    def positions(self) -> str:
+        """The kind of its positions, those of the weights it has loaded."""
+        return 'rotary' if self.pos_embed is None else 'learnable'
+
+    def _set_positions(self, positions: str) -> None:
+        """Drop learnable positions, or make new ones."""
+        weight = self.norm.weight
+        if positions == 'rotary':
+            self.pos_embed = None
+            # In the state dict, because the encoder is wrong without it.
+            mark = torch.ones((), dtype=torch.bool, device=weight.device)
+            self.register_buffer('rotary_positions', mark)
+            return
+        del self.rotary_positions
+        prefix = 0 if self.no_embed_class else self.num_prefix_tokens
+        count = prefix + self.patch_embed.num_patches
+        self.pos_embed = nn.Parameter(weight.new_zeros(1, count, self.embed_dim))
+
+    def adopt(self, state_dict: Mapping[str, Tensor], prefix: str = '') -> None:
+        """Take over the kind of positions of a state dict."""
+        rotary = f'{prefix}rotary_positions' in state_dict
+        learnable = f'{prefix}pos_embed' in state_dict
+        positions = 'rotary' if rotary else 'learnable'
+        if rotary != learnable and positions != self.positions:
+            self._set_positions(positions)
+
+    def rotation(
+        self, grid: tuple[int, int], keep: Tensor | None = None
+    ) -> Tensor | None:
+        """By how much tokens are turned, see :func:`.rotary.rotation`.
+
+        Args:
+            grid: Patches per column and per row.
+            keep: Indices of the patches, ``(B, V)``; None for all of the grid.
+
+        Returns:
+            The rotation for all blocks; None for other positions.
+        """
+        if self.pos_embed is not None:
+            return None
+        if keep is None:
+            keep = torch.arange(grid[0] * grid[1], device=self.norm.weight.device)
+        head_dim = self.embed_dim // self.blocks[0].attn.num_heads
+        return rotation(
+            keep // grid[1], keep % grid[1], head_dim, self.num_prefix_tokens
+        )
+
+    def forward_features(
+        self, x: Tensor, attn_mask: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
+        """Compute the normalized tokens of whole images, ``(B, prefix + N, D)``."""
+        mask = self._rotation_of(x, attn_mask)
+        return super().forward_features(x, attn_mask=mask, **kwargs)
+
+    def forward_intermediates(
+        self, x: Tensor, *args: Any, attn_mask: Tensor | None = None, **kwargs: Any
+    ) -> Any:
+        """Compute the features after several blocks as timm does."""
+        mask = self._rotation_of(x, attn_mask)
+        return super().forward_intermediates(x, *args, attn_mask=mask, **kwargs)
+
+    def _rotation_of(self, x: Tensor, attn_mask: Tensor | None) -> Tensor | None:
+        """The rotation of whole images ``(B, C, H, W)``; masks are refused."""
+        if attn_mask is not None:
+            raise ValueError(
+                'attn_mask: our encoders take none. Pass the visible tokens to '
+                'torchgeo_sigmae.models.encode_visible instead.'
+            )
+        height, width = x.shape[-2:]
+        return self.rotation(self.patch_embed.dynamic_feat_size((height, width)))
 
     @property
     def layout(self) -> TokenLayout:
@@ -122,8 +222,9 @@ def _adapt_state_dict(
             f'state dict {seen}. Use the model name (model or backbone) the weights '
             'were made with.'
         )
+    model.adopt(state_dict, prefix)
     key = f'{prefix}pos_embed'
-    if key in state_dict:
+    if key in state_dict and model.pos_embed is not None:
         state_dict[key] = resample_positions(model, state_dict[key])
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .decoders import CrossDecoder, SelfDecoder
-from .encoder import patch_positions, prefix_tokens
+from .encoder import SIGMAEViT, patch_positions, prefix_tokens
 from .layout import TokenLayout
 from .spectral import SatMAEViT, SpectralViT
 from .tokens import gather_tokens
@@ -75,9 +75,10 @@ def encode_visible(
     x = torch.cat([head.to(x.dtype), x], dim=1)
     x = encoder.norm_pre(encoder.patch_drop(encoder.pos_drop(x)))
 
+    turns = encoder.rotation(grid, keep) if isinstance(encoder, SIGMAEViT) else None
     features = []
     for block in encoder.blocks:
-        x = block(x)
+        x = block(x, attn_mask=turns)
         features.append(x)
     features[-1] = encoder.norm(features[-1])
     return features
@@ -96,6 +97,14 @@ def fast_attention(image: Tensor, tokens: int) -> AbstractContextManager[None]:
     if slow and tokens <= _FEW:
         return sdpa_kernel(SDPBackend.MATH)
     return nullcontext()
+
+
+def _decoder_positions(encoder: VisionTransformer, decoder: str) -> str:
+    """The kind of positions of the decoder for an encoder."""
+    if isinstance(encoder, SpectralViT):
+        return encoder.positions
+    rotary = isinstance(encoder, SIGMAEViT) and encoder.positions == 'rotary'
+    return 'rotary' if rotary and decoder == 'cross' else 'sincos'
 
 
 class MaskedAutoencoder(nn.Module):
@@ -151,9 +160,7 @@ class MaskedAutoencoder(nn.Module):
             decoder_num_heads,
             groups=groups,
             heads=groups if isinstance(encoder, SatMAEViT) else 1,
-            positions=(
-                encoder.positions if isinstance(encoder, SpectralViT) else 'sincos'
-            ),
+            positions=_decoder_positions(encoder, decoder),
             grid=encoder.patch_embed.grid_size,
             spectral_dim=self.spectral_dim,
         )

@@ -40,6 +40,8 @@ class SpectralViT(SIGMAEViT):
     loaders look at the first layer only, which does not always show it.
     """
 
+    pos_embed: nn.Parameter
+
     def __init__(self, *args: Any, positions: str = 'learnable', **kwargs: Any) -> None:
         """Initialize a new SpectralViT instance.
 
@@ -54,7 +56,7 @@ class SpectralViT(SIGMAEViT):
             raise ValueError(
                 f'positions: {positions!r} is unknown. Use one of {POSITIONS}.'
             )
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, positions='learnable', **kwargs)
         # In the state dict, because the encoder is wrong without it.
         joint = torch.tensor(positions == 'vanilla')
         self.register_buffer('joint_positions', joint)

@@ -16,7 +16,7 @@ from ..bands import BandSet
 from ..models import (
     S2MAEViT,
     SatMAEViT,
-    SpectralViT,
+    SIGMAEViT,
     build_encoder,
     encoder_arguments,
     group_bands,
@@ -27,8 +27,12 @@ from ..weights.adapt import weights_for_bands
 
 __all__ = ('encoder_settings', 'family', 'start_encoder')
 
-#: Arguments of the encoders with several tokens per patch position, by family.
-_ARGUMENTS = {'s2mae': ('cube_bands', 'positions'), 'satmae': ('groups', 'positions')}
+#: Arguments of our encoders, by the start of their names.
+_ARGUMENTS = {
+    'sigmae': ('positions',),
+    's2mae': ('cube_bands', 'positions'),
+    'satmae': ('groups', 'positions'),
+}
 
 
 def family(model: str) -> str:
@@ -73,7 +77,7 @@ def encoder_settings(
     encoder: VisionTransformer, bands: Sequence[str]
 ) -> dict[str, Any]:
     """The ``encoder_kwargs`` that describe an encoder; nothing of a plain ViT."""
-    if not isinstance(encoder, SpectralViT):
+    if not isinstance(encoder, SIGMAEViT):
         return {}
     settings: dict[str, Any] = {'positions': encoder.positions}
     layout = layout_of(encoder)
@@ -87,25 +91,29 @@ def encoder_settings(
 def _encoder_arguments(
     model: str, given: Mapping[str, Any], bands: BandSet
 ) -> dict[str, Any]:
-    """Collect the arguments of S2MAE's and SatMAE's encoders; refuse others."""
-    allowed = _ARGUMENTS.get(family(model), ())
-    for name, value in given.items():
-        if name not in allowed:
-            owners = [owner for owner, names in _ARGUMENTS.items() if name in names]
-            advice = f'Leave {name} out'
+    """Collect the arguments of our encoders; refuse others."""
+    name = model.partition('_')[0]
+    allowed = _ARGUMENTS.get(name, ())
+    for argument, value in given.items():
+        if argument not in allowed:
+            owners = [owner for owner, names in _ARGUMENTS.items() if argument in names]
+            advice = f'Leave {argument} out'
             if owners:
                 advice += f', or use model={f"{owners[0]}_vit_small_patch8"!r}'
             raise ValueError(
-                f'encoder_kwargs: {name}={value!r} means nothing to model={model!r}. '
-                f'{advice}.'
+                f'encoder_kwargs: {argument}={value!r} means nothing to '
+                f'model={model!r}. {advice}.'
             )
     if not allowed:
         return {}
-    arguments = {'positions': given.get('positions', 'learnable')}
+    usual = 'rotary' if name == 'sigmae' else 'learnable'
+    arguments = {'positions': given.get('positions', usual)}
     if 'cube_bands' in allowed:
         _warn_of_order(bands)
         return {**arguments, 'cube_bands': given.get('cube_bands')}
-    return {**arguments, 'groups': group_bands(bands, given.get('groups'))}
+    if 'groups' in allowed:
+        return {**arguments, 'groups': group_bands(bands, given.get('groups'))}
+    return arguments
 
 
 def _warn_of_order(bands: BandSet) -> None:
@@ -128,10 +136,11 @@ def _continued(
         for name, value in encoder_arguments(weights.encoder).items()
         if name in arguments
     }
-    if not stored:
+    if not arguments:
         return arguments
     asked = {name: arguments[name] for name in stored if given.get(name) is not None}
-    asked['positions'] = arguments['positions']
+    if stored or 'positions' in given:
+        asked['positions'] = arguments['positions']
     stored['positions'] = _positions_of(weights, arguments['positions'])
     for name, value in asked.items():
         if _as_lists(value) != _as_lists(stored[name]):
@@ -144,6 +153,8 @@ def _continued(
 
 def _positions_of(weights: Weights, asked: str) -> str:
     """The kind of positions; if the file does not tell, what its tensors allow."""
+    if 'joint_positions' not in weights.encoder:
+        return 'rotary' if 'rotary_positions' in weights.encoder else 'learnable'
     joint = bool(weights.encoder['joint_positions'])
     possible = asked if joint == (asked == 'vanilla') else 'learnable'
     return str(weights.info.get('positions', 'vanilla' if joint else possible))

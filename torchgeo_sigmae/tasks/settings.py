@@ -132,6 +132,8 @@ def groups_of_first_edition(hparams: Mapping[str, Any]) -> dict[str, dict[str, A
     # None stood for the default, which depends on the model.
     chosen = {k: v for k, v in groups['encoder_kwargs'].items() if v is not None}
     groups['encoder_kwargs'] = chosen
-    if not hparams['model'].startswith(('s2mae', 'satmae')):
+    if hparams['model'].startswith('sigmae_'):
+        groups['encoder_kwargs'] = {'positions': 'learnable'}
+    elif not hparams['model'].startswith(('s2mae', 'satmae')):
         del groups['encoder_kwargs']
     return groups

@@ -16,7 +16,7 @@ from torchvision.models._api import WeightsEnum
 
 from .._compiled import unwrap
 from ..bands import BandSet
-from ..models.encoder import resample_positions
+from ..models.encoder import SIGMAEViT, resample_positions
 from ..models.layout import layout_of_state
 from ..models.mae import MaskedAutoencoder
 from ..models.spectral import SpectralViT
@@ -83,7 +83,7 @@ def _check_tokens(model: MaskedAutoencoder, weights: Weights) -> None:
 def _load_encoder(encoder: VisionTransformer, weights: Weights) -> None:
     """Load the encoder, or refuse what does not fit in one readable message."""
     state = dict(weights.encoder)
-    if isinstance(encoder, SpectralViT):
+    if isinstance(encoder, SIGMAEViT):
         encoder.adopt(state)
     problems = _differences(encoder.state_dict(), state)
     if problems:
