@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torchgeo_sigmae.models import (
+    SIGMAEViT,
     build_encoder,
     encode_visible,
     gather_tokens,
@@ -73,7 +74,11 @@ def test_masked_path_equals_the_full_path_on_visible_tokens(name: str) -> None:
     x = encoder._pos_embed(encoder.patch_embed(image))
     prefix = encoder.num_prefix_tokens
     x = torch.cat([x[:, :prefix], gather_tokens(x[:, prefix:], keep)], dim=1)
-    expected = encoder.norm(encoder.blocks(encoder.norm_pre(x)))
+    x = encoder.norm_pre(x)
+    turns = encoder.rotation((4, 4), keep) if isinstance(encoder, SIGMAEViT) else None
+    for block in encoder.blocks:
+        x = block(x, attn_mask=turns)
+    expected = encoder.norm(x)
     torch.testing.assert_close(
         visible(encoder, image, keep), expected, rtol=1e-4, atol=1e-4
     )
@@ -94,15 +99,15 @@ def test_the_probed_feature_is_the_fine_tuned_one(family: str) -> None:
     torch.testing.assert_close(pooled, expected)
 
 
-def test_positions_start_as_sines_and_cosines() -> None:
-    encoder = build_encoder(NAMES[0], 4, 32)
+def test_learnable_positions_start_as_sines_and_cosines() -> None:
+    encoder = build_encoder(NAMES[0], 4, 32, positions='learnable')
     assert (encoder.pos_embed[:, 0] == 0).all()
     squares = encoder.pos_embed[0, 1:].square().sum(dim=1)
     torch.testing.assert_close(squares, torch.full((16,), 192 / 2.0))
 
 
 def test_positions_of_another_grid_are_resampled() -> None:
-    source = build_encoder(NAMES[0], 4, 64)
+    source = build_encoder(NAMES[0], 4, 64, positions='learnable')
     target = build_encoder(NAMES[0], 4, 32)
     state = source.state_dict()
     target.load_state_dict(dict(state))
@@ -114,6 +119,47 @@ def test_positions_of_another_grid_are_resampled() -> None:
     state['pos_embed'] = state['pos_embed'][:, :12]
     with pytest.raises(ValueError, match='11 position embeddings do not form a square'):
         target.load_state_dict(state)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('positions', ['rotary', 'learnable'])
+def test_weights_decide_about_positions(positions: str) -> None:
+    encoder = build_encoder(NAMES[0], 4, 32, positions=positions).eval()
+    image = torch.randn(2, 4, 32, 32)
+    for start in ('rotary', 'learnable'):
+        other = build_encoder(NAMES[0], 4, 32, positions=start).eval()
+        other.load_state_dict(encoder.state_dict(), strict=True)
+        assert other.positions == positions
+        assert torch.equal(other(image), encoder(image))
+
+
+@torch.no_grad()
+def test_rotary_features_move_with_the_image() -> None:
+    encoder = build_encoder(NAMES[0], 4, 64, class_token=False).eval()
+    patches = torch.randn(1, 64, 4 * 64)
+    seen = torch.tensor([[9, 10, 20, 27]])
+    moved = patches.roll(17, dims=1)
+    tokens = encode_visible(encoder, patches, seen, (8, 8))[-1]
+    torch.testing.assert_close(
+        encode_visible(encoder, moved, seen + 17, (8, 8))[-1], tokens
+    )
+    # Other neighbors make other tokens.
+    other = patches.roll(16, dims=1)
+    apart = encode_visible(encoder, other, seen + 16, (8, 8))[-1]
+    torch.testing.assert_close(apart, tokens)
+    nearer = encode_visible(encoder, patches[:, [*range(64)]], seen, (16, 4))[-1]
+    assert not torch.allclose(nearer, tokens, atol=1e-3)
+
+
+def test_rotary_positions_refuse_what_they_cannot_do() -> None:
+    with pytest.raises(ValueError, match=r'^positions: .none. is unknown'):
+        timm.create_model(NAMES[0], positions='none')
+    with pytest.raises(ValueError, match=r"^patch_drop_rate: 0.5 .*'learnable'"):
+        timm.create_model(NAMES[0], patch_drop_rate=0.5)
+    with pytest.raises(ValueError, match=r'^attn_mask: our encoders take none'):
+        build_encoder(NAMES[0], 4, 32).forward_features(
+            torch.randn(1, 4, 32, 32), attn_mask=torch.zeros(17, 17)
+        )
 
 
 @pytest.mark.parametrize('strict', [True, False])

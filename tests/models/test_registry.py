@@ -217,7 +217,7 @@ def test_timms_configuration_fits_the_model(name: str) -> None:
 
 
 def test_timm_loads_a_file_for_another_size(tmp_path: Path) -> None:
-    state = timm.create_model(TINY).state_dict()
+    state = timm.create_model(TINY, positions='learnable').state_dict()
     torch.save(state, tmp_path / 'encoder.pth')
     model = timm.create_model(
         TINY, pretrained=True, img_size=64,

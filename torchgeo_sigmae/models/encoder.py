@@ -81,7 +81,7 @@ class SIGMAEViT(VisionTransformer):
 
     def _set_positions(self, positions: str) -> None:
         """Drop learnable positions, or make new ones."""
-        weight = self.norm.weight
+        weight = self.patch_embed.proj.weight
         if positions == 'rotary':
             self.pos_embed = None
             # In the state dict, because the encoder is wrong without it.
@@ -116,7 +116,9 @@ class SIGMAEViT(VisionTransformer):
         if self.pos_embed is not None:
             return None
         if keep is None:
-            keep = torch.arange(grid[0] * grid[1], device=self.norm.weight.device)
+            keep = torch.arange(
+                grid[0] * grid[1], device=self.patch_embed.proj.weight.device
+            )
         head_dim = self.embed_dim // self.blocks[0].attn.num_heads
         return rotation(
             keep // grid[1], keep % grid[1], head_dim, self.num_prefix_tokens

@@ -136,7 +136,9 @@ def _continued(
         for name, value in encoder_arguments(weights.encoder).items()
         if name in arguments
     }
-    if not arguments:
+    spectral = 'joint_positions' in weights.encoder
+    if not arguments or spectral == (set(arguments) == {'positions'}):
+        # Weights of another family are refused when they are loaded.
         return arguments
     asked = {name: arguments[name] for name in stored if given.get(name) is not None}
     if stored or 'positions' in given:
