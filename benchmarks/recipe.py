@@ -109,6 +109,7 @@ AXES: dict[str, dict[str, dict[str, Any]]] = {
         'dropout 30 %': {'band_dropout': 0.3},
         'dropout 60 %': {'band_dropout': 0.6},
     },
+    'rotary': {'rotary': {}, 'learnable': {'positions': 'learnable'}},
     'window': {
         '64 px, 75 %': {},
         '64 px, 90 %': {'mask_ratio': 0.9},
