@@ -178,12 +178,14 @@ class SIGMAETask(BaseTask):
                 augmentations or their ``AugmentationSequential``; ``nn.Identity()`` for
                 none. Default: random resized crops and flips.
             size: Side of training images in pixels; None for the model's default.
-            encoder_kwargs: Further arguments of the encoder. For ``s2mae_vit_*``:
-                ``cube_bands``, bands of a cube, a divisor of their number (default: 3
-                or else 2). For ``satmae_vit_*``: ``groups``, names of the bands of each
-                group (default: SatMAE's: 10 m; red edge; short-wave infrared; the
-                rest). For both: ``positions``, ``'learnable'``, ``'sincos'`` or
-                ``'vanilla'`` (sines and cosines of a token's running number).
+            encoder_kwargs: Further arguments of the encoder. For ``sigmae_vit_*``:
+                ``positions``, ``'rotary'`` (default) or ``'learnable'``. For
+                ``s2mae_vit_*``: ``cube_bands``, bands of a cube, a divisor of their
+                number (default: 3 or else 2). For ``satmae_vit_*``: ``groups``, names
+                of the bands of each group (default: SatMAE's: 10 m; red edge;
+                short-wave infrared; the rest). For both: ``positions``,
+                ``'learnable'``, ``'sincos'`` or ``'vanilla'`` (sines and cosines of a
+                token's running number).
             masking: ``'saliency'`` (SIGMAE's SSDTM) or ``'random'`` (MAE, S2MAE), which
                 needs no index; None for ``'random'`` where the bands allow no index,
                 else ``'saliency'``. With several tokens per patch position also
