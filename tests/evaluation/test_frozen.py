@@ -227,12 +227,26 @@ def run(*arguments: Any) -> None:
         main(['evaluate', 'features', *map(str, arguments)])
 
 
+def strong_positions(path: Path, **kwargs: Any) -> FrozenEncoder:
+    """An encoder whose features are mostly their position."""
+    torch.manual_seed(0)
+    task = SIGMAETask(
+        'sigmae_vit_tiny_patch8', size=64,
+        encoder_kwargs={'positions': 'learnable'},
+        batch=BatchSpec(mean=[1500.0] * 10, std=[1000.0] * 10),
+    )  # fmt: skip
+    with torch.no_grad():
+        task.model.encoder.pos_embed *= 10
+    task.export(path)
+    return FrozenEncoder.load(path, **kwargs)
+
+
 class TestPositionBias:
     """The part of the features that depends on the patch position alone."""
 
     def test_against_a_sum_over_every_shift(self) -> None:
         with narrow_encoders():
-            frozen = FrozenEncoder.load('sigmae_vit_tiny_patch8')
+            frozen = FrozenEncoder.load('satmae_vit_tiny_patch8')
         frozen.fit_normalization(torch.randn(8, 10, 16, 16, generator=generator()))
         image = torch.randn(1, 10, 16, 16, generator=generator(1))
         shifts = [(row, column) for row in range(16) for column in range(16)]
@@ -245,8 +259,10 @@ class TestPositionBias:
         error = (frozen.position_bias - wanted).norm() / wanted.norm()
         assert error < 0.05
 
-    def test_it_is_removed_and_nothing_else(self, eurosat_root: Path) -> None:
-        frozen = FrozenEncoder.load(SIGMAE_Weights.SENTINEL2)
+    def test_it_is_removed_and_nothing_else(
+        self, eurosat_root: Path, tmp_path: Path
+    ) -> None:
+        frozen = strong_positions(tmp_path / 'encoder.pth')
         data = EuroSAT(eurosat_root, 'train', bands=frozen.bands)
         images = torch.stack([data[i]['image'] for i in range(0, 140, 2)])
         learned, others = images[::2], images[1::2]
@@ -274,8 +290,8 @@ class TestPositionBias:
         ):
             frozen.patch_features(torch.zeros(1, 10, 32, 40))
 
-    def test_of_a_dataset(self, eurosat_root: Path) -> None:
-        frozen = FrozenEncoder.load(SIGMAE_Weights.SENTINEL2, pooling='mean+std')
+    def test_of_a_dataset(self, eurosat_root: Path, tmp_path: Path) -> None:
+        frozen = strong_positions(tmp_path / 'encoder.pth', pooling='mean+std')
         plain, removed = (
             extract_features(
                 frozen, 'EuroSAT', eurosat_root, ('val',), progress=False,
