@@ -8,7 +8,6 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -191,7 +190,7 @@ def _divide(
 
 
 def evaluate_reconstruction(
-    checkpoint: Path,
+    weights: str,
     *,
     data: Path,
     paths: Sequence[str] = ('**/*.tif', '**/*.tiff'),
@@ -204,7 +203,8 @@ def evaluate_reconstruction(
     """Measure and draw reconstructions at several mask ratios.
 
     Args:
-        checkpoint: A training checkpoint of SIGMAETask.
+        weights: Weights that hold a decoder: a training checkpoint, an exported encoder
+            with its decoder, or the name of a weight enum.
         data: Folder of GeoTIFF scenes in raw values that the model was not trained on.
         paths: Patterns of their names.
         mask_ratios: Shares of masked tokens, in (0, 1).
@@ -216,21 +216,16 @@ def evaluate_reconstruction(
     import torch
     from torch.utils.data import DataLoader
 
-    from ..bands import BandSet
     from ..datasets import SceneChips, find_scenes
     from ..evaluation.reconstruction import masked, reconstruction_report
     from ..masking.masks import check_mask_ratio
     from ..plotting import plot_mask_ratios
-    from ..tasks import SIGMAETask
+    from ..tasks import restore_task
 
-    task = SIGMAETask.load_from_checkpoint(
-        checkpoint, map_location='cpu', weights_only=True
-    )
-    task.batch = replace(task.batch, normalize=True)
-    bands = BandSet.from_data(task.statistics.data_bands, task.bands.sensor)
-    size = size or int(task.model.encoder.patch_embed.img_size[0])
-    scenes = find_scenes(data, paths, bands)
-    cut = SceneChips(scenes, bands, size, random=False, length=chips)
+    task = restore_task(weights)
+    size = size or task.size
+    scenes = find_scenes(data, paths, task.bands)
+    cut = SceneChips(scenes, task.bands, size, random=False, length=chips)
     for ratio in mask_ratios:
         check_mask_ratio(ratio)
     files = [output / f'report.{suffix}' for suffix in ('md', 'json', 'png')]
