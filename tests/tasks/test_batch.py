@@ -9,13 +9,8 @@ import torch
 from torch import nn
 
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, BandSet
-from torchgeo_sigmae.tasks.batch import (
-    VALID_KEY,
-    augment,
-    default_transform,
-    mark_missing,
-    refuse_empty,
-)
+from torchgeo_sigmae.tasks.augmentation import augment, default_transform
+from torchgeo_sigmae.tasks.batch import VALID_KEY, mark_missing, refuse_empty
 from torchgeo_sigmae.tasks.settings import BatchSpec
 from torchgeo_sigmae.tasks.statistics import resolve_statistics
 

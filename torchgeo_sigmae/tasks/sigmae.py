@@ -47,15 +47,8 @@ from ..weights.files import (
     plain,
     to_checkpoint_keys,
 )
-from .batch import (
-    augment,
-    build_transform,
-    fold_dates,
-    mark_missing,
-    refuse_empty,
-    sample_indices,
-    select_image,
-)
+from .augmentation import augment, build_transform
+from .batch import fold_dates, mark_missing, sample_indices, take_batch
 from .building import build, default_bands, describe_encoder, other_bands
 from .checks import check_normalizer, check_precision
 from .progress import (
@@ -353,24 +346,17 @@ class SIGMAETask(BaseTask):
         self, batch: dict[str, Any], dataloader_idx: int
     ) -> dict[str, Any]:
         """Mark missing values before anything is augmented; normalize if asked to."""
-        composed = self._datamodule_normalizes and isinstance(batch, dict)
-        if composed and 'image' not in batch:
+        later = self._datamodule_normalizes
+        if later and isinstance(batch, dict) and 'image' not in batch:
             # Composed by the datamodule later, as TreeSatAI's is.
             return batch
-        nodata, normalize = self.batch.nodata, self.batch.normalize
-        normalized = not (self._datamodule_normalizes or normalize)
-        if self.batch.key != 'image' and isinstance(batch, dict):
-            batch = select_image(batch, self.batch.key)
-        batch = mark_missing(batch, self.statistics, nodata, normalized)
-        if self._trainer is None or not self._trainer.predicting:
-            refuse_empty(batch, nodata)
+        predicting = self._trainer is not None and self._trainer.predicting
+        batch = take_batch(batch, self.batch, self.statistics, later, predicting)
         if not self._scale_checked:
             self._scale_checked = True
             # Radar, beyond a millimeter, and elevation have no reflectance.
             if any(nm and nm < 1e6 for nm in self.bands.wavelengths):
-                self.statistics.check_scale(batch['image'], normalized)
-        if normalize:
-            batch['image'] = self.statistics.normalize(batch['image'])
+                self.statistics.check_scale(batch['image'], not later)
         return batch
 
     def _resolve_statistics(self, datamodule: object = None) -> BatchStatistics:
@@ -402,8 +388,6 @@ class SIGMAETask(BaseTask):
         prediction = self.target.from_output(prediction, tokens, predicted)
         target = self.target.encode(tokens, predicted)
         pixels = None
-        if not tokens.whole or self.hparams['predict_ratio'] < 1:
-            pixels = None
         if not tokens.whole or self.hparams['predict_ratio'] < 1:
             pixels = gather_tokens(tokens.pixels, predicted) & counts.unsqueeze(-1)
         loss = masked_mse(prediction, target, pixels)
@@ -788,15 +772,10 @@ class SIGMAETask(BaseTask):
 
     def _log_figure(self, batch: dict[str, Any]) -> None:
         """Send a figure of the first images to the loggers that take figures."""
-        if not self.trainer.is_global_zero:
-            return
         loggers = [logger for logger in self.loggers if takes_figures(logger)]
-        if not loggers:
+        if not loggers or not self.trainer.is_global_zero:
             return
-        few = {
-            key: value[:4] if isinstance(value, Tensor) else value
-            for key, value in batch.items()
-        }
+        few = {k: v[:4] if isinstance(v, Tensor) else v for k, v in batch.items()}
         figure = self.plot(self._reconstruct(few, 0))
         for logger in loggers:
             log_figure(logger, 'reconstruction', figure, self.global_step)
