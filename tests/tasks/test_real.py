@@ -158,11 +158,3 @@ def test_wrong_band_count_is_refused_instead_of_losing_the_first_layer(
             in_channels=13,
             num_classes=10,
         )
-
-
-def test_pretraining_continues_from_an_exported_encoder(
-    pretrained: dict[str, Path],
-) -> None:
-    task = SIGMAETask(**SMALL, size=64, weights=str(pretrained['export']))
-    for key, value in read_weights(pretrained['export']).encoder.items():
-        assert torch.equal(task.model.encoder.state_dict()[key], value), key

@@ -136,7 +136,7 @@ def test_targets_are_what_they_are_called(layout: TokenLayout, target: str) -> N
 
 @every_layout
 @every_target
-def test_norm_pix_normalises_the_valid_pixels_of_every_token(
+def test_norm_pix_normalizes_the_valid_pixels_of_every_token(
     layout: TokenLayout, target: str
 ) -> None:
     tokens = batch(layout)
@@ -209,16 +209,16 @@ def test_the_baseline_is_the_mean_of_what_is_seen(
 
 
 @pytest.mark.parametrize(
-    ('target', 'centre'), [('standardized', [0.0] * 10), ('unit', [0.5] * 10)]
+    ('target', 'center'), [('standardized', [0.0] * 10), ('unit', [0.5] * 10)]
 )
 def test_a_group_nothing_is_seen_of_has_the_mean_of_the_training_data(
-    target: str, centre: list[float]
+    target: str, center: list[float]
 ) -> None:
     layout = LAYOUTS['groups']
     tokens = batch(layout)
     mask = TokenMask(torch.arange(24).expand(2, -1), torch.arange(24, 36).expand(2, -1))
     actual = baseline_prediction(tokens, mask, space(target))
-    torch.testing.assert_close(actual[..., :128], torch.full((2, 12, 128), centre[0]))
+    torch.testing.assert_close(actual[..., :128], torch.full((2, 12, 128), center[0]))
     actual = baseline_prediction(tokens, mask, space('reflectance'))
     for slot, channel in enumerate((8, 9)):
         mean = STATISTICS.mean[channel] * 1e-4 - 0.1
@@ -307,18 +307,6 @@ def test_every_model_trains_with_every_masking(
         actual['reconstruction'][seen], (raw * 1e-4)[seen], rtol=1e-3, atol=1e-5
     )
     assert made.plot(actual).axes
-
-
-@pytest.mark.parametrize('masking', SPECTRAL[2:])
-@pytest.mark.parametrize(
-    ('family', 'encoder'), [('sigmae', {}), ('s2mae', {'cube_bands': 10})]
-)
-def test_one_token_per_position_has_no_spectrum_to_mask(
-    family: str, encoder: dict[str, Any], masking: str
-) -> None:
-    with pytest.raises(ValueError, match=f"masking: '{masking}' is for models with"):
-        task(family, masking=masking, **encoder)
-    task(family, masking='saliency', **encoder)
 
 
 @pytest.mark.parametrize(
