@@ -252,8 +252,7 @@ def count_flop(step: Callable[..., Any]) -> int:
     """Count the floating-point operations of the matrix products of a step."""
     counter = FlopCounterMode(display=False)
     step(sdpa_kernel(SDPBackend.MATH), counter)
-    total: int = counter.get_total_flops()
-    return total
+    return counter.get_total_flops()
 
 
 def shares(step: Callable[..., float]) -> dict[str, float]:

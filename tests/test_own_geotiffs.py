@@ -124,7 +124,7 @@ def test_reflectance_of_four_unnamed_bands(
     assert told['mean'] == pytest.approx([m / 1e4 for m in hparams['mean']])
 
 
-def test_chips_are_read_by_band_and_centred(script: ModuleType, tmp_path: Path) -> None:
+def test_chips_are_read_by_band_and_cropped(script: ModuleType, tmp_path: Path) -> None:
     rows = np.arange(24).reshape(1, 24, 1)
     array = np.concatenate([rows + 100 * band for band in (1, 2)]).repeat(10, 2)
     path = str(write(tmp_path / 'a.tif', array.astype('uint16'), ('B08', 'B04')))

@@ -43,7 +43,7 @@ def read(path: Path) -> np.ndarray:
 
 
 def steps(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean absolute differences of neighbours, across every border of rows, columns."""
+    """Mean absolute differences of neighbors, across every border of rows, columns."""
     return (
         np.nanmean(np.abs(np.diff(values, axis=1)), axis=(0, 2)),
         np.nanmean(np.abs(np.diff(values, axis=2)), axis=(0, 1)),
@@ -113,8 +113,8 @@ def test_components(encoder: FrozenEncoder, scene_file: Path, tmp_path: Path) ->
     embedding_map(raster, tmp_path / 'c.tif', encoder, pca=3)
     values = read(tmp_path / 'c.tif').reshape(3, -1).T
     values = values[np.isfinite(values[:, 0])]
-    centred = whole - whole.mean(axis=0)
-    left, strength, _ = np.linalg.svd(centred, full_matrices=False)
+    centered = whole - whole.mean(axis=0)
+    left, strength, _ = np.linalg.svd(centered, full_matrices=False)
     wanted = left[:, :3] * strength[:3]
     signs = np.sign((wanted * values).sum(axis=0))
     np.testing.assert_allclose(values, wanted * signs, atol=0.02)

@@ -48,10 +48,10 @@ def test_against_scikit_learn(
     found = read(tmp_path / 's.tif')
     flat = values.reshape(5, -1).T
     known = np.isfinite(flat[:, 0])
-    centred = flat[known] - flat[known].mean(axis=0, dtype=float)
+    centered = flat[known] - flat[known].mean(axis=0, dtype=float)
     wanted = np.full(len(flat), np.nan)
     here = np.flatnonzero(known).tolist().index(290 * 20 + 4)
-    wanted[known] = cosine_similarity(centred, centred[here : here + 1])[:, 0]
+    wanted[known] = cosine_similarity(centered, centered[here : here + 1])[:, 0]
     np.testing.assert_allclose(found, wanted.reshape(300, 20), atol=1e-5)
     assert found[290, 4] == pytest.approx(1)
 

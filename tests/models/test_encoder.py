@@ -18,7 +18,7 @@ from torchgeo_sigmae.models import (
 from torchgeo_sigmae.patches import patchify
 
 #: Ours, plain, with registers and no class position, without a class token, with a
-#: normalisation before the blocks, and a size whose positions must be interpolated.
+#: normalization before the blocks, and a size whose positions must be interpolated.
 NAMES = (
     'sigmae_vit_tiny_patch8',
     'vit_tiny_patch16_224',

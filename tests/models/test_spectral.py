@@ -593,7 +593,7 @@ def test_set_in_channels(name: str) -> None:
     assert model(torch.randn(1, 12, 32, 32))[-1].shape == (1, 32, 1, 1)
 
 
-# ------------------------------------------------------------------------ optimisation
+# ------------------------------------------------------------------------ optimization
 
 
 @pytest.mark.parametrize('name', [S2MAE, SATMAE])

@@ -56,14 +56,14 @@ def test_packaged_weights() -> None:
 def test_weights_that_cannot_reconstruct(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='holds no decoder'):
         restore_task(FIRST_EDITION / 'sigmae.pth')
-    with pytest.raises(ValueError, match='does not tell decoder_num_heads'):
+    with pytest.raises(ValueError, match='does not state decoder_num_heads'):
         restore_task(FIRST_EDITION / 'sigmae_decoder.pth')
     stored = read_weights(SIGMAE_Weights.SENTINEL2)
     for name in ('mean', 'bands'):
         info = {key: value for key, value in stored.info.items() if key != name}
         weights = Weights(stored.encoder, stored.decoder, info)
         write_weights(weights, tmp_path / 'w.pth')
-        with pytest.raises(ValueError, match=f'does not tell {name}'):
+        with pytest.raises(ValueError, match=f'does not state {name}'):
             restore_task(tmp_path / 'w.pth')
     adapt_bands(SIGMAE_Weights.SENTINEL2, ['B04', 'B03'], tmp_path / 'rgb.pth')
     with pytest.raises(ValueError, match='holds no decoder'):

@@ -97,7 +97,7 @@ def map_embedding(
         options: The scenes.
         weights: An exported encoder, a training checkpoint or the name of a weight
             enum.
-        bands: Bands of the weights in order, where the file does not tell them.
+        bands: Bands of the weights in order, where the file does not name them.
         depth: Number of the block whose output is used, from 1; the last by default.
         pca: Number of principal components to map in place of the features themselves.
         size: Side of the chips that the encoder sees, in pixels.
@@ -218,7 +218,7 @@ def map_view(
         options: The scenes; the output is an .html file or a folder.
         weights: A training checkpoint, an exported encoder (with its decoder for
             reconstructions) or the name of a weight enum.
-        bands: Bands of the weights in order, where the file does not tell them.
+        bands: Bands of the weights in order, where the file does not name them.
         mask_ratios: Shares of masked tokens to choose from, in (0, 1).
         max_side: Largest side of what is shown, in pixels: only the middle of a larger
             scene is. Choose another part with --aoi.

@@ -69,7 +69,7 @@ class SpectralViT(SIGMAEViT):
 
     @property
     def layout(self) -> TokenLayout:
-        """What its tokens are."""
+        """Layout of its tokens."""
         return self.patch_embed.layout
 
     @property
@@ -203,7 +203,7 @@ class SpectralViT(SIGMAEViT):
 
 
 class S2MAEViT(SpectralViT):
-    """S2MAE's encoder: tokens are cubes of p x p pixels and b neighbouring bands.
+    """S2MAE's encoder: tokens are cubes of p x p pixels and b neighboring bands.
 
     After "S2MAE: A Spatial-Spectral Pretraining Foundation Model for Spectral Remote
     Sensing Data" (CVPR 2024), of which we know the slides. One kernel serves all cubes,

@@ -142,7 +142,7 @@ def mark_missing(
     if normalized and nodata is not None:
         absent = seen.new_full((len(channels), 1, 1), nodata)
         absent = statistics.normalize(absent, statistics.channels)
-        # One band tells whether all bands of any pixel can have the value.
+        # One band shows whether all bands of any pixel can have the value.
         if not ((seen[..., :1, :, :] - absent[:1]).abs() > 1e-4).all():
             differs = (seen - absent).abs() > 1e-4
             valid = valid & (~valid | differs).any(-3, keepdim=True)

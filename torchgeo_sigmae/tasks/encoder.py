@@ -154,7 +154,7 @@ def _continued(
 
 
 def _positions_of(weights: Weights, asked: str) -> str:
-    """The kind of positions; if the file does not tell, what its tensors allow."""
+    """The kind of positions; if the file does not say, what its tensors allow."""
     if 'joint_positions' not in weights.encoder:
         return 'rotary' if 'rotary_positions' in weights.encoder else 'learnable'
     joint = bool(weights.encoder['joint_positions'])

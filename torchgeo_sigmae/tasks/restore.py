@@ -36,7 +36,7 @@ def restore_task(
         weights. It masks as at the end of pretraining, but without guidance.
 
     Raises:
-        ValueError: If the weights hold no decoder, or do not tell all that it needs.
+        ValueError: If the weights hold no decoder, or do not state all that it needs.
     """
     weights = read_weights(source, bands)
     info = weights.info
@@ -50,7 +50,7 @@ def restore_task(
     absent = [name for name in names if None in _as_list(info.get(name))]
     if absent or weights.bands is None:
         raise ValueError(
-            f'weights: {weights.name!r} does not tell {(absent or ["bands"])[0]}, '
+            f'weights: {weights.name!r} does not state {(absent or ["bands"])[0]}, '
             'which reconstructions need. Pass a training checkpoint, or export it '
             'again.'
         )

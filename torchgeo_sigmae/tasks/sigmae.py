@@ -211,7 +211,7 @@ class SIGMAETask(BaseTask):
                 ``'unit'`` ([0, 1] per band: two standard deviations to both sides of
                 the mean, clipped) or ``'reflectance'``.
             batch: What batches hold and who normalizes them, where no datamodule of
-                TorchGeo tells.
+                TorchGeo says so.
             lr: Learning rate; None for *base_lr* scaled by the effective batch size.
             base_lr: Learning rate for an effective batch of 256 samples.
             weight_decay: Weight decay, not applied to biases, norms and positions.
@@ -285,7 +285,7 @@ class SIGMAETask(BaseTask):
 
     @property
     def statistics(self) -> BatchStatistics:
-        """What batches hold, from the arguments, the datamodule or the checkpoint.
+        """Contents of batches, from the arguments, the datamodule or the checkpoint.
 
         Raises:
             ValueError: If that is not known yet.
@@ -306,7 +306,7 @@ class SIGMAETask(BaseTask):
         :func:`~torchgeo_sigmae.bitemporal`.
 
         Raises:
-            ValueError: If neither the arguments nor the datamodule tell mean and std,
+            ValueError: If neither the arguments nor the datamodule give mean and std,
                 or whether batches come raw.
         """
         add_guard(self.trainer)
@@ -374,8 +374,7 @@ class SIGMAETask(BaseTask):
         Returns:
             One feature per image, ``(B, D)``, as TorchGeo's ``Classification`` sees it.
         """
-        features: Tensor = self.model.encoder(image)
-        return features
+        return self.model.encoder(image)
 
     def training_step(
         self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
@@ -533,8 +532,7 @@ class SIGMAETask(BaseTask):
         schedule = self.mask_schedule
         if mask_ratio is not None:
             schedule = replace(schedule, ratio=mask_ratio)
-        result: dict[str, Tensor] = self._reconstruct(batch, 0, schedule, sample_index)
-        return result
+        return self._reconstruct(batch, 0, schedule, sample_index)
 
     def plot(self, prediction: dict[str, Tensor]) -> Figure:
         """Draw reconstructions.
@@ -575,7 +573,7 @@ class SIGMAETask(BaseTask):
 
     @property
     def stage(self) -> dict[str, Any]:
-        """What this run is trained on, in plain Python values."""
+        """The data and steps of this run, in plain Python values."""
         stage = self._stage or {'datamodule': None, 'samples': None, 'steps': 0}
         # A trainer that only evaluates has made no steps.
         done = self.global_step if self._trainer else 0
@@ -587,7 +585,7 @@ class SIGMAETask(BaseTask):
         """Write the encoder to a file that ``weights=`` of TorchGeo's tasks takes.
 
         The file holds tensors and plain values only: the encoder under plain timm keys,
-        and its name, bands, normalisation and target.
+        and its name, bands, normalization and target.
 
         A folder is for timm and the Hugging Face Hub instead:
         ``timm.create_model('local-dir:<folder>', pretrained=True)``. It holds
@@ -647,15 +645,10 @@ class SIGMAETask(BaseTask):
             groups = groups_of_first_edition(check_task(checkpoint_path))
             kwargs = {**groups, **kwargs}
         given = dict.fromkeys(('weights', 'transform', '_instantiator'))
-        task: Self = super().load_from_checkpoint(
-            checkpoint_path,
-            map_location,
-            hparams_file,
-            strict,
-            weights_only=weights_only,
-            **{**given, **kwargs},
+        kwargs = {**given, **kwargs, 'weights_only': weights_only}
+        return super().load_from_checkpoint(
+            checkpoint_path, map_location, hparams_file, strict, **kwargs
         )
-        return task
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Undo :meth:`on_save_checkpoint`; warn where a run cannot resume exactly."""
@@ -674,8 +667,7 @@ class SIGMAETask(BaseTask):
 
     # ---------------------------------------------------------------------- private
 
-    # Random numbers, logging and kornia are no business of torch.compile, which is left
-    # with the model and the loss.
+    # Random numbers, logging and kornia cannot be compiled; the model and the loss are.
     @torch.compiler.disable
     def _draw(self, batch: dict[str, Any]) -> MaskedBatch:
         """Augment and mask a training batch.

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What the model has to predict: pixels in the space of the target, and spectra."""
+"""Targets of the prediction: pixels in the space of the target, and spectra."""
 
 from dataclasses import dataclass
 
