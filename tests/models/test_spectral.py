@@ -244,19 +244,19 @@ def test_intermediate_features_as_a_dictionary(
     image = torch.randn(2, channels, 24, 40)
     options = {'indices': 2, 'return_prefix_tokens': prefix}
     last, levels = encoder.forward_intermediates(image, **options)
-    found = encoder.forward_intermediates(image, output_dict=True, **options)
-    assert torch.equal(found.pop('image_features'), last)
-    maps = found.pop('image_intermediates')
-    heads = found.pop('image_intermediates_prefix', None)
-    assert not found
+    actual = encoder.forward_intermediates(image, output_dict=True, **options)
+    assert torch.equal(actual.pop('image_features'), last)
+    maps = actual.pop('image_intermediates')
+    heads = actual.pop('image_intermediates_prefix', None)
+    assert not actual
     # An encoder without prefix tokens returns none.
     assert (heads is not None) == (prefix and encoder.num_prefix_tokens > 0)
     expected = list(zip(maps, heads, strict=True)) if heads else maps
     torch.testing.assert_close(expected, levels, rtol=0, atol=0)
-    found = encoder.forward_intermediates(
+    actual = encoder.forward_intermediates(
         image, output_dict=True, intermediates_only=True, **options
     )
-    assert 'image_features' not in found
+    assert 'image_features' not in actual
 
 
 @pytest.mark.parametrize('name', [S2MAE, SATMAE])
