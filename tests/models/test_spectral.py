@@ -20,18 +20,12 @@ from torchgeo_sigmae.bands import LANDSAT8, SENTINEL2_BANDS, BandSet
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as TEN
 from torchgeo_sigmae.callbacks.layers import parameter_groups
 from torchgeo_sigmae.masking import random_mask, sample_noise
-from torchgeo_sigmae.models import (
-    MaskedAutoencoder,
-    S2MAEViT,
-    SatMAEViT,
-    SpectralViT,
-    build_encoder,
-    encode_visible,
-    gather_tokens,
-    group_bands,
-    layout_of,
-)
+from torchgeo_sigmae.models import MaskedAutoencoder, S2MAEViT, SatMAEViT, build_encoder
+from torchgeo_sigmae.models.embeddings import group_bands
+from torchgeo_sigmae.models.mae import encode_visible, layout_of
 from torchgeo_sigmae.models.positions import sincos_1d
+from torchgeo_sigmae.models.spectral import SpectralViT
+from torchgeo_sigmae.models.tokens import gather_tokens
 from torchgeo_sigmae.optim import build_optimizer
 from torchgeo_sigmae.weights import Weights, load_weights, write_weights
 

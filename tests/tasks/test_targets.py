@@ -16,7 +16,8 @@ from helpers.training import small_task as task
 from torchgeo_sigmae import SIGMAETask, SyntheticSentinel2
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as TEN
 from torchgeo_sigmae.masking import TokenMask, random_mask, sample_noise
-from torchgeo_sigmae.models import TokenLayout, gather_tokens
+from torchgeo_sigmae.models import TokenLayout
+from torchgeo_sigmae.models.tokens import gather_tokens
 from torchgeo_sigmae.tasks.reconstruction import fill_in
 from torchgeo_sigmae.tasks.statistics import BatchStatistics
 from torchgeo_sigmae.tasks.targets import TARGETS, TargetSpace, baseline_prediction

@@ -24,7 +24,8 @@ from torchgeo_sigmae import (
 from torchgeo_sigmae._compat import Classification
 from torchgeo_sigmae.bands import SENTINEL2_BANDS
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as TEN
-from torchgeo_sigmae.models import POSITIONS, layout_of
+from torchgeo_sigmae.models.mae import layout_of
+from torchgeo_sigmae.models.positions import POSITIONS
 from torchgeo_sigmae.weights import read_weights
 
 pytestmark = pytest.mark.usefixtures('narrow_models')

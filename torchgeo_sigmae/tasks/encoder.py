@@ -19,9 +19,9 @@ from ..models import (
     SIGMAEViT,
     build_encoder,
     encoder_arguments,
-    group_bands,
-    layout_of,
 )
+from ..models.embeddings import group_bands
+from ..models.mae import layout_of
 from ..weights import Weights, read_weights
 from ..weights.adapt import weights_for_bands
 

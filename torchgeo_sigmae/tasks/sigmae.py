@@ -28,7 +28,8 @@ from ..callbacks.finite import add_guard
 from ..datamodules.inspect import attached_datamodule, normalizes
 from ..masking import MaskSchedule
 from ..metrics import ReconstructionMetrics, VisibilityRatio
-from ..models import MaskedAutoencoder, gather_tokens, masked_mse
+from ..models import MaskedAutoencoder, masked_mse
+from ..models.tokens import gather_tokens
 from ..optim import (
     build_optimizer,
     require_one_loader,

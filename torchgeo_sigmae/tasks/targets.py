@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..masking import TokenMask
-from ..models import TokenLayout, gather_tokens, normalize_patches
+from ..models import TokenLayout, normalize_patches
+from ..models.tokens import gather_tokens
 from .statistics import BatchStatistics
 from .token_batch import TokenBatch
 
