@@ -144,7 +144,7 @@ class SpectralViT(SIGMAEViT):
         return_prefix_tokens: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Compute the features after several blocks as timm does, one token a patch."""
+        """Compute the features after several blocks as timm does, one token per patch."""
         last, blocks = super().forward_intermediates(
             x, *args, output_fmt='NLC', return_prefix_tokens=True, **kwargs
         )
