@@ -317,7 +317,11 @@ def test_every_model_trains_with_every_masking(
         ('satmae', {'cube_bands': 2}, 'cube_bands=2 means nothing to model=.satmae_'),
         ('sigmae', {'groups': [TEN]}, r'groups=.* means nothing .*satmae_vit_small'),
         ('s2mae', {'groups': [TEN]}, 'groups=.* means nothing to model=.s2mae_'),
-        ('sigmae', {'positions': 'sincos'}, "positions='sincos' means nothing to mod"),
+        (
+            'sigmae',
+            {'positions': 'sincos'},
+            "positions: 'sincos' is unknown. Use one of",
+        ),
         ('s2mae', {'positions': 'rope'}, "positions: 'rope' is unknown"),
         ('s2mae', {'cube_bands': 3}, 'cube_bands: 3 does not divide 10 bands'),
         ('satmae', {'groups': [TEN[1:]]}, 'groups: .* must name each of the bands'),
