@@ -37,7 +37,7 @@ from torchgeo_sigmae.datasets import RasterScene
 from torchgeo_sigmae.evaluation import BandStatistics, FrozenEncoder, probe_scores
 from torchgeo_sigmae.evaluation.probes import percent
 
-from .measure import DATA, where
+from .measure import DATA, write_table
 from .patch_features import PatchFeatures, extract_patches, grouped_folds
 
 __all__ = ('cover_accuracy', 'cover_patches', 'damage_patches', 'damage_precision')
@@ -136,10 +136,7 @@ def main(arguments: argparse.Namespace) -> None:
         cells = map(percent, scores)
         lines.append(f'| {encoder.name} | {" | ".join(cells)} |')
         print(lines[-1], flush=True)
-    lines += ['', f'Percent; {where()}.']
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text('\n'.join(lines) + '\n')
-    print('\n'.join(['', *lines, '', f'Wrote {arguments.output}.']))
+    write_table(arguments.output, lines, 'Percent')
 
 
 if __name__ == '__main__':

@@ -37,7 +37,7 @@ from torchgeo_sigmae import resumable
 from torchgeo_sigmae.cli import run_cli
 from torchgeo_sigmae.evaluation import few_labels
 
-from .measure import where
+from .measure import write_table
 from .rows import finished_row, row_path
 
 #: What is compared: title, whether pretrained, whether frozen.
@@ -131,10 +131,8 @@ def main(arguments: argparse.Namespace, extra: list[str]) -> None:
     for metric in arguments.metrics:
         cells = [summary([row[metric] for row in rows]) for rows in results.values()]
         lines.append(f'| {metric} | {" | ".join(cells)} |')
-    lines += ['', f'{arguments.seeds} seeds; {where()}.']
-    path = arguments.output / f'{name}.md'
-    path.write_text('\n'.join(lines) + '\n')
-    print('\n'.join(['', *lines, '', f'Wrote {path}.']))
+    note = f'{arguments.seeds} seeds'
+    write_table(arguments.output / f'{name}.md', lines, note)
 
 
 def summary(values: list[float]) -> str:

@@ -14,9 +14,6 @@ Writes OUTPUT.
 """
 
 import argparse
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -32,7 +29,7 @@ from torchgeo_sigmae.evaluation import FrozenEncoder
 from torchgeo_sigmae.maps import lazy
 
 from .maps import enlarge
-from .measure import where
+from .measure import run_module, write_table
 
 MAPS = ('saliency', 'embed')
 
@@ -68,27 +65,17 @@ def main(arguments: argparse.Namespace) -> None:
         scene = Path(folder) / 'scene.tif'
         enlarge(arguments.scene, side, scene)
         for name in MAPS:
-            process = subprocess.Popen(  # noqa: S603
-                [
-                    sys.executable, '-m', 'benchmarks.lazy', '--scene', str(scene),
-                    '--run', name, '--chunk', str(arguments.chunk),
-                ],
-                stdout=subprocess.PIPE,
-                text=True,
+            finished = run_module(
+                'benchmarks.lazy', '--scene', scene, '--run', name,
+                '--chunk', arguments.chunk,
             )  # fmt: skip
-            assert process.stdout is not None
-            printed = process.stdout.read()
-            _, status, usage = os.wait4(process.pid, 0)
-            if status:
-                sys.exit(f'{name} failed.')
-            seconds, used = float(printed), usage.ru_maxrss * 1024 / 1e9
+            seconds = float(finished.output)
             hours = seconds * 1e8 / side**2 / 3600
+            used = finished.peak_gigabytes
             lines.append(f'| {name} | {seconds:.1f} | {used:.2f} | {hours:.2f} |')
             print(lines[-1], flush=True)
-    lines += ['', f'Chunks of {arguments.chunk} px, one run each; {where()}.']
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text('\n'.join(lines) + '\n')
-    print('\n'.join(lines))
+    note = f'Chunks of {arguments.chunk} px, one run each'
+    write_table(arguments.output, lines, note)
 
 
 if __name__ == '__main__':

@@ -54,7 +54,7 @@ from torchgeo_sigmae.datasets.packing import write_pack
 from torchgeo_sigmae.masking import MaskSchedule
 from torchgeo_sigmae.models import MaskedAutoencoder
 from torchgeo_sigmae.tasks import sigmae
-from torchgeo_sigmae.tasks.batch import default_transform
+from torchgeo_sigmae.tasks.augmentation import default_transform
 
 from .measure import DATA, Clock, quiet, where, write_record
 

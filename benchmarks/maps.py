@@ -12,11 +12,7 @@ checkpoint. Writes OUTPUT.
 """
 
 import argparse
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +21,7 @@ from rasterio.transform import from_origin
 
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, BandSet
 
-from .measure import where
+from .measure import run_module, write_table
 
 #: What is measured: title, and arguments of the command line.
 COMMANDS = {
@@ -64,31 +60,17 @@ def main(arguments: argparse.Namespace) -> None:
         enlarge(arguments.scene, side, scene)
         commands = dict(COMMANDS)
         if arguments.checkpoint:
-            commands['reconstruct'] = [
-                'reconstruction',
-                '--weights',
-                arguments.checkpoint,
-            ]
+            options = ['--weights', arguments.checkpoint]
+            commands['reconstruct'] = ['reconstruction', *options]
         for title in arguments.only or commands:
-            words = commands[title]
-            start = time.perf_counter()
-            process = subprocess.Popen(  # noqa: S603
-                [
-                    sys.executable, '-m', 'torchgeo_sigmae', 'map', words[0],
-                    str(scene), '-o', str(target), *words[1:],
-                ]
-            )  # fmt: skip
-            _, status, usage = os.wait4(process.pid, 0)
-            if status:
-                sys.exit(f'{title} failed.')
-            used = usage.ru_maxrss * 1024 / 1e9
-            seconds, size = time.perf_counter() - start, target.stat().st_size / 1e6
+            name, *options = commands[title]
+            seconds, used, _ = run_module(
+                'torchgeo_sigmae', 'map', name, scene, '-o', target, *options
+            )
+            size = target.stat().st_size / 1e6
             lines.append(f'| {title} | {seconds:.0f} | {used:.2f} | {size:.0f} |')
             print(lines[-1], flush=True)
-    lines += ['', f'One run each; {where()}.']
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text('\n'.join(lines) + '\n')
-    print('\n'.join(lines))
+    write_table(arguments.output, lines, 'One run each')
 
 
 if __name__ == '__main__':

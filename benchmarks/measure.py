@@ -18,6 +18,8 @@ import math
 import os
 import platform
 import re
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -27,7 +29,7 @@ from datetime import datetime
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,6 +49,7 @@ from .pack import read_packed
 __all__ = (
     'DATA',
     'Clock',
+    'Run',
     'count_flop',
     'environment',
     'inside',
@@ -61,9 +64,11 @@ __all__ = (
     'quiet',
     'quiet_trainer',
     'read_batch',
+    'run_module',
     'shares',
     'where',
     'write_record',
+    'write_table',
 )
 
 #: Default folder of the real data.
@@ -177,6 +182,28 @@ def _resident(key: str) -> int:
     return 1024 * int(match[1])
 
 
+class Run(NamedTuple):
+    """What a process took: seconds, its largest resident memory, and its output."""
+
+    seconds: float
+    peak_gigabytes: float
+    output: str
+
+
+def run_module(*arguments: object) -> Run:
+    """Run ``python -m ARGUMENTS`` in a process, to its end; stop if it fails."""
+    command = [sys.executable, '-m', *map(str, arguments)]
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+        assert process.stdout is not None
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if status:
+        sys.exit(f'{" ".join(command)} failed.')
+    return Run(time.perf_counter() - start, usage.ru_maxrss * 1024 / 1e9, output)
+
+
 def interleave(
     arguments: argparse.Namespace, calls: Sequence[Callable[[], Any]], title: str
 ) -> list[list[Any]]:
@@ -225,8 +252,7 @@ def count_flop(step: Callable[..., Any]) -> int:
     """Count the floating-point operations of the matrix products of a step."""
     counter = FlopCounterMode(display=False)
     step(sdpa_kernel(SDPBackend.MATH), counter)
-    total: int = counter.get_total_flops()
-    return total
+    return counter.get_total_flops()
 
 
 def shares(step: Callable[..., float]) -> dict[str, float]:
@@ -292,6 +318,14 @@ def write_record(arguments: argparse.Namespace, name: str, **measured: Any) -> N
     path = arguments.output / f'{name}.json'
     path.write_text(json.dumps(content, indent=2) + '\n')
     print(f'\nWrote {path}.')
+
+
+def write_table(path: Path, lines: Sequence[str], note: str) -> None:
+    """Write and print a table, with a note and the machine below it."""
+    text = '\n'.join([*lines, '', f'{note}; {where()}.'])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'{text}\n')
+    print(text)
 
 
 class Clock(Callback):

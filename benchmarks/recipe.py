@@ -58,7 +58,7 @@ from torchgeo_sigmae.evaluation import (
 )
 from torchgeo_sigmae.masking import MASKINGS, MaskSchedule, sample_noise
 from torchgeo_sigmae.metrics import VisibilityRatio
-from torchgeo_sigmae.tasks.batch import default_transform
+from torchgeo_sigmae.tasks.augmentation import default_transform
 
 from .dense_probe import cover_accuracy, damage_precision
 from .measure import DATA, Clock, quiet, quiet_trainer, where

@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader
 
 from torchgeo_sigmae import BatchSpec, FiniteGuard, SIGMAETask
 from torchgeo_sigmae.masking import random_mask, sample_noise
-from torchgeo_sigmae.models import gather_tokens, normalize_patches
+from torchgeo_sigmae.models import normalize_patches
+from torchgeo_sigmae.models.tokens import gather_tokens
 from torchgeo_sigmae.optim import build_optimizer
 
 from .measure import inside, now

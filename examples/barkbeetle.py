@@ -231,7 +231,7 @@ class BarkBeetleDataModule(NonGeoDataModule):
     def on_after_batch_transfer(
         self, batch: dict[str, Any], dataloader_idx: int
     ) -> dict[str, Any]:
-        """Normalise and augment; missing pixels become the mean.
+        """Normalize and augment; missing pixels become the mean.
 
         Args:
             batch: The output of your DataLoader.

@@ -78,7 +78,7 @@ def read_chip(
 def prepare(
     sample: dict[str, Any], mean: Tensor, std: Tensor, random: bool
 ) -> dict[str, Any]:
-    """Normalise as in pretraining; flip and turn training chips.
+    """Normalize as in pretraining; flip and turn training chips.
 
     Args:
         sample: ``{'image': (C, H, W), 'label': ()}`` in raw values.

@@ -95,7 +95,7 @@ def test_augmentation_moves_image_and_label_alike(
         assert torch.equal(image[1, 2].isfinite(), valid)
 
 
-def test_normalisation_is_that_of_the_weights(
+def test_normalization_is_that_of_the_weights(
     barkbeetle: ModuleType, sites: Path, tmp_path: Path
 ) -> None:
     task = SIGMAETask(

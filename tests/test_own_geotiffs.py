@@ -92,17 +92,17 @@ def test_a_newcomer_gets_a_classifier_and_can_use_it(
     assert re.search(r'^Forest +2 +100% ', said, re.M)
     assert '100% of 4 unseen chips; always the same: 50%.' in said
     output = tmp_path / 'outputs' / 'my_classifier'
-    told = json.loads((output / 'classifier.json').read_text())
-    assert told['classes'] == ['Field', 'Forest']
-    assert told['bands'] == list(SENTINEL2_TEN_BANDS)
-    assert told['test_accuracy'] == 1
+    stored = json.loads((output / 'classifier.json').read_text())
+    assert stored['classes'] == ['Field', 'Forest']
+    assert stored['bands'] == list(SENTINEL2_TEN_BANDS)
+    assert stored['test_accuracy'] == 1
     # What the page says about using it.
     (snippet,) = re.findall(r'```python\n(.*?)```', PAGE.read_text(), re.S)
     monkeypatch.chdir(tmp_path)
     exec(snippet.replace('new.tif', str(root / 'Forest' / '3.tif')), {})
-    found = re.fullmatch(r'Forest (\d+)%\n', capsys.readouterr().out)
-    assert found
-    assert int(found[1]) > 50
+    predicted = re.fullmatch(r'Forest (\d+)%\n', capsys.readouterr().out)
+    assert predicted
+    assert int(predicted[1]) > 50
 
 
 def test_reflectance_of_four_unnamed_bands(
@@ -119,12 +119,12 @@ def test_reflectance_of_four_unnamed_bands(
     assert 'bands B02 B03 B04 B08' in capsys.readouterr().out
     hparams = read_weights(tmp_path / 'out' / 'encoder.pth').info
     assert hparams['bands'] == ['B02', 'B03', 'B04', 'B08']
-    told = json.loads((tmp_path / 'out' / 'classifier.json').read_text())
+    stored = json.loads((tmp_path / 'out' / 'classifier.json').read_text())
     # In the units of the files.
-    assert told['mean'] == pytest.approx([m / 1e4 for m in hparams['mean']])
+    assert stored['mean'] == pytest.approx([m / 1e4 for m in hparams['mean']])
 
 
-def test_chips_are_read_by_band_and_centred(script: ModuleType, tmp_path: Path) -> None:
+def test_chips_are_read_by_band_and_cropped(script: ModuleType, tmp_path: Path) -> None:
     rows = np.arange(24).reshape(1, 24, 1)
     array = np.concatenate([rows + 100 * band for band in (1, 2)]).repeat(10, 2)
     path = str(write(tmp_path / 'a.tif', array.astype('uint16'), ('B08', 'B04')))
@@ -186,18 +186,18 @@ def test_eurosat_is_such_a_folder(
 ) -> None:
     root = next(eurosat_root.rglob('Forest')).parent
     names = [*SENTINEL2_L2A_BANDS[:8], 'B09', 'B10', 'B11', 'B12', 'B8A']
-    found = script.look_at(root, names)
-    assert len(found['classes']) == 10
-    assert found['bands'] == list(SENTINEL2_TEN_BANDS)
-    assert (found['size'], len(found['labels'])) == (64, 200)
+    contents = script.look_at(root, names)
+    assert len(contents['classes']) == 10
+    assert contents['bands'] == list(SENTINEL2_TEN_BANDS)
+    assert (contents['size'], len(contents['labels'])) == (64, 200)
     chips = NonGeoClassificationDataset(
         str(root),
-        loader=lambda path: script.read_chip(path, found['bands'], names, 64),
+        loader=lambda path: script.read_chip(path, contents['bands'], names, 64),
         is_valid_file=script.is_geotiff,
     )
     # 20 chips of each class, one after the other.
     chosen = torch.utils.data.Subset(chips, range(0, 200, 20))
-    share = script.report(_Always(3), chosen, found['classes'])
+    share = script.report(_Always(3), chosen, contents['classes'])
     assert share == pytest.approx(0.1)
     said = capsys.readouterr().out
     assert re.search(r'^Highway +1 +100%  -$', said, re.M)

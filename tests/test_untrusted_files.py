@@ -335,13 +335,13 @@ def test_statistics_are_checked(sound: dict[str, Any], tmp_path: Path) -> None:
         {'data_bands': list(range(10))},
         {'another': 1},
     ):
-        with pytest.raises(ValueError, match='statistics: the checkpoint tells no'):
+        with pytest.raises(ValueError, match='statistics: the checkpoint holds no'):
             BatchStatistics.from_dict({**statistics, **change})
     content = {**sound, 'statistics': {**statistics, 'std': [0.0] * 10}}
     batch = {**sound['hyper_parameters']['batch'], 'mean': None}
     content['hyper_parameters'] = {**sound['hyper_parameters'], 'batch': batch}
     torch.save(content, tmp_path / 'x.ckpt')
-    with pytest.raises(ValueError, match='statistics: the checkpoint tells no'):
+    with pytest.raises(ValueError, match='statistics: the checkpoint holds no'):
         SIGMAETask.load_from_checkpoint(tmp_path / 'x.ckpt')
 
 

@@ -47,7 +47,7 @@ __all__ = (
 
 
 def _is_command_line() -> bool:
-    """Whether this process is ``torchgeo-sigmae`` or ``python -m torchgeo_sigmae``."""
+    """Return whether this is ``torchgeo-sigmae`` or ``python -m torchgeo_sigmae``."""
     program = sys.argv[0] if sys.argv else ''
     # Python replaces the -m once the package is imported.
     module = program == '-m' and __name__ in sys.orig_argv

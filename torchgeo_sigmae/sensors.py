@@ -134,7 +134,7 @@ class Sensor:
         return _without_zeros(spelled)
 
     def _advice(self, name: str) -> str:
-        """What to write instead of *name*."""
+        """Suggest a name instead of *name*."""
         others = [s.name for s in sensors_with([name]) if s.name != self.name]
         if others and name.strip().upper().startswith(LANDSAT_PREFIXES):
             return (

@@ -72,7 +72,7 @@ def _find(name: str, make: Callable[[Path], None]) -> Path:
 
 
 def _make_eurosat(root: Path) -> None:
-    """Chips of 13 bands, B8A last, in a folder a class, and lists of the splits."""
+    """Chips of 13 bands, B8A last, in a folder per class, and lists of the splits."""
     for split, count in (('train', 48), ('val', 12), ('test', 12)):
         chips = SyntheticSentinel2(_STAND_INS, split, SENTINEL2_L2A_BANDS)
         names = []

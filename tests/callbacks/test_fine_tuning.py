@@ -204,7 +204,7 @@ def test_drop_path_of_a_single_block() -> None:
 
 
 class Rates(Callback):
-    """What the optimiser steps with."""
+    """What the optimizer steps with."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] = []
@@ -324,7 +324,7 @@ def test_a_frozen_encoder_of_another_kind_needs_no_arguments() -> None:
 
 
 def fit_and_keep(folder: Path, checkpoint: Path | None = None) -> Any:
-    """Train with stochastic depth; weights and the optimiser's state at the end."""
+    """Train with stochastic depth; weights and the optimizer's state at the end."""
     torch.manual_seed(0 if checkpoint is None else 1)
     data = resumable(chips())
     torch.manual_seed(5)

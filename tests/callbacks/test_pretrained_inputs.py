@@ -158,7 +158,7 @@ def as_pretrained(raw: torch.Tensor) -> torch.Tensor:
         (SATMAE, {'positions': 'sincos'}),
     ],
 )
-def test_the_first_layer_makes_up_for_another_normalisation(
+def test_the_first_layer_makes_up_for_another_normalization(
     name: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
     size = 224 if '224' in name else 96  # those that TorchGeo builds

@@ -276,8 +276,8 @@ def test_plot(tmp_path: Path) -> None:
     assert axis.get_title() == 'Image'
     assert figure.get_suptitle() == 'A scene'
     (drawn,) = axis.get_images()
-    colour = [int(NODATA_COLOR[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    np.testing.assert_allclose(drawn.get_array()[2, 2], colour)
+    color = [int(NODATA_COLOR[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    np.testing.assert_allclose(drawn.get_array()[2, 2], color)
     assert not dataset.plot(dataset[0], show_titles=False).axes[0].get_title()
 
 

@@ -263,12 +263,12 @@ def of(*languages: str) -> list[str]:
 
 def test_no_block_is_passed_over() -> None:
     known = {'bash', 'console', 'python', 'yaml', *SILENT}
-    found = [block for page in pages() for block in blocks(page)]
-    assert {block.language for block in found} <= known
+    every = [block for page in pages() for block in blocks(page)]
+    assert {block.language for block in every} <= known
     # Blocks without a language would be text to this test, whatever they hold.
     for page in pages():
         assert not re.search(r'(?:^|\n\n)```\n(?!\n)', (ROOT / page).read_text()), page
-    assert len(found) > 100
+    assert len(every) > 100
 
 
 @pytest.mark.usefixtures('stac')

@@ -73,9 +73,9 @@ def outputs(path: Path) -> list[dict[str, Any]]:
 
 
 def pictures(path: Path) -> list[Image.Image]:
-    found = [output.get('data', {}).get('image/png') for output in outputs(path)]
+    images = [output.get('data', {}).get('image/png') for output in outputs(path)]
     return [
-        Image.open(io.BytesIO(base64.b64decode(''.join(png)))) for png in found if png
+        Image.open(io.BytesIO(base64.b64decode(''.join(png)))) for png in images if png
     ]
 
 

@@ -221,8 +221,8 @@ class Run:
             if aim == 'start':
                 there = time.monotonic() > start
             elif aim == 'checkpoint':
-                found = (self.folder / 'resume').glob('*.part')
-                parts |= {part.name for part in found}
+                files = (self.folder / 'resume').glob('*.part')
+                parts |= {part.name for part in files}
                 there = len(parts) >= times
             elif aim == 'anywhere':
                 there = len(phases) > 1 and phases.count('epoch end') >= epochs
@@ -261,7 +261,7 @@ def differences(one: Path, other: Path) -> list[str]:
     """What differs between the ends of two runs, bit by bit."""
     ends = [newest_checkpoint(path / 'resume') for path in (one, other)]
     assert None not in ends
-    (path, found), (expected_path, expected) = ends  # type: ignore[misc]
+    (path, actual), (expected_path, expected) = ends  # type: ignore[misc]
     assert path.name == expected_path.name
     parts = (
         'state_dict',
@@ -270,7 +270,7 @@ def differences(one: Path, other: Path) -> list[str]:
         'epoch_metrics',
         'loops',
     )
-    wrong = [part for part in parts if not _equal(found[part], expected[part])]
+    wrong = [part for part in parts if not _equal(actual[part], expected[part])]
     log, expected_log = (read_log(path / 'log') for path in (one, other))
     wrong += [f'{name} in one log' for name in sorted(set(log) ^ set(expected_log))]
     for name in set(log) & set(expected_log):
@@ -279,14 +279,14 @@ def differences(one: Path, other: Path) -> list[str]:
     return wrong
 
 
-def _equal(found: Any, expected: Any) -> bool:
+def _equal(actual: Any, expected: Any) -> bool:
     """Whether nested containers hold the same values, bit by bit."""
     if isinstance(expected, torch.Tensor):
-        return torch.equal(found, expected)
+        return torch.equal(actual, expected)
     if isinstance(expected, dict):
-        return found.keys() == expected.keys() and all(
-            _equal(found[key], expected[key]) for key in expected
+        return actual.keys() == expected.keys() and all(
+            _equal(actual[key], expected[key]) for key in expected
         )
     if isinstance(expected, list | tuple):
-        return len(found) == len(expected) and all(map(_equal, found, expected))
-    return bool(found == expected)
+        return len(actual) == len(expected) and all(map(_equal, actual, expected))
+    return bool(actual == expected)

@@ -40,9 +40,9 @@ class Block:
 
 def pages() -> list[str]:
     """All Markdown pages, relative to the repository."""
-    found = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
+    paths = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
     built = ROOT / 'docs' / '_build'
-    return [str(p.relative_to(ROOT)) for p in found if built not in p.parents]
+    return [str(p.relative_to(ROOT)) for p in paths if built not in p.parents]
 
 
 def blocks(page: str) -> Iterator[Block]:
@@ -68,7 +68,7 @@ def commands(block: Block, folder: Path, known: dict[str, str]) -> list[list[str
         folder: Where it would run: patterns of file names are looked up there.
         known: What to put in place of words like ``PATH`` and ``ENCODER``.
     """
-    found, exports = [], ['set -ef']
+    calls, exports = [], ['set -ef']
     for line in block.text.replace('\\\n', ' ').splitlines():
         plain = re.sub(r'^([A-Z_]+=\S* )+', '', line.strip())
         if not plain or plain.startswith('#'):
@@ -84,8 +84,8 @@ def commands(block: Block, folder: Path, known: dict[str, str]) -> list[list[str
             check=True,
         )  # fmt: skip
         words = shell.stdout.split('\0')[:-1]
-        found.append([known.get(word, word) for word in words])
-    return found
+        calls.append([known.get(word, word) for word in words])
+    return calls
 
 
 class _ParsedError(Exception):

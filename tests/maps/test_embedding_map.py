@@ -38,12 +38,12 @@ def scene_file(scene: Callable[[int, int], np.ndarray], tmp_path: Path) -> Path:
 
 def read(path: Path) -> np.ndarray:
     with rasterio.open(path) as file:
-        found: np.ndarray = file.read()
-    return found
+        actual: np.ndarray = file.read()
+    return actual
 
 
 def steps(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean absolute differences of neighbours, across every border of rows, columns."""
+    """Mean absolute differences of neighbors, across every border of rows, columns."""
     return (
         np.nanmean(np.abs(np.diff(values, axis=1)), axis=(0, 2)),
         np.nanmean(np.abs(np.diff(values, axis=2)), axis=(0, 1)),
@@ -75,8 +75,8 @@ def test_borders_of_windows_are_as_smooth_as_the_rest(
     raster = replace(raster, row=200, column=300, height=384, width=384)
     embedding_map(raster, tmp_path / 'm.tif', encoder, window=64)
     differences = steps(read(tmp_path / 'm.tif'))
-    border = np.mean([found[7::8].mean() for found in differences])
-    inside = np.mean([np.delete(found, np.s_[7::8]).mean() for found in differences])
+    border = np.mean([steps[7::8].mean() for steps in differences])
+    inside = np.mean([np.delete(steps, np.s_[7::8]).mean() for steps in differences])
     assert border <= 1.05 * inside
 
 
@@ -85,12 +85,12 @@ def test_positions_in_a_chip_do_not_show(
 ) -> None:
     raster = open_raster(scene_file, encoder.bands)
     embedding_map(raster, tmp_path / 'm.tif', encoder)
-    found = read(tmp_path / 'm.tif')[:, :16, :16].reshape(192, 2, 8, 2, 8)
-    left = np.nanmean(found, axis=(1, 3)).var(axis=(1, 2)).sum()
+    actual = read(tmp_path / 'm.tif')[:, :16, :16].reshape(192, 2, 8, 2, 8)
+    left = np.nanmean(actual, axis=(1, 3)).var(axis=(1, 2)).sum()
     bias = encoder.position_bias
     assert bias is not None
     # Nine tenths of the variance before.
-    assert left / np.nanvar(found, axis=(1, 2, 3, 4)).sum() < 0.4
+    assert left / np.nanvar(actual, axis=(1, 2, 3, 4)).sum() < 0.4
     assert float(bias.var(dim=(1, 2)).sum()) > left
 
 
@@ -113,8 +113,8 @@ def test_components(encoder: FrozenEncoder, scene_file: Path, tmp_path: Path) ->
     embedding_map(raster, tmp_path / 'c.tif', encoder, pca=3)
     values = read(tmp_path / 'c.tif').reshape(3, -1).T
     values = values[np.isfinite(values[:, 0])]
-    centred = whole - whole.mean(axis=0)
-    left, strength, _ = np.linalg.svd(centred, full_matrices=False)
+    centered = whole - whole.mean(axis=0)
+    left, strength, _ = np.linalg.svd(centered, full_matrices=False)
     wanted = left[:, :3] * strength[:3]
     signs = np.sign((wanted * values).sum(axis=0))
     np.testing.assert_allclose(values, wanted * signs, atol=0.02)
@@ -130,12 +130,12 @@ def test_geoparquet(encoder: FrozenEncoder, scene_file: Path, tmp_path: Path) ->
     raster = open_raster(scene_file, encoder.bands)
     embedding_map(raster, tmp_path / 'm.tif', encoder, window=64)
     embedding_map(raster, tmp_path / 'm.parquet', encoder, window=64)
-    found = gpd.read_parquet(tmp_path / 'm.parquet')
+    actual = gpd.read_parquet(tmp_path / 'm.parquet')
     values = read(tmp_path / 'm.tif')
-    assert len(found) == np.isfinite(values[0]).sum()
-    assert found.crs == 'EPSG:32632'
-    assert found.geometry.area.eq(6400).all()
-    for row in found.sample(20, random_state=0).itertuples():
+    assert len(actual) == np.isfinite(values[0]).sum()
+    assert actual.crs == 'EPSG:32632'
+    assert actual.geometry.area.eq(6400).all()
+    for row in actual.sample(20, random_state=0).itertuples():
         assert np.array_equal(row.embedding, values[:, row.row, row.column])
         x, y = raster.transform @ (8 * row.column + 4, 8 * row.row + 4)
         assert (row.geometry.centroid.x, row.geometry.centroid.y) == (x, y)
@@ -230,8 +230,8 @@ def test_weights_without_mean_and_std_get_those_of_the_scene(
     valid = values.where(values > 0, torch.nan)
     encoder.fit_normalization(valid[None])
     embedding_map(raster, tmp_path / 'expected.tif', encoder, size=32)
-    found, expected = (read(tmp_path / name) for name in ('m.tif', 'expected.tif'))
+    actual, expected = (read(tmp_path / name) for name in ('m.tif', 'expected.tif'))
     # From a sample of the scene.
-    both = np.isfinite(found) & np.isfinite(expected)
+    both = np.isfinite(actual) & np.isfinite(expected)
     assert both.any()
-    assert np.corrcoef(found[both], expected[both])[0, 1] > 0.9
+    assert np.corrcoef(actual[both], expected[both])[0, 1] > 0.9

@@ -110,8 +110,8 @@ def odc(images: np.ndarray, chunk: int = 32) -> Any:
         for name, band in zip(ASSETS, images.swapaxes(0, 1), strict=True)
     }
     clouds = (('time', 'y', 'x'), dask.array.ones((len(images), height, width)))
-    found = xarray.Dataset({'scl': clouds, **variables}, coordinates)
-    return found.rio.write_crs(32632)
+    actual = xarray.Dataset({'scl': clouds, **variables}, coordinates)
+    return actual.rio.write_crs(32632)
 
 
 def stackstac(images: np.ndarray, chunk: int = 32) -> Any:
@@ -148,19 +148,19 @@ def read(path: Path) -> Any:
     return data.assign_coords(band=list(data.attrs['long_name']))
 
 
-def assert_same(found: Any, wanted: Any, atol: float = 0.0) -> None:
+def assert_same(actual: Any, wanted: Any, atol: float = 0.0) -> None:
     """Same values, layers and georeference."""
-    assert found.dtype == np.float32
-    assert found.dims == wanted.dims
-    assert found['band'].values.tolist() == wanted['band'].values.tolist()
-    assert found.rio.crs == wanted.rio.crs
+    assert actual.dtype == np.float32
+    assert actual.dims == wanted.dims
+    assert actual['band'].values.tolist() == wanted['band'].values.tolist()
+    assert actual.rio.crs == wanted.rio.crs
     for name in ('x', 'y'):
-        np.testing.assert_allclose(found[name], wanted[name], rtol=0, atol=1e-6)
-    assert found.rio.transform().almost_equals(wanted.rio.transform(), 1e-6)
+        np.testing.assert_allclose(actual[name], wanted[name], rtol=0, atol=1e-6)
+    assert actual.rio.transform().almost_equals(wanted.rio.transform(), 1e-6)
     if atol:
-        np.testing.assert_allclose(found.values, wanted.values, atol=atol)
+        np.testing.assert_allclose(actual.values, wanted.values, atol=atol)
     else:
-        assert np.array_equal(found.values, wanted.values, equal_nan=True)
+        assert np.array_equal(actual.values, wanted.values, equal_nan=True)
 
 
 @pytest.mark.parametrize('combine', ['minmax', 'rank', 'product'])
@@ -168,15 +168,15 @@ def assert_same(found: Any, wanted: Any, atol: float = 0.0) -> None:
 def test_saliency_is_that_of_the_map_to_the_bit(
     real_scene: Path, tmp_path: Path, combine: str, chunk: int | None, window: int
 ) -> None:
-    found = lazy.saliency(
+    actual = lazy.saliency(
         opened(real_scene, chunk), alpha=0.3, combine=combine, window=window
     )
-    assert dask.is_dask_collection(found) == (chunk is not None)
+    assert dask.is_dask_collection(actual) == (chunk is not None)
     bands = needed_bands(('NDVI', 'NDWI', 'NDBI'), 'sentinel2')
     raster = open_raster(real_scene, bands)
     saliency_map(raster, tmp_path / 'm.tif', alpha=0.3, combine=combine)
-    assert_same(found, read(tmp_path / 'm.tif'))
-    assert np.isnan(found.values).any()
+    assert_same(actual, read(tmp_path / 'm.tif'))
+    assert np.isnan(actual.values).any()
 
 
 def test_embeddings_are_those_of_the_map(
@@ -185,8 +185,8 @@ def test_embeddings_are_those_of_the_map(
     embedding_map(open_raster(real_scene, encoder.bands), tmp_path / 'm.tif', encoder)
     wanted = read(tmp_path / 'm.tif')
     for chunk, window in ((100, 128), (None, None)):
-        found = lazy.embed(opened(real_scene, chunk), encoder, window=window)
-        assert_same(found.compute(), wanted, 1e-3)
+        actual = lazy.embed(opened(real_scene, chunk), encoder, window=window)
+        assert_same(actual.compute(), wanted, 1e-3)
 
 
 @pytest.mark.parametrize('count', [2, 10])
@@ -197,8 +197,8 @@ def test_an_encoder_without_statistics_takes_those_of_the_image(
     torch.manual_seed(0)
     encoder = FrozenEncoder.load('sigmae_vit_tiny_patch16', bands)
     embedding_map(open_raster(real_scene, bands), tmp_path / 'm.tif', encoder)
-    found = lazy.embed(opened(real_scene), encoder, window=128)
-    assert_same(found.compute(), read(tmp_path / 'm.tif'), 1e-3)
+    actual = lazy.embed(opened(real_scene), encoder, window=128)
+    assert_same(actual.compute(), read(tmp_path / 'm.tif'), 1e-3)
     assert encoder.transform is None
 
 
@@ -211,10 +211,10 @@ def test_reconstructions_are_those_of_the_map(
     raster = open_raster(real_scene, SENTINEL2_TEN_BANDS)
     reconstruction_map(raster, tmp_path / 'm.tif', task, 0.75, 32)
     data = opened(real_scene, 100)
-    found = lazy.reconstruct(data, task, 0.75, 32, window=96).compute()
-    assert_same(found, read(tmp_path / 'm.tif'), 1e-4)
+    actual = lazy.reconstruct(data, task, 0.75, 32, window=96).compute()
+    assert_same(actual, read(tmp_path / 'm.tif'), 1e-4)
     # On the same coordinates, so arithmetic with the data works.
-    error = found.sel(band=['B02', 'B11']) - data.sel(band=['B02', 'B11']) * 1e-4
+    error = actual.sel(band=['B02', 'B11']) - data.sel(band=['B02', 'B11']) * 1e-4
     assert error.shape == (2, 300, 410)
 
 
@@ -231,15 +231,15 @@ def test_every_date_is_a_scene(
     saliency = lazy.saliency(data, window=32, **given)
     embeddings = lazy.embed(data, encoder, 32, window=32, **given)
     rebuilt = lazy.reconstruct(data, task, 0.75, 32, window=32, **given)
-    for found in (saliency, embeddings, rebuilt):
-        assert found.dims == ('time', 'band', 'y', 'x')
-        assert (found['time'].values == DATES).all()
-        assert ('id' in found.coords) == (form == 'stackstac')
-        assert 'common_name' not in found.coords
-        assert found.rio.crs.to_epsg() == 32632
-    for found in (saliency, embeddings):
-        assert found.rio.transform().c == 500_000
-        assert found.rio.transform().f == 5_400_000
+    for actual in (saliency, embeddings, rebuilt):
+        assert actual.dims == ('time', 'band', 'y', 'x')
+        assert (actual['time'].values == DATES).all()
+        assert ('id' in actual.coords) == (form == 'stackstac')
+        assert 'common_name' not in actual.coords
+        assert actual.rio.crs.to_epsg() == 32632
+    for actual in (saliency, embeddings):
+        assert actual.rio.transform().c == 500_000
+        assert actual.rio.transform().f == 5_400_000
     assert saliency['x'].values[:2].tolist() == [500_040, 500_120]
     for i in range(2):
         path = write(
@@ -248,17 +248,17 @@ def test_every_date_is_a_scene(
         target = tmp_path / f'{i}_map.tif'
         saliency_map(open_raster(path, bands), target)
         atol = 0.0 if form == 'odc' else 1e-5
-        found = saliency[i].compute()
-        np.testing.assert_allclose(found, read(target), rtol=0, atol=atol)
+        actual = saliency[i].compute()
+        np.testing.assert_allclose(actual, read(target), rtol=0, atol=atol)
         embedding_map(open_raster(path, encoder.bands), target, encoder, 32)
         assert_same(embeddings[i].compute(), read(target), 2e-3)
         reconstruction_map(
             open_raster(path, SENTINEL2_TEN_BANDS), target, task, 0.75, 32
         )
-        found = rebuilt[i].compute()
-        np.testing.assert_allclose(found, read(target), atol=1e-4)
-    for found in (saliency, embeddings, rebuilt):
-        assert np.isnan(found[2].values).all()
+        actual = rebuilt[i].compute()
+        np.testing.assert_allclose(actual, read(target), atol=1e-4)
+    for actual in (saliency, embeddings, rebuilt):
+        assert np.isnan(actual[2].values).all()
 
 
 def test_nothing_is_read_before_it_is_computed(
@@ -277,10 +277,10 @@ def test_nothing_is_read_before_it_is_computed(
         lazy.reconstruct(data, task, 0.75, 32, window=32),
     )
     assert not log.read_text()
-    for found in maps:
-        assert found.rio.crs is None
-        assert 'x' not in found.coords
-        found.compute(scheduler='synchronous')
+    for actual in maps:
+        assert actual.rio.crs is None
+        assert 'x' not in actual.coords
+        actual.compute(scheduler='synchronous')
         # Once for the map, once for the sample.
         counts = Counter(log.read_text().splitlines()).values()
         assert set(counts) <= {1, 2}
@@ -317,7 +317,7 @@ def test_few_tasks_per_window(encoder: FrozenEncoder) -> None:
             lazy.embed(data, encoder, window=128),
             lazy.reconstruct(data, task, window=128),
         )
-        counts.append([len(found.__dask_graph__().to_dict()) for found in maps])
+        counts.append([len(actual.__dask_graph__().to_dict()) for actual in maps])
     for few, many in zip(*counts, strict=True):
         # 48 windows more.
         assert many - few <= 25 * 48
@@ -339,11 +339,11 @@ def test_an_area_of_interest_is_that_of_the_command(
         '--aoi', str(tmp_path / 'area.geojson'),
     ])  # fmt: skip
     wanted = read(tmp_path / 'm.tif')
-    found = lazy.saliency(opened(real_scene), aoi=tmp_path / 'area.geojson', window=64)
-    assert_same(found, wanted)
-    assert found.shape == (6, 21, 27)
+    actual = lazy.saliency(opened(real_scene), aoi=tmp_path / 'area.geojson', window=64)
+    assert_same(actual, wanted)
+    assert actual.shape == (6, 21, 27)
     inside = lazy.saliency(opened(real_scene), aoi=area, window=64)
-    assert inside.shape == found.shape
+    assert inside.shape == actual.shape
 
 
 def test_units_are_as_told(pixels: np.ndarray, tmp_path: Path) -> None:
@@ -353,12 +353,12 @@ def test_units_are_as_told(pixels: np.ndarray, tmp_path: Path) -> None:
     assert np.isfinite(wanted[0, 0, 0, 0])
     shifted = data[list(ASSETS)] * 2 + 3000
     shifted = shifted.where((data[list(ASSETS)] != 0).to_dataarray().any('variable'))
-    found = lazy.saliency(shifted, indices=['EVI'], scale=5e-5, offset=-0.15)
-    np.testing.assert_allclose(found, wanted, atol=1e-3)
+    actual = lazy.saliency(shifted, indices=['EVI'], scale=5e-5, offset=-0.15)
+    np.testing.assert_allclose(actual, wanted, atol=1e-3)
     for name in ASSETS:
         shifted[name].attrs = {'scale_factor': 5e-5, 'add_offset': -0.15}
-    found = lazy.saliency(shifted, indices=['EVI'])
-    np.testing.assert_allclose(found, wanted, atol=1e-3)
+    actual = lazy.saliency(shifted, indices=['EVI'])
+    np.testing.assert_allclose(actual, wanted, atol=1e-3)
     shifted['red'].attrs['scale_factor'] = 1e-4
     with pytest.raises(ValueError, match='scale, offset: the bands have different'):
         lazy.saliency(shifted, indices=['EVI'])
@@ -381,13 +381,13 @@ def test_implausible_values_warn(
 ) -> None:
     data = stackstac(pixels[None])
     task = small_task(mean=[1500.0] * 10, std=[900.0] * 10)
-    for found in (
+    for actual in (
         lazy.saliency(data),
         lazy.embed(data, encoder, 32),
         lazy.reconstruct(data, task, 0.75, 32),
     ):
         with pytest.warns(UserWarning, match='reflectance of data is .* Pass scale='):
-            found.compute(scheduler=scheduler)
+            actual.compute(scheduler=scheduler)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         lazy.saliency(data, scale=1).compute(scheduler=scheduler)
@@ -480,7 +480,7 @@ def test_a_cluster_gets_the_encoder_once_and_survives_a_lost_worker(
     }
     encoder.encoder.marker = Marker(encoders)
 
-    def told(caught: list[warnings.WarningMessage]) -> bool:
+    def warned(caught: list[warnings.WarningMessage]) -> bool:
         return any('reflectance of data is' in str(one.message) for one in caught)
 
     def slow(seconds: float, factor: int = 1) -> Any:
@@ -497,8 +497,8 @@ def test_a_cluster_gets_the_encoder_once_and_survives_a_lost_worker(
         # The encoder is larger than what Dask takes for a graph of tasks.
         warnings.filterwarnings('ignore', 'Sending large graph')
         workers = set(client.run(os.getpid).values())
-        found = lazy.embed(slow(0), encoder, 32, window=64).compute()
-        np.testing.assert_allclose(found, wanted['embed'], atol=1e-3)
+        actual = lazy.embed(slow(0), encoder, 32, window=64).compute()
+        np.testing.assert_allclose(actual, wanted['embed'], atol=1e-3)
         arrived = Counter(int(line) for line in encoders.read_text().split())
         assert {pid: arrived[pid] for pid in workers} == dict.fromkeys(workers, 1)
         # Warnings of workers arrive at the client.
@@ -506,9 +506,9 @@ def test_a_cluster_gets_the_encoder_once_and_survives_a_lost_worker(
             warnings.simplefilter('always')
             lazy.saliency(slow(0, 50)).compute()
             until = time.monotonic() + 10
-            while time.monotonic() < until and not told(caught):
+            while time.monotonic() < until and not warned(caught):
                 time.sleep(0.1)
-        assert told(caught)
+        assert warned(caught)
         for name in ('saliency', 'embed'):
             log.write_text('')
             data = slow(0.2)

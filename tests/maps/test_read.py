@@ -32,12 +32,12 @@ TILE = 'T32TQM_20220301T101010'
 METADATA = '<a><n1:B><{0} band_id="0">-1000</{0}><{0} band_id="1">{1}</{0}></n1:B></a>'
 
 
-def write_band(path: Path, values: np.ndarray, metres: int, driver: str = '') -> None:
+def write_band(path: Path, values: np.ndarray, meters: int, driver: str = '') -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with rasterio.open(
         path, 'w', driver=driver or 'GTiff', count=1, height=len(values),
         width=values.shape[1], dtype=values.dtype, crs='EPSG:32632',
-        transform=from_origin(5e5, 5.4e6, metres, metres),
+        transform=from_origin(5e5, 5.4e6, meters, meters),
         **({'QUALITY': 100, 'REVERSIBLE': 'YES'} if driver else {}),
     ) as file:  # fmt: skip
         file.write(values[None])
@@ -48,11 +48,11 @@ def safe(tmp_path: Path) -> Path:
     """A Sentinel-2 product: JPEG 2000, three resolutions, previews."""
     root = tmp_path / 'S2A_MSIL2A_20220301T101010_N0400.SAFE'
     images = root / 'GRANULE' / 'L2A' / 'IMG_DATA'
-    for band, metres in (('B04', 10), ('B8A', 20), ('B01', 60)):
-        side = 240 // metres * 10
+    for band, meters in (('B04', 10), ('B8A', 20), ('B01', 60)):
+        side = 240 // meters * 10
         values = np.arange(side * side, dtype='uint16').reshape(side, side) + 1001
-        for coarse in (1, 2) if metres == 10 else (1,):
-            size = metres * coarse
+        for coarse in (1, 2) if meters == 10 else (1,):
+            size = meters * coarse
             path = images / f'R{size}m' / f'{TILE}_{band}_{size}m.jp2'
             write_band(path, values[::coarse, ::coarse].copy(), size, 'JP2OpenJPEG')
     write_band(root / 'preview' / f'{TILE}_B04.tif', np.zeros((9, 9), 'uint16'), 270)

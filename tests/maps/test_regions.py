@@ -40,14 +40,14 @@ def values() -> np.ndarray:
 
 def test_regions_are_where_saliency_is(tmp_path: Path, values: np.ndarray) -> None:
     path = saliency_of(tmp_path / 'm.tif', values)
-    found = salient_regions(path, 0.87, simplify=0)
-    assert found.patches.tolist() == [9, 2, 1, 1]
-    assert found.area_m2.tolist() == [9 * 6400, 2 * 6400, 6400, 6400]
-    assert np.allclose(found['mean'], [0.9, 0.8, 0.75, 0.7])
-    assert np.allclose(found['max'], found['mean'])
-    assert found.crs == 'EPSG:32632'
-    assert np.array_equal(found.geometry.area, found.area_m2)
-    west, south, east, north = found.geometry[0].bounds
+    actual = salient_regions(path, 0.87, simplify=0)
+    assert actual.patches.tolist() == [9, 2, 1, 1]
+    assert actual.area_m2.tolist() == [9 * 6400, 2 * 6400, 6400, 6400]
+    assert np.allclose(actual['mean'], [0.9, 0.8, 0.75, 0.7])
+    assert np.allclose(actual['max'], actual['mean'])
+    assert actual.crs == 'EPSG:32632'
+    assert np.array_equal(actual.geometry.area, actual.area_m2)
+    west, south, east, north = actual.geometry[0].bounds
     assert (west, north) == (5e5 + 80, 48 - 80)
     assert (east - west, north - south) == (240, 240)
 
@@ -62,9 +62,9 @@ def test_area_where_the_system_is_in_degrees(
     tmp_path: Path, values: np.ndarray
 ) -> None:
     path = saliency_of(tmp_path / 'm.tif', values, 'EPSG:4326')
-    found = salient_regions(path, 0.87)
+    actual = salient_regions(path, 0.87)
     # A thousandth of a degree at 48 degrees north: 111.2 m by 74.6 m.
-    assert found.area_m2[0] == pytest.approx(9 * 111.2 * 74.6, rel=0.01)
+    assert actual.area_m2[0] == pytest.approx(9 * 111.2 * 74.6, rel=0.01)
 
 
 def test_coordinates_off_earth_are_named(tmp_path: Path, values: np.ndarray) -> None:
@@ -102,10 +102,10 @@ def test_files(tmp_path: Path, values: np.ndarray, suffix: str) -> None:
     target = tmp_path / f'regions of 2020{suffix}'
     for _ in range(2):
         write_regions(wanted, target)
-    found = gpd.read_file(target)
-    assert found.crs == ('EPSG:4326' if suffix == '.geojson' else 'EPSG:32632')
-    assert found.area_m2.tolist() == wanted.area_m2.tolist()
-    again = found.to_crs('EPSG:32632').geometry
+    actual = gpd.read_file(target)
+    assert actual.crs == ('EPSG:4326' if suffix == '.geojson' else 'EPSG:32632')
+    assert actual.area_m2.tolist() == wanted.area_m2.tolist()
+    again = actual.to_crs('EPSG:32632').geometry
     assert again.geom_equals_exact(wanted.geometry, 0.1).all()
     assert {path.name for path in tmp_path.iterdir()} == {'m.tif', target.name}
 
@@ -133,15 +133,15 @@ def test_polygons_are_cut_at_the_date_line(
     regions = salient_regions(path, 0.5, simplify=0)
     target = tmp_path / 'regions.geojson'
     write_regions(regions, target)
-    found = gpd.read_file(target)
-    assert found.is_valid.all()
-    assert len(found) == len(regions) == 1
-    pieces = found.explode().bounds
+    actual = gpd.read_file(target)
+    assert actual.is_valid.all()
+    assert len(actual) == len(regions) == 1
+    pieces = actual.explode().bounds
     assert len(pieces) == (1 if corner[0] == 200 else 2)
     assert (pieces.minx >= -180).all()
     assert (pieces.maxx <= 180).all()
     assert ((pieces.maxx - pieces.minx) < 0.1).all()
-    area = found.to_crs('EPSG:6933').area.sum()
+    area = actual.to_crs('EPSG:6933').area.sum()
     if crs != 'EPSG:3832':  # stretched
         assert area == pytest.approx(regions.area_m2.sum(), rel=0.02)
 
@@ -156,10 +156,10 @@ def test_bad_arguments(tmp_path: Path, values: np.ndarray) -> None:
     empty = saliency_of(tmp_path / 'empty.tif', np.full((4, 4), np.nan))
     with pytest.raises(ValueError, match=r'empty\.tif has no values'):
         salient_regions(empty)
-    found = salient_regions(path)
+    actual = salient_regions(path)
     with pytest.raises(ValueError, match=r"polygons: '.*x.shp' should end in"):
-        write_regions(found, tmp_path / 'x.shp')
+        write_regions(actual, tmp_path / 'x.shp')
     with pytest.raises(OSError, match=r'polygons: .* cannot be written'):
-        write_regions(found, path / 'x.gpkg')
+        write_regions(actual, path / 'x.gpkg')
     with rasterio.open(path) as file:
         assert file.count == 2

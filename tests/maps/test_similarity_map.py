@@ -29,8 +29,8 @@ def values() -> np.ndarray:
 def read(path: Path) -> np.ndarray:
     with rasterio.open(path) as file:
         assert file.descriptions == ('similarity',)
-        found: np.ndarray = file.read(1)
-    return found
+        actual: np.ndarray = file.read(1)
+    return actual
 
 
 @pytest.mark.parametrize('system', [None, 'EPSG:4326'])
@@ -45,15 +45,15 @@ def test_against_scikit_learn(
             x, y
         )
     similarity_map(path, tmp_path / 's.tif', x, y, system)
-    found = read(tmp_path / 's.tif')
+    actual = read(tmp_path / 's.tif')
     flat = values.reshape(5, -1).T
     known = np.isfinite(flat[:, 0])
-    centred = flat[known] - flat[known].mean(axis=0, dtype=float)
+    centered = flat[known] - flat[known].mean(axis=0, dtype=float)
     wanted = np.full(len(flat), np.nan)
     here = np.flatnonzero(known).tolist().index(290 * 20 + 4)
-    wanted[known] = cosine_similarity(centred, centred[here : here + 1])[:, 0]
-    np.testing.assert_allclose(found, wanted.reshape(300, 20), atol=1e-5)
-    assert found[290, 4] == pytest.approx(1)
+    wanted[known] = cosine_similarity(centered, centered[here : here + 1])[:, 0]
+    np.testing.assert_allclose(actual, wanted.reshape(300, 20), atol=1e-5)
+    assert actual[290, 4] == pytest.approx(1)
 
 
 def test_without_a_system_columns_and_rows_count(
@@ -84,11 +84,11 @@ def test_the_most_similar_patches(tmp_path: Path, values: np.ndarray) -> None:
          f'{tmp_path}/s.tif', '--polygons', f'{tmp_path}/p.gpkg', '--threshold',
          '0.999']
     )  # fmt: skip
-    found = gpd.read_file(tmp_path / 'p.gpkg')
+    actual = gpd.read_file(tmp_path / 'p.gpkg')
     similar = read(tmp_path / 's.tif')
-    assert found.patches.sum() == 6
-    assert found['max'].max() == pytest.approx(1)
-    assert found['mean'].min() >= np.nanquantile(similar, 0.999)
+    assert actual.patches.sum() == 6
+    assert actual['max'].max() == pytest.approx(1)
+    assert actual['mean'].min() >= np.nanquantile(similar, 0.999)
 
 
 def test_where_there_is_nothing(tmp_path: Path, values: np.ndarray) -> None:

@@ -9,16 +9,13 @@ import timm
 import torch
 from torch import Tensor
 
-from torchgeo_sigmae.models import (
-    SIGMAEViT,
-    build_encoder,
-    encode_visible,
-    gather_tokens,
-)
+from torchgeo_sigmae.models import SIGMAEViT, build_encoder
+from torchgeo_sigmae.models.mae import encode_visible
+from torchgeo_sigmae.models.tokens import gather_tokens
 from torchgeo_sigmae.patches import patchify
 
 #: Ours, plain, with registers and no class position, without a class token, with a
-#: normalisation before the blocks, and a size whose positions must be interpolated.
+#: normalization before the blocks, and a size whose positions must be interpolated.
 NAMES = (
     'sigmae_vit_tiny_patch8',
     'vit_tiny_patch16_224',

@@ -29,10 +29,10 @@ def test_features_only(family: str) -> None:
     assert maps.feature_info.channels() == [192] * 3
     assert maps.feature_info.reduction() == [8] * 3
     image = torch.randn(2, 10, 40, 24)
-    found = maps(image)
+    actual = maps(image)
     last, expected = encoder.forward_intermediates(image, indices=[2, 5, 11])
-    assert [tuple(one.shape) for one in found] == [(2, 192, 5, 3)] * 3
-    assert all(map(torch.equal, found, expected))
+    assert [tuple(one.shape) for one in actual] == [(2, 192, 5, 3)] * 3
+    assert all(map(torch.equal, actual, expected))
     assert torch.equal(last, encoder.forward_features(image))
     (normed,) = encoder.forward_intermediates(
         image, indices=1, norm=True, output_fmt='NLC', intermediates_only=True
@@ -51,11 +51,11 @@ def test_half_precision(family: str, kind: torch.dtype) -> None:
     with torch.autocast('cpu', kind):
         mixed = encoder(image)
     encoder.to(kind)
-    found = encoder(image.to(kind))
-    assert found.dtype == kind
+    actual = encoder(image.to(kind))
+    assert actual.dtype == kind
     # Relative to the spread of the features; float16 has eight times the precision.
     allowed = 0.01 if kind == torch.float16 else 0.05
-    for one in (mixed, found):
+    for one in (mixed, actual):
         error = (one.float() - expected).square().mean().sqrt()
         assert error < allowed * expected.std(), float(error / expected.std())
     features = encoder.forward_intermediates(image.to(kind), indices=1)[1][0]

@@ -13,14 +13,8 @@ import torch
 import torchgeo.models
 from torchvision.models._api import Weights, WeightsEnum
 
-from torchgeo_sigmae.models import (
-    SIGMAEPyramid,
-    SIGMAEViT,
-    build_encoder,
-    register,
-    register_weights,
-)
-from torchgeo_sigmae.models.registration import build_model
+from torchgeo_sigmae.models import SIGMAEPyramid, SIGMAEViT, build_encoder
+from torchgeo_sigmae.models.registration import build_model, register, register_weights
 from torchgeo_sigmae.models.registry import NAMES
 
 TINY = 'sigmae_vit_tiny_patch8'

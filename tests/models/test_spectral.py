@@ -20,18 +20,12 @@ from torchgeo_sigmae.bands import LANDSAT8, SENTINEL2_BANDS, BandSet
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as TEN
 from torchgeo_sigmae.callbacks.layers import parameter_groups
 from torchgeo_sigmae.masking import random_mask, sample_noise
-from torchgeo_sigmae.models import (
-    MaskedAutoencoder,
-    S2MAEViT,
-    SatMAEViT,
-    SpectralViT,
-    build_encoder,
-    encode_visible,
-    gather_tokens,
-    group_bands,
-    layout_of,
-)
+from torchgeo_sigmae.models import MaskedAutoencoder, S2MAEViT, SatMAEViT, build_encoder
+from torchgeo_sigmae.models.embeddings import group_bands
+from torchgeo_sigmae.models.mae import encode_visible, layout_of
 from torchgeo_sigmae.models.positions import sincos_1d
+from torchgeo_sigmae.models.spectral import SpectralViT
+from torchgeo_sigmae.models.tokens import gather_tokens
 from torchgeo_sigmae.optim import build_optimizer
 from torchgeo_sigmae.weights import Weights, load_weights, write_weights
 
@@ -244,19 +238,19 @@ def test_intermediate_features_as_a_dictionary(
     image = torch.randn(2, channels, 24, 40)
     options = {'indices': 2, 'return_prefix_tokens': prefix}
     last, levels = encoder.forward_intermediates(image, **options)
-    found = encoder.forward_intermediates(image, output_dict=True, **options)
-    assert torch.equal(found.pop('image_features'), last)
-    maps = found.pop('image_intermediates')
-    heads = found.pop('image_intermediates_prefix', None)
-    assert not found
+    actual = encoder.forward_intermediates(image, output_dict=True, **options)
+    assert torch.equal(actual.pop('image_features'), last)
+    maps = actual.pop('image_intermediates')
+    heads = actual.pop('image_intermediates_prefix', None)
+    assert not actual
     # An encoder without prefix tokens returns none.
     assert (heads is not None) == (prefix and encoder.num_prefix_tokens > 0)
     expected = list(zip(maps, heads, strict=True)) if heads else maps
     torch.testing.assert_close(expected, levels, rtol=0, atol=0)
-    found = encoder.forward_intermediates(
+    actual = encoder.forward_intermediates(
         image, output_dict=True, intermediates_only=True, **options
     )
-    assert 'image_features' not in found
+    assert 'image_features' not in actual
 
 
 @pytest.mark.parametrize('name', [S2MAE, SATMAE])
@@ -593,7 +587,7 @@ def test_set_in_channels(name: str) -> None:
     assert model(torch.randn(1, 12, 32, 32))[-1].shape == (1, 32, 1, 1)
 
 
-# ------------------------------------------------------------------------ optimisation
+# ------------------------------------------------------------------------ optimization
 
 
 @pytest.mark.parametrize('name', [S2MAE, SATMAE])

@@ -4,12 +4,8 @@
 import torch
 from lightly.models import utils
 
-from torchgeo_sigmae.models import (
-    gather_tokens,
-    masked_mse,
-    normalize_patches,
-    scatter_tokens,
-)
+from torchgeo_sigmae.models import masked_mse, normalize_patches
+from torchgeo_sigmae.models.tokens import gather_tokens, scatter_tokens
 
 
 def test_normalize_patches_agrees_with_lightly() -> None:

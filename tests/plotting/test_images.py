@@ -102,7 +102,7 @@ def test_scale_and_offset_make_reflectance() -> None:
 
 
 def test_colors_of_index_values() -> None:
-    """Middle grey-white at 0 whatever the range; no diverging map on one side of 0."""
+    """Middle gray-white at 0 whatever the range; no diverging map on one side of 0."""
     nir, red = BANDS.index('B08'), BANDS.index('B04')
     image = torch.full((10, 8, 8), 0.3)
     image[nir, :, :4] = 0.8
@@ -193,7 +193,7 @@ def test_many_indices_wrap() -> None:
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 6))
 @settings(max_examples=10, deadline=None)
 def test_no_text_is_cut_off(height: int, width: int, count: int) -> None:
-    """Whatever the shape: every title and colour bar lies within the figure."""
+    """Whatever the shape: every title and color bar lies within the figure."""
     names = ('NDVI', 'NDWI', 'NDBI', 'EVI', 'BSI', 'NDMI')[:count]
     image = _raw(height, width)
     image[:, 0, 0] = 0
@@ -206,7 +206,7 @@ def test_no_text_is_cut_off(height: int, width: int, count: int) -> None:
     assert box.y1 < figure.get_figheight() + 0.03
 
 
-def test_saliency_lies_over_grey() -> None:
+def test_saliency_lies_over_gray() -> None:
     image = _raw() * 1e-4
     saliency = torch.rand(4, 6)
     figure = plot_saliency(image, saliency, BANDS)
@@ -214,11 +214,11 @@ def test_saliency_lies_over_grey() -> None:
         'Image (B04, B03, B02)',
         'Patch saliency',
     ]
-    grey, heat = figure.axes[1].images
-    grey = np.asarray(grey.get_array())
-    assert np.allclose(grey, grey[..., :1])
+    gray, heat = figure.axes[1].images
+    gray = np.asarray(gray.get_array())
+    assert np.allclose(gray, gray[..., :1])
     natural = _shown(figure.axes[0]).mean(axis=-1)
-    assert np.corrcoef(natural.ravel(), grey[..., 0].ravel())[0, 1] > 0.999
+    assert np.corrcoef(natural.ravel(), gray[..., 0].ravel())[0, 1] > 0.999
     assert heat.get_alpha() == 0.6
     assert heat.get_clim() == (0, 1)
     expected = np.kron(saliency.numpy(), np.ones((8, 8)))

@@ -8,7 +8,7 @@ from torchgeo_sigmae.bands import EUROSAT_BANDS, SENTINEL2_TEN_BANDS, BandSet
 from torchgeo_sigmae.plotting import plot_reconstruction, rgb_channels
 
 
-def test_colours_are_red_green_blue() -> None:
+def test_colors_are_red_green_blue() -> None:
     assert rgb_channels(EUROSAT_BANDS) == [3, 2, 1]
     assert rgb_channels(SENTINEL2_TEN_BANDS) == [2, 1, 0]
     assert rgb_channels(('B08', 'B11', 'B12', 'B05')) == [0, 1, 2]
@@ -46,7 +46,7 @@ def test_what_is_drawn() -> None:
     shown = figure.axes[0].images[0].get_array()
     lower = np.asarray(shown)[16:]
     assert lower[..., 0].mean() < 0.5 * lower[..., 1].mean()
-    # Every colour uses the whole range, whatever its brightness.
+    # Every color uses the whole range, whatever its brightness.
     assert all(shown[..., i].min() == 0 and shown[..., i].max() == 1 for i in range(3))
     visible = np.asarray(figure.axes[2].images[0].get_array())
     assert np.allclose(visible[:16], 0.35)

@@ -351,8 +351,8 @@ def test_a_click_shows_similar_patches(tab: Any, page: Path) -> None:
     wanted = cosines(stored, 8, 3)
     tab.mouse.click(*spot(tab, 1, 28, 68))
     settled(tab)
-    found = np.array(tab.evaluate('[...state.similarity]'), float).reshape(GRID)
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    actual = np.array(tab.evaluate('[...state.similarity]'), float).reshape(GRID)
+    np.testing.assert_allclose(actual, wanted, atol=1e-5)
     order = np.argsort(-np.nan_to_num(wanted, nan=-2).ravel(), kind='stable')
     assert tab.evaluate('state.selected') == order[0] == 8 * 13 + 3
     assert set(tab.evaluate('state.nearest')) == set(order[1:21].tolist())

@@ -9,13 +9,8 @@ import torch
 from torch import nn
 
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, BandSet
-from torchgeo_sigmae.tasks.batch import (
-    VALID_KEY,
-    augment,
-    default_transform,
-    mark_missing,
-    refuse_empty,
-)
+from torchgeo_sigmae.tasks.augmentation import augment, default_transform
+from torchgeo_sigmae.tasks.batch import VALID_KEY, mark_missing, refuse_empty
 from torchgeo_sigmae.tasks.settings import BatchSpec
 from torchgeo_sigmae.tasks.statistics import resolve_statistics
 
@@ -82,7 +77,7 @@ def test_a_batch_without_any_value_names_its_files() -> None:
         refuse_empty(mark_missing({'image': series}, STATISTICS, None), None)
 
 
-def test_missing_pixels_of_normalised_batches_are_found() -> None:
+def test_missing_pixels_of_normalized_batches_are_found() -> None:
     raw = damaged()
     batch = {'image': STATISTICS.normalize(raw)}
     actual = mark_missing(batch, STATISTICS, 0.0, normalized=True)[VALID_KEY]

@@ -29,7 +29,7 @@ from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS
 from torchgeo_sigmae.masking import random_mask, sample_noise
 from torchgeo_sigmae.patches import patchify
 
-#: For plain loaders of raw chips, which the task is to normalise.
+#: For plain loaders of raw chips, which the task is to normalize.
 RAW: dict[str, Any] = {'mean': 3000.0, 'std': 2000.0, 'normalize': True}
 
 
@@ -65,7 +65,7 @@ class Watch(Callback):
 
 
 class Losses(Callback):
-    """Records what is optimised."""
+    """Records what is optimized."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -192,7 +192,7 @@ def test_curriculum_follows_the_trainers_steps(
         callbacks=[watch],
     )
     trainer.fit(task, synthetic)
-    # Four optimiser steps, two batches each.
+    # Four optimizer steps, two batches each.
     expected = [0.5, 0.5, 0.6, 0.6, 0.7, 0.7, 0.8, 0.8]
     assert watch.ratios == pytest.approx(expected)
     assert watch.betas == pytest.approx([1, 1, 1.5, 1.5, 2, 2, 2.5, 2.5])
@@ -326,12 +326,12 @@ def test_time_is_folded_into_the_batch_and_keeps_its_gaps() -> None:
 
 
 @pytest.mark.parametrize('normalize', [True, False])
-def test_plain_loaders_of_raw_and_of_normalised_chips(
+def test_plain_loaders_of_raw_and_of_normalized_chips(
     normalize: bool, synthetic_root: Path, tmp_path: Path
 ) -> None:
     def transform(sample: dict[str, Any]) -> dict[str, Any]:
         image = sample['image'].clone()
-        image[:, :9] = 0  # nodata, which is not 0 any more once normalised
+        image[:, :9] = 0  # nodata, which is not 0 any more once normalized
         return {'image': image if normalize else (image - 3000) / 2000}
 
     dataset = SyntheticSentinel2(synthetic_root, 'val', transforms=transform)

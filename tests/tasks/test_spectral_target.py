@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from torchgeo_sigmae.models import build_encoder, layout_of
+from torchgeo_sigmae.models import build_encoder
+from torchgeo_sigmae.models.mae import layout_of
 from torchgeo_sigmae.tasks.statistics import BatchStatistics
 from torchgeo_sigmae.tasks.targets import spectral_loss, spectral_target
 from torchgeo_sigmae.tasks.token_batch import TokenBatch, make_tokens

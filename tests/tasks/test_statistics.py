@@ -109,14 +109,14 @@ def test_plain_values_survive_a_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ({}, r'mean: not known \(no datamodule tells none\).*mean=0, std=1'),
+        ({}, r'mean: not known \(no datamodule is attached\).*mean=0, std=1'),
         ({'mean': 0}, 'std: not known'),
         ({'mean': [0.0, 1.0], 'std': 1}, 'mean: 2 values for the 10 channels'),
         ({'mean': 0, 'std': [1.0] * 9 + [0.0]}, 'std: .* must be finite, and'),
         ({'mean': 0, 'std': 1, 'bands': ['B04']}, 'B02, B03, .* not found in'),
         (
             {'datamodule': LightningDataModule()},
-            r'mean: not known \(LightningDataModule tells none\)',
+            r'mean: not known \(LightningDataModule has none\)',
         ),
         ({'datamodule': BigEarthNetDataModule(bands='s1')}, 'bands: B02, B03'),
     ],
@@ -127,7 +127,7 @@ def test_nothing_is_guessed(arguments: dict, message: str) -> None:
 
 
 def test_torchgeos_attributes_prove_nothing() -> None:
-    """The base class has mean 0 and std 255, whether it normalises or not."""
+    """The base class has mean 0 and std 255, whether it normalizes or not."""
     datamodule = EuroSATDataModule()
     datamodule.aug = K.AugmentationSequential(
         K.RandomHorizontalFlip(), data_keys=None, keepdim=True

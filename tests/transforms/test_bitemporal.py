@@ -210,7 +210,7 @@ def test_torchgeos_datamodule_is_repaired(oscd_root: Path, first: str) -> None:
         torch.testing.assert_close(normalized, (batch['image'] - mean) / std)
 
 
-def test_the_normalisation_is_still_found() -> None:
+def test_the_normalization_is_still_found() -> None:
     datamodule = bitemporal(OSCDDataModule())
     assert normalizes(datamodule)
     mean, std = datamodule_normalization(datamodule)

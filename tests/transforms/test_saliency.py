@@ -133,10 +133,10 @@ def test_salient_patches_are_the_rich_and_the_mixed() -> None:
     image = torch.full((4, 8, 24), 0.2)  # no index says anything
     image[2, :, 8:16] = 0.6  # vegetation: rich
     image[2, :, 16::2] = 0.6  # vegetation and soil: rich and mixed
-    grey, rich, mixed = patch_saliency(image, BANDS, 8, alpha=0.5)[0]
-    assert grey == 0
-    assert mixed > grey
-    assert rich > grey
+    gray, rich, mixed = patch_saliency(image, BANDS, 8, alpha=0.5)[0]
+    assert gray == 0
+    assert mixed > gray
+    assert rich > gray
     only_h = patch_saliency(image, BANDS, 8, alpha=0.0)[0]
     torch.testing.assert_close(only_h, torch.tensor([0.0, 0.0, 1.0]))
 

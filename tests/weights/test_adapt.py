@@ -242,7 +242,7 @@ def test_the_tolerance_tells_sentinel2s_bands_apart() -> None:
 
 
 def test_bands_equally_near_share(source: Path, target: Path) -> None:
-    """Of a sensor of one's own: two bands of one colour are averaged."""
+    """Of a sensor of one's own: two bands of one color are averaged."""
     twin = Sensor(
         'twin',
         (

@@ -24,7 +24,8 @@ from torchgeo_sigmae import (
 from torchgeo_sigmae._compat import Classification
 from torchgeo_sigmae.bands import SENTINEL2_BANDS
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as TEN
-from torchgeo_sigmae.models import POSITIONS, layout_of
+from torchgeo_sigmae.models.mae import layout_of
+from torchgeo_sigmae.models.positions import POSITIONS
 from torchgeo_sigmae.weights import read_weights
 
 pytestmark = pytest.mark.usefixtures('narrow_models')
@@ -188,7 +189,7 @@ def test_s2maes_head_serves_all_cubes(tmp_path: Path) -> None:
         assert after[SPECTRUM].shape[1] == 6
         # B11 and B12 end both.
         torch.testing.assert_close(after[SPECTRUM][:, -1], before[SPECTRUM][:, -1])
-        # Between its neighbours, every one of them.
+        # Between its neighbors, every one of them.
         low, high = before[SPECTRUM].amin(1, True), before[SPECTRUM].amax(1, True)
         assert (after[SPECTRUM] >= low - 1e-6).all()
         assert (after[SPECTRUM] <= high + 1e-6).all()
@@ -521,7 +522,7 @@ def test_another_architecture_is_refused(
 def test_positions_that_leave_no_tensor_are_compared_too(
     before: str, after: str, tmp_path: Path
 ) -> None:
-    """Also where a checkpoint does not tell them."""
+    """Also where a checkpoint does not name them."""
     stage_of(tmp_path / 'x.ckpt', family='s2mae', positions=before)
     content = torch.load(tmp_path / 'x.ckpt', weights_only=True)
     del content['encoder']['positions']

@@ -80,7 +80,7 @@ def features(path: Path, image: Tensor) -> Tensor:
         return encoder(image)
 
 
-def centres(bands: tuple[str, ...], sensor: Any, depth: int) -> np.ndarray:
+def centers(bands: tuple[str, ...], sensor: Any, depth: int) -> np.ndarray:
     wavelengths = [sensor.band(band).wavelength for band in bands]
     return np.array(wavelengths).reshape(-1, depth).mean(axis=1)
 
@@ -105,7 +105,7 @@ def test_interpolation_is_numpys(
     assert share.shape == (len(target) // 2, len(source) // 2)
     assert (share >= 0).all()
     torch.testing.assert_close(share.sum(1), torch.ones(len(share)).double())
-    given, wanted = centres(source, SENTINEL2, 2), centres(target, sensor, 2)
+    given, wanted = centers(source, SENTINEL2, 2), centers(target, sensor, 2)
     order = given.argsort()
     # Two cubes of one mean wavelength make a step, where any of both is right.
     if len(set(given)) == len(given):
@@ -161,8 +161,8 @@ def test_cubes_keep_their_kernel_and_move_in_the_spectrum(
         [
             torch.from_numpy(
                 np.interp(
-                    centres(names, target_sensor, 2),
-                    centres(TEN, SENTINEL2, 2),
+                    centers(names, target_sensor, 2),
+                    centers(TEN, SENTINEL2, 2),
                     before[SPECTRUM][0, :, i].double().numpy(),
                 )
             )

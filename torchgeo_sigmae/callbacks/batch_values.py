@@ -74,7 +74,7 @@ def warn_of_values(
 
 
 def _standardized(values: Tensor, mean: Tensor, std: Tensor) -> bool:
-    """Whether values ``(C, N)`` can be standardized ones."""
+    """Return whether values ``(C, N)`` can be standardized ones."""
     valid = values[values.isfinite()]
     if not len(valid):
         return True

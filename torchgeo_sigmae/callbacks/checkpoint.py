@@ -155,7 +155,7 @@ class ResumableCheckpoint(Callback):
             loop['epoch_loop.state_dict']['_batches_that_stepped'] -= 1
 
     def _due(self, trainer: Trainer) -> bool:
-        """Whether it is time; the same on every process."""
+        """Return whether a checkpoint is due; equal on every process."""
         if self.every_n_train_steps is not None:
             passed = trainer.global_step - self._written_step
             return passed >= self.every_n_train_steps
@@ -232,7 +232,7 @@ def newest_checkpoint(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def _data_order(trainer: Trainer) -> dict[str, Any] | None:
-    """How the training data are drawn, if the loader is resumable."""
+    """Order of the training data, if the loader is resumable."""
     state_dict = getattr(trainer.train_dataloader, 'state_dict', None)
     return None if state_dict is None else state_dict()
 

@@ -157,5 +157,4 @@ def _gradient_norm(optimizer: Optimizer) -> Tensor:
         if parameter.grad is not None
     ]
     # The largest magnitude would take eight times as long on a CPU.
-    norm: Tensor = get_total_norm(grads)
-    return norm
+    return get_total_norm(grads)

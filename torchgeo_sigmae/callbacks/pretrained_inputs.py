@@ -183,8 +183,7 @@ def _one_each(values: Any, count: int) -> list[float] | None:
     numbers = as_vector(values)
     if numbers is None or len(numbers) not in {1, count}:
         return None
-    each: list[float] = numbers.expand(count).tolist()
-    return each
+    return numbers.expand(count).tolist()
 
 
 def _difference(
@@ -204,7 +203,7 @@ def _difference(
 
 
 def _foldable(encoder: Any) -> bool:
-    """Whether every band has a kernel of its own, and every token a bias."""
+    """Return whether every band has a kernel of its own, and every token a bias."""
     embed = type(getattr(encoder, 'patch_embed', None))
     return embed is PatchEmbed or (embed is GroupEmbed and not encoder.joint)
 
@@ -230,7 +229,7 @@ def _fold(encoder: Any, factor: Tensor, shift: Tensor) -> None:
 
 
 def _as_loaded(state: dict[str, Tensor], loaded: dict[str, Tensor]) -> bool:
-    """Whether the first layer is that of the file."""
+    """Return whether the first layer is that of the file."""
     return all(
         key in loaded
         and key in state

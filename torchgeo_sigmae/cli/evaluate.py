@@ -6,9 +6,8 @@
 import json
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,8 +18,13 @@ from .device import default_device
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..evaluation.baseline import BandStatistics
+    from ..evaluation.encoders import FrozenEncoder
     from ..evaluation.features import Features
     from ..evaluation.probes import Splits
+
+    #: Scores of an encoder over the splits, by the title of a column.
+    Scores = dict[str, np.ndarray]
 
 __all__ = ('evaluate_features', 'evaluate_reconstruction')
 
@@ -77,7 +81,7 @@ def evaluate_features(
         samples_per_class: Also learn from so few samples of each class, for example
             1 5 10.
         probes: Classifiers.
-        bands: Bands of encoders in order, where a file does not tell them; of random
+        bands: Bands of encoders in order, where a file does not name them; of random
             encoders too.
         depth: Number of the block whose output is used, from 1; the last by default.
         pooling: Pooling over all patch positions, for all probes but attentive.
@@ -91,13 +95,11 @@ def evaluate_features(
         output: The JSON file of all figures.
     """
     arguments = dict(locals())
-    import timm
     import torch
 
-    from ..evaluation.baseline import BandStatistics
     from ..evaluation.encoders import FrozenEncoder
     from ..evaluation.features import extract_features, first_images, open_split
-    from ..evaluation.probes import TOKEN_PROBES, few_labels, percent, probe_scores
+    from ..evaluation.probes import TOKEN_PROBES
 
     require_writable(output)
     if not folds and len(splits) != 2:
@@ -113,13 +115,10 @@ def evaluate_features(
             )
             for source in encoders
         ]
-        random = None if timm.is_model(encoders[0]) else loaded[0].untrained()
-    contenders: list[FrozenEncoder | BandStatistics] = [
-        BandStatistics(loaded[0].bands), *([random] if random else []), *loaded,
-    ]  # fmt: skip
-    scores: dict[str, dict[str, np.ndarray]] = {}
+        baselines = _baselines(loaded[0], encoders[0])
+    scores: dict[str, Scores] = {}
     shares: dict[str, list[float]] = {}
-    for encoder in contenders:
+    for encoder in [*baselines, *loaded]:
         name = encoder.name
         if name in scores:
             name += f' ({len(scores)})'
@@ -135,17 +134,7 @@ def evaluate_features(
             remove_position_bias=remove_position_bias,
         )
         divided = _divide(features, folds, repeats, seed)
-        plan = {'': divided}
-        for count in samples_per_class:
-            few = few_labels(features.labels, divided, count)
-            plan[f', {count} a class'] = few
-        scores[name] = {}
-        for suffix, some in plan.items():
-            for probe in probes:
-                tokens = features.tokens if probe in TOKEN_PROBES else None
-                values = features.values if tokens is None else tokens
-                result = probe_scores(values, features.labels, some, probe)
-                scores[name][probe + suffix] = result
+        scores[name] = _probe(features, divided, samples_per_class, probes)
         if isinstance(encoder, FrozenEncoder):
             images = first_images(open_split(dataset, root, splits[0], encoder.bands))
             shares[name] = encoder.position_shares(images)
@@ -162,17 +151,20 @@ def evaluate_features(
         'position_shares': shares,
     }
     write_text(output, json.dumps(content, indent=2, default=str) + '\n')
-    accuracy = [[name, *map(percent, row.values())] for name, row in scores.items()]
-    print('\nAccuracy in percent, mean and standard deviation over splits.\n')
-    print(_table([dataset, *scores[contenders[0].name]], accuracy))
-    blocks = max(map(len, shares.values()))
-    by_block = []
-    for name, row in shares.items():
-        cells = [f'{100 * share:.0f}' for share in row]
-        by_block.append([name, *cells, *[''] * (blocks - len(cells))])
-    print('\nShare of position in the variance of tokens in percent, by block.\n')
-    print(_table(['encoder', *map(str, range(1, blocks + 1))], by_block), end='\n\n')
+    _print_features(dataset, scores, shares)
     return [output]
+
+
+def _baselines(
+    encoder: 'FrozenEncoder', source: str
+) -> 'list[FrozenEncoder | BandStatistics]':
+    """What encoders have to beat: statistics of bands, and random weights."""
+    import timm
+
+    from ..evaluation.baseline import BandStatistics
+
+    random = None if timm.is_model(source) else encoder.untrained()
+    return [BandStatistics(encoder.bands), *([random] if random else [])]
 
 
 def _divide(
@@ -190,8 +182,49 @@ def _divide(
     return list(splitter.split(features.values, features.labels))
 
 
+def _probe(
+    features: 'Features',
+    divided: 'Splits',
+    samples_per_class: Sequence[int],
+    probes: Sequence[str],
+) -> 'Scores':
+    """Accuracy of probes that learn from all samples, and from few."""
+    from ..evaluation.probes import TOKEN_PROBES, few_labels, probe_scores
+
+    plan = {'': divided}
+    for count in samples_per_class:
+        few = few_labels(features.labels, divided, count)
+        plan[f', {count} a class'] = few
+    scores = {}
+    for suffix, some in plan.items():
+        for probe in probes:
+            tokens = features.tokens if probe in TOKEN_PROBES else None
+            values = features.values if tokens is None else tokens
+            result = probe_scores(values, features.labels, some, probe)
+            scores[probe + suffix] = result
+    return scores
+
+
+def _print_features(
+    dataset: str, scores: 'Mapping[str, Scores]', shares: Mapping[str, Sequence[float]]
+) -> None:
+    """Print accuracies, and the share of position block by block."""
+    from ..evaluation.probes import percent
+
+    accuracy = [[name, *map(percent, row.values())] for name, row in scores.items()]
+    print('\nAccuracy in percent, mean and standard deviation over splits.\n')
+    print(_table([dataset, *next(iter(scores.values()))], accuracy))
+    blocks = max(map(len, shares.values()))
+    by_block = []
+    for name, row in shares.items():
+        cells = [f'{100 * share:.0f}' for share in row]
+        by_block.append([name, *cells, *[''] * (blocks - len(cells))])
+    print('\nShare of position in the variance of tokens in percent, by block.\n')
+    print(_table(['encoder', *map(str, range(1, blocks + 1))], by_block), end='\n\n')
+
+
 def evaluate_reconstruction(
-    checkpoint: Path,
+    weights: str,
     *,
     data: Path,
     paths: Sequence[str] = ('**/*.tif', '**/*.tiff'),
@@ -204,7 +237,8 @@ def evaluate_reconstruction(
     """Measure and draw reconstructions at several mask ratios.
 
     Args:
-        checkpoint: A training checkpoint of SIGMAETask.
+        weights: Weights that hold a decoder: a training checkpoint, an exported encoder
+            with its decoder, or the name of a weight enum.
         data: Folder of GeoTIFF scenes in raw values that the model was not trained on.
         paths: Patterns of their names.
         mask_ratios: Shares of masked tokens, in (0, 1).
@@ -216,21 +250,16 @@ def evaluate_reconstruction(
     import torch
     from torch.utils.data import DataLoader
 
-    from ..bands import BandSet
     from ..datasets import SceneChips, find_scenes
     from ..evaluation.reconstruction import masked, reconstruction_report
     from ..masking.masks import check_mask_ratio
     from ..plotting import plot_mask_ratios
-    from ..tasks import SIGMAETask
+    from ..tasks import restore_task
 
-    task = SIGMAETask.load_from_checkpoint(
-        checkpoint, map_location='cpu', weights_only=True
-    )
-    task.batch = replace(task.batch, normalize=True)
-    bands = BandSet.from_data(task.statistics.data_bands, task.bands.sensor)
-    size = size or int(task.model.encoder.patch_embed.img_size[0])
-    scenes = find_scenes(data, paths, bands)
-    cut = SceneChips(scenes, bands, size, random=False, length=chips)
+    task = restore_task(weights)
+    size = size or task.size
+    scenes = find_scenes(data, paths, task.bands)
+    cut = SceneChips(scenes, task.bands, size, random=False, length=chips)
     for ratio in mask_ratios:
         check_mask_ratio(ratio)
     files = [output / f'report.{suffix}' for suffix in ('md', 'json', 'png')]
@@ -238,14 +267,7 @@ def evaluate_reconstruction(
     with _quiet():
         metrics = reconstruction_report(task, DataLoader(cut, batch_size), mask_ratios)
     oracle = task.hparams['norm_pix_loss']
-    rows = []
-    for ratio, values in metrics.items():
-        cells = [f'{ratio:.0%}']
-        for _, name, digits in _COLUMNS:
-            value = values.get(name, values.get(f'oracle_{name}'))
-            cells.append('' if value is None else f'{value:.{digits}f}')
-        rows.append(cells)
-    table = _table(['masked', *(title for title, *_ in _COLUMNS)], rows)
+    table = _metrics_table(metrics)
     table += f'\n\n{len(cut)} chips of {size} px from {len(scenes)} scenes.'
     if oracle:
         table += (
@@ -264,6 +286,18 @@ def evaluate_reconstruction(
     write_figure(files[2], figure)
     print(f'\n{table}\n')
     return files
+
+
+def _metrics_table(metrics: Mapping[float, Mapping[str, float]]) -> str:
+    """A table with a row for each mask ratio."""
+    rows = []
+    for ratio, values in metrics.items():
+        cells = [f'{ratio:.0%}']
+        for _, name, digits in _COLUMNS:
+            value = values.get(name, values.get(f'oracle_{name}'))
+            cells.append('' if value is None else f'{value:.{digits}f}')
+        rows.append(cells)
+    return _table(['masked', *(title for title, *_ in _COLUMNS)], rows)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -97,7 +97,7 @@ def map_embedding(
         options: The scenes.
         weights: An exported encoder, a training checkpoint or the name of a weight
             enum.
-        bands: Bands of the weights in order, where the file does not tell them.
+        bands: Bands of the weights in order, where the file does not name them.
         depth: Number of the block whose output is used, from 1; the last by default.
         pca: Number of principal components to map in place of the features themselves.
         size: Side of the chips that the encoder sees, in pixels.
@@ -170,7 +170,8 @@ def map_reconstruction(
 
     Args:
         options: The scenes; the sensor is that of the model.
-        weights: A training checkpoint of SIGMAETask.
+        weights: Weights that hold a decoder: a training checkpoint, an exported encoder
+            with its decoder, or the name of a weight enum.
         mask_ratio: Share of masked tokens in (0, 1); as in training by default.
         size: Side of the chips in pixels; as in training by default.
         batch_size: Number of chips that are reconstructed at a time.
@@ -178,26 +179,20 @@ def map_reconstruction(
     """
     from ..maps.pictures import reconstruction_picture
     from ..maps.reconstruction import reconstruction_map
-    from ..tasks import SIGMAETask
+    from ..tasks import restore_task
 
-    task = SIGMAETask.load_from_checkpoint(
-        weights, map_location='cpu', weights_only=True
-    )
-    task = task.to(default_device(device))
-    size = size or int(task.model.encoder.patch_embed.img_size[0])
-    statistics = task.statistics
-    bands = BandSet.from_data(statistics.data_bands, task.bands.sensor)
+    task = restore_task(weights).to(default_device(device))
+    size = size or task.size
     written = []
     for path, target in options.targets('reconstruction'):
-        scene = options.open(path, bands, size)
+        scene = options.open(path, task.bands, size)
         reconstruction_map(
             scene, target, task, mask_ratio, size, batch_size, options.window
         )
         written.append(target)
         if options.png:
-            figure = reconstruction_picture(
-                scene, target, task.bands, statistics.scale, statistics.offset
-            )  # fmt: skip
+            unit = task.statistics.scale, task.statistics.offset
+            figure = reconstruction_picture(scene, target, task.bands, *unit)
             written.append(_save(figure, target))
     return written
 
@@ -223,7 +218,7 @@ def map_view(
         options: The scenes; the output is an .html file or a folder.
         weights: A training checkpoint, an exported encoder (with its decoder for
             reconstructions) or the name of a weight enum.
-        bands: Bands of the weights in order, where the file does not tell them.
+        bands: Bands of the weights in order, where the file does not name them.
         mask_ratios: Shares of masked tokens to choose from, in (0, 1).
         max_side: Largest side of what is shown, in pixels: only the middle of a larger
             scene is. Choose another part with --aoi.

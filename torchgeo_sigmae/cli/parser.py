@@ -188,7 +188,7 @@ def _parameters(function: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def _settings(annotation: Any) -> dict[str, Any]:
-    """How an argument of a type is added."""
+    """Options of ``add_argument`` for a type."""
     if annotation is bool:
         return {'action': 'store_true'}
     if isinstance(annotation, UnionType):

@@ -36,7 +36,7 @@ _ORDERS = {
 
 @dataclass(frozen=True)
 class SceneOptions:
-    """Which scenes are mapped, how they are read, and where their maps go.
+    """Options of the scenes to map, of reading them, and of the output.
 
     Attributes:
         scene: GeoTIFFs, folders with a file per band (.SAFE), or patterns of them.
@@ -48,9 +48,9 @@ class SceneOptions:
             of eurosat, l1c, l2a, oscd.
         sensor: Sensor of the bands.
         nodata: Value of missing pixels; by default the file's own, or else 0.
-        scale: Reflectance is value x scale + offset; by default as the file tells, or
+        scale: Reflectance is value x scale + offset; by default as the file says, or
             else 1e-4.
-        offset: Reflectance of the value 0; by default as the file tells, or else 0.
+        offset: Reflectance of the value 0; by default as the file says, or else 0.
         mask_band: SCL or QA_PIXEL: a band whose clouds are missing.
         window: Side of the windows that are read, in pixels; about 1024 by default.
     """

@@ -32,7 +32,7 @@ def adapt_bands(
         sensor: Sensor of the bands.
         method: auto matches bands by name and wavelength; name by name alone; zero is
             auto for known bands, and unknown ones (VV, DEM) start at zero.
-        source_bands: Bands of the weights in order, where the file does not tell them.
+        source_bands: Bands of the weights in order, where the file does not name them.
     """
     from ..weights import adapt_bands
 

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What our datamodules have in common: a share of the data for validation, or none."""
+"""Base of our datamodules: a share of the data for validation, or none."""
 
 from typing import Any
 
@@ -43,5 +43,4 @@ class ChipDataModule(NonGeoDataModule):
         """Return the validation loader, or an empty list if nothing was set aside."""
         if self.val_dataset is None:
             return []
-        loader: DataLoader[Any] = super().val_dataloader()
-        return loader
+        return super().val_dataloader()

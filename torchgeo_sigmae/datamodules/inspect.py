@@ -33,7 +33,7 @@ __all__ = (
 )
 
 
-#: Channel orders that TorchGeo tells only in its documentation.
+#: Channel orders that TorchGeo gives only in its documentation.
 _ORDERS = {
     'FieldsOfTheWorld': ('B04', 'B03', 'B02', 'B08'),
     'FireRisk': ('R', 'G', 'B'),

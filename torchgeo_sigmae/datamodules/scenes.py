@@ -129,10 +129,10 @@ class SceneDataModule(ChipDataModule):
                 the sample, so a run still resumes exactly. :attr:`skipped` lists the
                 files.
             scale: Reflectance per unit of the files' values; None for what each file
-                tells: its scale and offset tags, or the metadata of a Sentinel-2
+                says: its scale and offset tags, or the metadata of a Sentinel-2
                 product.
             offset: Reflectance at 0: reflectance = value x scale + offset. None for
-                what each file tells.
+                what each file says.
             allow_missing_bands: Whether scenes may lack some of the bands, which become
                 missing values.
             mask_band: ``'SCL'`` or ``'QA_PIXEL'``: a band of the files, or a file

@@ -30,7 +30,7 @@ UNIT = 1e-4
 #: Pixel types that a cached scene keeps; all others become float32.
 _SMALL_TYPES = {'int8', 'uint8', 'int16', 'uint16'}
 
-#: Bands that tell clouds, and where they do. Sentinel-2's SCL counts no data, saturated
+#: Bands that show clouds, and where they do. Sentinel-2's SCL counts no data, saturated
 #: or defective, cloud shadow, medium and high cloud probability, thin cirrus (ESA,
 #: Level-2A); Landsat's QA_PIXEL bits 0 to 4, which are fill, dilated cloud, cirrus,
 #: cloud and cloud shadow (USGS, Collection 2).
@@ -54,7 +54,7 @@ class BandFile:
         nodata: Value of missing pixels of every band, or None.
         transform: From columns and rows to coordinates.
         crs: Coordinate reference system, or None.
-        scales: Reflectance per unit of every band; None if the file does not tell.
+        scales: Reflectance per unit of every band; None if the file does not say.
         offsets: Reflectance at 0 of every band.
         others: Positions of spectral bands that are not wanted.
         masked: Whether GDAL has a mask beside nodata: an internal one, ``.msk``.
@@ -252,7 +252,7 @@ def _names(
 def _positions(
     path: str, names: Sequence[str | None], bands: Sequence[str], sensor: Sensor
 ) -> dict[str, int]:
-    """Where wanted bands stand in a file, from 0."""
+    """Positions of wanted bands in a file, from 0."""
     exact: dict[str, list[int]] = {}
     similar: dict[str, list[int]] = {}
     for i, name in enumerate(names):
@@ -309,7 +309,7 @@ def _baseline(path: str, file: rasterio.DatasetReader) -> int | None:
 
 
 def _is_masked(flags: Sequence[MaskFlags]) -> bool:
-    """Whether a band has a mask that is more than its nodata value or an alpha band."""
+    """Return whether a mask is more than a nodata value or an alpha band."""
     if MaskFlags.alpha in flags:
         # Read as a band, because GDAL prefers nodata to it.
         return False

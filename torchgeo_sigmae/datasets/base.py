@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What our datasets of chips have in common."""
+"""Base of our datasets of chips."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -134,12 +134,9 @@ class Place:
         return np.stack(parts)
 
     def _kept(self, part: np.ndarray, chips: float) -> np.ndarray:
-        """Whether parts hold a chip, or, with 0, any pixel."""
-        least = chips * self.chips
-        kept: np.ndarray = (
-            part[:, 2:] - part[:, :2] > np.maximum(least - 1e-3, 1e-3)
-        ).all(1)
-        return kept
+        """Return whether parts hold a chip, or, with 0, any pixel."""
+        least = np.maximum(chips * self.chips - 1e-3, 1e-3)
+        return (part[:, 2:] - part[:, :2] > least).all(1)
 
     def pixels(self, parts: np.ndarray) -> float:
         """Number of pixels of parts ``(K, N, 4)``."""
@@ -234,7 +231,7 @@ def cut_largest(
 
 
 def _has_data(scene: RasterScene) -> bool:
-    """Whether enough pixels of a scene are valid; unreadable files are met later."""
+    """Return whether enough pixels of a scene are valid; True if unreadable."""
     try:
         values = scene.preview(max(max(scene.height, scene.width) // 64, 1))
     except OSError:

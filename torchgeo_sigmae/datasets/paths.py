@@ -50,7 +50,7 @@ def clean_path(path: str | Path) -> str:
 
 
 def is_remote(path: str) -> bool:
-    """Whether GDAL opens a path that is not on a disk: ``s3://``, ``/vsi``."""
+    """Return whether GDAL opens a path that is not on a disk: ``s3://``, ``/vsi``."""
     return bool(re.match(r'/vsi|[A-Za-z][A-Za-z0-9+.-]+://', path))
 
 

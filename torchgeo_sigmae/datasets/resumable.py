@@ -233,13 +233,13 @@ class _SeededSamples(Dataset[Any]):
         with seeded(_SAMPLE, self.seed, epoch, index):
             return self.dataset[index]
 
-    def __getitems__(self, places: list[tuple[int, int]]) -> Any:
-        # A dataset that gathers batches takes a key in place of generators.
+    def __getitems__(self, keys: list[tuple[int, int]]) -> Any:
+        # A dataset that gathers batches takes a seed instead of generators.
         gather = getattr(self.dataset, 'gather', None)
         if gather is None:
-            return [self[place] for place in places]
-        key = seed_from(_SAMPLE, self.seed, places[0][0])
-        return gather([index for _, index in places], key)
+            return [self[key] for key in keys]
+        seed = seed_from(_SAMPLE, self.seed, keys[0][0])
+        return gather([index for _, index in keys], seed)
 
     def __len__(self) -> int:
         return len(cast(Any, self.dataset))

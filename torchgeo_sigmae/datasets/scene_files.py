@@ -116,7 +116,7 @@ def _files_by_band(
 
 
 def _same_ground(file: BandFile, finest: BandFile) -> bool:
-    """Whether the corners of two files agree to half a pixel of the finer one."""
+    """Return whether corners agree to half a pixel of the finer file."""
     if file is finest:
         return True
     corners, wanted = (
@@ -129,7 +129,7 @@ def _same_ground(file: BandFile, finest: BandFile) -> bool:
 
 
 def _mask_of_file(path: str, mask_band: str, sensor: Sensor) -> BandFile:
-    """The band of a file that tells clouds, or that of a file beside it."""
+    """The band of a file that shows clouds, or that of a file beside it."""
     stem, suffix = os.path.splitext(path)
     beside = f'{stem}_{mask_band}{suffix}'
     if os.path.isfile(beside):

@@ -45,7 +45,7 @@ class RasterScene:
         transform: From columns and rows to coordinates.
         crs: Coordinate reference system; None without georeference.
         files: The files that hold the bands.
-        mask_file: The file of the band that tells clouds, or None.
+        mask_file: The file of the band that shows clouds, or None.
         mask_band: Name of that band: ``'SCL'`` or ``'QA_PIXEL'``.
         row: First row of the files that belongs to the scene.
         column: First column of the files that belongs to the scene.
@@ -96,10 +96,10 @@ class RasterScene:
                 band; None for the band descriptions in the file.
             nodata: Value of missing pixels; None for the file's own.
             scale: Reflectance per unit of the file's values; None for what the file
-                tells: its scale and offset tags, or the metadata of a Sentinel-2
+                says: its scale and offset tags, or the metadata of a Sentinel-2
                 product.
             offset: Reflectance at 0: reflectance = value x scale + offset. None for
-                what the file tells.
+                what the file says.
             allow_missing_bands: Whether the file may lack some of the bands, which
                 become missing values.
             mask_band: ``'SCL'`` or ``'QA_PIXEL'``: a band of the file, or a file beside
@@ -111,7 +111,7 @@ class RasterScene:
             OSError: If the file cannot be read; the message names it.
             ValueError: If the file lacks a band or band names, has a band twice, or is
                 complex, if the files of a folder do not show the same ground, or if
-                the name of a Landsat product tells another satellite.
+                the name of a Landsat product names another satellite.
         """
         path, names = clean_path(path), BandSet(bands)
         files, mask = open_files(
@@ -154,7 +154,7 @@ class RasterScene:
 
     @property
     def is_part(self) -> bool:
-        """Whether the files reach beyond the scene."""
+        """True if the files reach beyond the scene."""
         height = max(file.height for file in self.files)
         width = max(file.width for file in self.files)
         return (height, width) != (self.height, self.width)

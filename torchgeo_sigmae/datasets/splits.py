@@ -96,8 +96,7 @@ def label_places(scenes: Sequence[RasterScene]) -> np.ndarray:
     first, second = np.concatenate(pairs, axis=1)
     shape = len(scenes), len(scenes)
     graph = coo_array((np.ones(len(first)), (first, second)), shape=shape)
-    labels: np.ndarray = connected_components(graph, directed=False)[1]
-    return labels
+    return connected_components(graph, directed=False)[1]
 
 
 def _pairs_across_systems(
@@ -113,8 +112,7 @@ def _pairs_across_systems(
     overlap = [
         _overlaps(outlines[i], outlines[j], scenes[i], scenes[j]) for i, j in pairs.T
     ]
-    result: np.ndarray = pairs[:, np.array(overlap, bool)]
-    return result
+    return pairs[:, np.array(overlap, bool)]
 
 
 def _overlaps(
@@ -123,7 +121,7 @@ def _overlaps(
     first: RasterScene,
     second: RasterScene,
 ) -> bool:
-    """Whether two outlines in the systems of two scenes overlap."""
+    """Return whether two outlines in the systems of two scenes overlap."""
     try:
         dense = one.segmentize(max(one.length / 64, 1e-9))
         moved = shape(transform_geom(first.crs, second.crs, mapping(dense)))

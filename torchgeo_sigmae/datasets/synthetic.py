@@ -221,8 +221,7 @@ def _reflectance(split: str, index: int) -> np.ndarray:
     image *= np.exp(0.15 * _field(rng, 12.0))
     image *= 1 + 0.04 * np.stack([_field(rng, 1.0) for _ in image])
     image += rng.normal(0, 0.002, image.shape)
-    reflectance: np.ndarray = np.clip(image, 1e-4, 1.2)
-    return reflectance
+    return np.clip(image, 1e-4, 1.2)
 
 
 def _shares(rng: np.random.Generator) -> np.ndarray:
@@ -263,8 +262,7 @@ def _shares(rng: np.random.Generator) -> np.ndarray:
 def _field(rng: np.random.Generator, length: float) -> np.ndarray:
     """Smooth noise ``(64, 64)`` of mean 0 and std 1 with a correlation length in px."""
     field = _smooth(rng.standard_normal((_SIZE, _SIZE)), length)
-    standardised: np.ndarray = (field - field.mean()) / field.std()
-    return standardised
+    return (field - field.mean()) / field.std()
 
 
 def _smooth(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -272,5 +270,4 @@ def _smooth(image: np.ndarray, sigma: float) -> np.ndarray:
     frequency = np.fft.fftfreq(_SIZE)
     squared = frequency[:, None] ** 2 + frequency[None, :] ** 2
     kernel = np.exp(-2 * (np.pi * sigma) ** 2 * squared)
-    blurred: np.ndarray = np.fft.ifft2(np.fft.fft2(image) * kernel).real
-    return blurred
+    return np.fft.ifft2(np.fft.fft2(image) * kernel).real

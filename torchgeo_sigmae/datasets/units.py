@@ -105,7 +105,7 @@ def reflectance_problem(
     name: str,
     unit: tuple[float, float] = (UNIT, 0.0),
 ) -> str | None:
-    """What :func:`check_reflectance` warns of; None where values are plausible."""
+    """Word the warning of :func:`check_reflectance`; None for plausible values."""
     optical = [w is not None and w < _LONGEST for w in bands.wavelengths]
     return describe_implausible(
         values[optical] * unit[0] + unit[1],

@@ -202,7 +202,7 @@ class FrozenEncoder(nn.Module):
 
     @property
     def _device(self) -> torch.device:
-        """Where the encoder computes."""
+        """Device of the encoder."""
         return next(self.encoder.parameters()).device
 
     def _normalized(self, image: Tensor) -> Tensor:

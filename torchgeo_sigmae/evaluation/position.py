@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""How much of the features of a patch is its position in the image."""
+"""The share of the position in the variance of features of patches."""
 
 import math
 from collections.abc import Iterator

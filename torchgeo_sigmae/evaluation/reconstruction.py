@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""How well a model reconstructs what it does not see."""
+"""Metrics of the reconstruction of hidden patches."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

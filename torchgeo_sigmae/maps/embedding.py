@@ -64,7 +64,7 @@ def embedding_map(
     all in the last blocks. Positions in chips mean nothing on a map, so this part is
     removed, see :meth:`.FrozenEncoder.remove_position_bias`.
 
-    Weights that tell no mean and std, such as those for another sensor, get those of
+    Weights without mean and std, such as those for another sensor, get those of
     the scene. A GeoTIFF that exists already, of the same scene and settings, is left
     alone.
 
@@ -102,7 +102,7 @@ def embedding_map(
         raise ValueError(f'pca: {pca} is more than the {count} features.')
     if encoder.transform is None:
         rank_zero_info(
-            f'{encoder.name} tells no mean and std of its bands: the map uses those of '
+            f'{encoder.name} has no mean and std of its bands: the map uses those of '
             f'{Path(scene.path).name}.'
         )
         encoder = copy_encoder(encoder)
@@ -162,7 +162,7 @@ def check_chips(
 
 
 def _device(encoder: FrozenEncoder) -> torch.device:
-    """Where the encoder is."""
+    """Device of the encoder."""
     return next(encoder.encoder.parameters()).device
 
 
@@ -241,7 +241,7 @@ def embed_window(
         return np.full((count, height, width), np.nan, np.float32)
     if encoder.transform is None:
         raise ValueError(
-            f'encoder: {encoder.name} tells no mean and std of its bands, and the '
+            f'encoder: {encoder.name} has no mean and std of its bands, and the '
             f'{_SAMPLE} chips of {scene.path} from which they are estimated hold no '
             'valid pixel. Pass an area of interest around the valid pixels.'
         )
@@ -266,7 +266,7 @@ def embed_window(
 
 
 def _starts(count: int, side: int) -> list[int]:
-    """Where chips of *side* patches start that cover *count* patches."""
+    """Starts of chips of *side* patches that cover *count* patches."""
     return sorted({*range(0, count - side + 1, max(side // 2, 1)), count - side})
 
 

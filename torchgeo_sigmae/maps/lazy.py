@@ -168,7 +168,7 @@ def embed(
 ) -> xarray.DataArray:
     """Map the embeddings of patches.
 
-    The position bias of the encoder, and mean and std of the bands if its weights tell
+    The position bias of the encoder, and mean and std of the bands if its weights have
     none, are estimated from 64 chips of every image, when it is computed.
 
     Args:

@@ -119,7 +119,7 @@ class _DatasetScene(RasterScene):
 
 
 def nodata_values(values: np.ndarray, nodata: float | None) -> np.ndarray:
-    """Which of ``(C, H, W)`` equal nodata; with 0, only where all bands do."""
+    """Mask of nodata values ``(C, H, W)``; with 0, only where all bands are 0."""
     missing: np.ndarray = np.zeros(values.shape, bool)
     if nodata is not None:
         missing = values == np.asarray(nodata, values.dtype)

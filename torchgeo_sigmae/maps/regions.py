@@ -10,6 +10,7 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import shapely
+from affine import Affine
 from pyogrio.errors import DataLayerError, DataSourceError
 from rasterio import CRS
 from rasterio.features import shapes
@@ -100,22 +101,7 @@ def salient_regions(
     if not valid.any():
         raise ValueError(f'{path} has no values.')
     chosen = valid & (values >= np.quantile(values[valid], threshold, method='higher'))
-    labels, count = ndimage.label(chosen)
-    numbers = np.arange(1, count + 1)
-    outlines = {
-        int(number): shape(outline)
-        for outline, number in shapes(labels.astype('int32'), chosen, 4, transform)
-    }
-    frame = gpd.GeoDataFrame(
-        {
-            'area_m2': np.nan,
-            'patches': ndimage.sum_labels(chosen, labels, numbers).astype(int),
-            'mean': ndimage.mean(values, labels, numbers),
-            'max': ndimage.maximum(values, labels, numbers),
-        },
-        geometry=[outlines[number] for number in numbers],
-        crs=crs and crs.to_wkt(),
-    )
+    frame = _outline(values, chosen, transform, crs)
     if crs is not None:
         try:
             frame['area_m2'] = _square_meters(frame.geometry)
@@ -131,6 +117,28 @@ def salient_regions(
         frame.patches == 1, frame.geometry.simplify(simplify * side)
     )
     return frame.sort_values('patches', ascending=False, ignore_index=True)
+
+
+def _outline(
+    values: np.ndarray, chosen: np.ndarray, transform: Affine, crs: CRS | None
+) -> gpd.GeoDataFrame:
+    """Polygons around chosen cells that share a side, with statistics of the values."""
+    labels, count = ndimage.label(chosen)
+    numbers = np.arange(1, count + 1)
+    outlines = {
+        int(number): shape(outline)
+        for outline, number in shapes(labels.astype('int32'), chosen, 4, transform)
+    }
+    return gpd.GeoDataFrame(
+        {
+            'area_m2': np.nan,
+            'patches': ndimage.sum_labels(chosen, labels, numbers).astype(int),
+            'mean': ndimage.mean(values, labels, numbers),
+            'max': ndimage.maximum(values, labels, numbers),
+        },
+        geometry=[outlines[number] for number in numbers],
+        crs=crs and crs.to_wkt(),
+    )
 
 
 def write_regions(frame: gpd.GeoDataFrame, target: str | Path) -> None:

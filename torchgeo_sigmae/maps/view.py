@@ -62,20 +62,7 @@ def view_scene(
             the bands are not the encoder's, or no pixel is valid.
     """
     patch = encoder_patch_size(encoder)
-    if min(scene.height, scene.width) < patch:
-        raise ValueError(
-            f'scene: {scene.path} has {scene.height} x {scene.width} pixels, less than '
-            f'a patch of {patch} x {patch}. Pass a larger scene.'
-        )
-    if max_side < size:
-        raise ValueError(
-            f'max_side: {max_side} is less than the {size} pixels of a chip. Use 768 '
-            'or so.'
-        )
-    if not mask_ratios:
-        raise ValueError('mask_ratios: none given. Pass at least one, such as 0.75.')
-    for ratio in mask_ratios:
-        check_mask_ratio(ratio)
+    _check_arguments(scene, patch, size, max_side, mask_ratios)
     require_writable(target)
     notes = []
     part = _middle(scene, max_side // size * size)
@@ -123,6 +110,30 @@ def view_scene(
         notes,
         open_browser,
     )
+
+
+def _check_arguments(
+    scene: RasterScene,
+    patch: int,
+    size: int,
+    max_side: int,
+    mask_ratios: Sequence[float],
+) -> None:
+    """Refuse a scene smaller than a patch, and arguments out of range."""
+    if min(scene.height, scene.width) < patch:
+        raise ValueError(
+            f'scene: {scene.path} has {scene.height} x {scene.width} pixels, less than '
+            f'a patch of {patch} x {patch}. Pass a larger scene.'
+        )
+    if max_side < size:
+        raise ValueError(
+            f'max_side: {max_side} is less than the {size} pixels of a chip. Use 768 '
+            'or so.'
+        )
+    if not mask_ratios:
+        raise ValueError('mask_ratios: none given. Pass at least one, such as 0.75.')
+    for ratio in mask_ratios:
+        check_mask_ratio(ratio)
 
 
 def _middle(scene: RasterScene, side: int) -> RasterScene:

@@ -62,7 +62,7 @@ def interpolate(
 
 @dataclass(frozen=True)
 class MaskSchedule:
-    """How a run masks, from its first step to its last.
+    """Masks of a run, from its first step to its last.
 
     SSDTM (SIGMAE, arXiv:2603.07463) raises the difficulty along training. The paper's
     text names no schedule; here the strength of the guidance, and optionally the mask
@@ -113,7 +113,7 @@ class MaskSchedule:
 
     @property
     def guided(self) -> bool:
-        """Whether the mask depends on saliency."""
+        """True if the mask depends on saliency."""
         return self.strategy.startswith('saliency')
 
     def ratio_at(self, progress: float) -> float:

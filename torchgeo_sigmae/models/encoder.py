@@ -150,7 +150,7 @@ class SIGMAEViT(VisionTransformer):
 
     @property
     def layout(self) -> TokenLayout:
-        """What its tokens are."""
+        """Layout of its tokens."""
         embed = self.patch_embed
         return TokenLayout.whole(embed.patch_size[0], embed.proj.in_channels)
 

@@ -16,7 +16,7 @@ __all__ = ('TokenLayout', 'layout_of_state')
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """How the G tokens at every patch position share the bands.
+    """Division of the bands among the G tokens at every patch position.
 
     Tokens are ordered group by group: token ``g * N + n`` is group g at patch position
     n, of N positions in row-major order. A token is a vector of ``L = m * p * p``

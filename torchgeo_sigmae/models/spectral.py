@@ -69,7 +69,7 @@ class SpectralViT(SIGMAEViT):
 
     @property
     def layout(self) -> TokenLayout:
-        """What its tokens are."""
+        """Layout of its tokens."""
         return self.patch_embed.layout
 
     @property
@@ -144,7 +144,7 @@ class SpectralViT(SIGMAEViT):
         return_prefix_tokens: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Compute the features after several blocks as timm does, one token a patch."""
+        """Compute features of several blocks as timm does, one token per patch."""
         last, blocks = super().forward_intermediates(
             x, *args, output_fmt='NLC', return_prefix_tokens=True, **kwargs
         )
@@ -203,7 +203,7 @@ class SpectralViT(SIGMAEViT):
 
 
 class S2MAEViT(SpectralViT):
-    """S2MAE's encoder: tokens are cubes of p x p pixels and b neighbouring bands.
+    """S2MAE's encoder: tokens are cubes of p x p pixels and b neighboring bands.
 
     After "S2MAE: A Spatial-Spectral Pretraining Foundation Model for Spectral Remote
     Sensing Data" (CVPR 2024), of which we know the slides. One kernel serves all cubes,
@@ -216,10 +216,10 @@ class S2MAEViT(SpectralViT):
         """Initialize a new S2MAEViT instance.
 
         Args:
-            *args: Passed to :class:`SpectralViT`.
+            *args: Passed to :class:`.SpectralViT`.
             cube_bands: Bands of a cube, a divisor of the number of bands; None for 3 or
                 else 2, whichever divides it.
-            **kwargs: Passed to :class:`SpectralViT`.
+            **kwargs: Passed to :class:`.SpectralViT`.
         """
         embed = partial(CubeEmbed, cube_bands=cube_bands)
         super().__init__(*args, embed_layer=embed, **kwargs)
@@ -260,11 +260,11 @@ class SatMAEViT(SpectralViT):
         """Initialize a new SatMAEViT instance.
 
         Args:
-            *args: Passed to :class:`SpectralViT`.
+            *args: Passed to :class:`.SpectralViT`.
             groups: Channels of each group; None for SatMAE's of the ten bands of
                 Sentinel-2 (10 m; red edge; short-wave infrared), or for another number
                 of channels groups of four neighbors.
-            **kwargs: Passed to :class:`SpectralViT`.
+            **kwargs: Passed to :class:`.SpectralViT`.
         """
         embed = partial(GroupEmbed, groups=groups)
         super().__init__(*args, embed_layer=embed, **kwargs)

@@ -12,9 +12,10 @@ __all__ = ('log_figure', 'takes_figures')
 
 
 def takes_figures(logger: Logger) -> bool:
-    """Whether a logger takes figures: TensorBoard, Weights & Biases, MLflow and Comet.
+    """Return whether a logger takes figures.
 
-    So does any whose ``experiment`` has TensorBoard's ``add_figure``.
+    TensorBoard, Weights & Biases, MLflow and Comet do, and any logger whose
+    ``experiment`` has TensorBoard's ``add_figure``.
     """
     known = isinstance(logger, CometLogger | MLFlowLogger | WandbLogger)
     return known or hasattr(_experiment(logger), 'add_figure')
@@ -40,5 +41,5 @@ def log_figure(logger: Logger, name: str, figure: Figure, step: int) -> None:
 
 
 def _experiment(logger: Logger) -> Any:
-    """What a logger writes to; Lightning's base class has none."""
+    """The writer of a logger; Lightning's base class has none."""
     return getattr(logger, 'experiment', None)

@@ -130,7 +130,7 @@ def _reconstruction(
     patch_size: int,
     largest: float,
 ) -> dict[str, Any]:
-    """What the page shows at a mask ratio."""
+    """Pictures of the page at a mask ratio."""
     rebuilt, mask, error = layers[:-2], layers[-2], layers[-1]
     hidden = mask > 0
     _, _, picture = reconstruction_panels(image, rebuilt, hidden, rgb_channels(bands))

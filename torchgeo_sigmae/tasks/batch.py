@@ -1,29 +1,26 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""From a raw batch to what the model needs: missing values and augmentation."""
+"""From the batch of a loader to images whose missing values are marked."""
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from kornia import augmentation as K
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..patches import valid_values
 from ..transforms.indices import require_float
+from .settings import BatchSpec
 from .statistics import BatchStatistics
 
 __all__ = (
     'VALID_KEY',
-    'augment',
-    'build_transform',
-    'default_transform',
     'fold_dates',
     'mark_missing',
     'refuse_empty',
     'sample_indices',
     'select_image',
+    'take_batch',
 )
 
 #: Key of a mask in a batch, ``(B, dates, H, W)``, float: 1 where any band has data.
@@ -31,49 +28,39 @@ __all__ = (
 VALID_KEY = 'mask_valid'
 
 
-def default_transform(size: int, crop: float = 0.2) -> K.AugmentationSequential:
-    """TorchGeo's default augmentation for MAE, with bilinear resampling.
-
-    Bicubic resampling overshoots at edges, which makes negative reflectance and
-    unbounded spectral indices.
+def take_batch(
+    batch: dict[str, Any],
+    spec: BatchSpec,
+    statistics: BatchStatistics,
+    datamodule_normalizes: bool = False,
+    allow_empty: bool = False,
+) -> dict[str, Any]:
+    """Bring the batch of a loader into the form that is augmented.
 
     Args:
-        size: Side of the augmented images in pixels.
-        crop: Least share of the area that a crop keeps, in (0, 1].
-    """
-    return K.AugmentationSequential(
-        K.RandomResizedCrop(
-            (size, size),
-            scale=(crop, 1.0),
-            resample='bilinear',
-            # The same crops as by default, but all samples at once.
-            cropping_mode='resample',
-        ),
-        K.RandomHorizontalFlip(p=0.5),
-        K.RandomVerticalFlip(p=0.5),
-        data_keys=['input'],
-    )
+        batch: The batch.
+        spec: The argument ``batch`` of the task.
+        statistics: What the batch holds.
+        datamodule_normalizes: Whether the datamodule normalizes batches, later.
+        allow_empty: Whether a batch may lack any valid value.
 
-
-def build_transform(
-    transform: nn.Module | list[nn.Module] | None, size: int
-) -> nn.Module:
-    """Join a list of augmentations, or choose the default for images of a size.
+    Returns:
+        The batch with ``'image'``, NaN where values are missing, normalized unless the
+        datamodule does that.
 
     Raises:
-        TypeError: If the augmentation cannot move the mask of valid pixels along.
+        TypeError: See :func:`mark_missing`.
+        ValueError: See :func:`mark_missing` and :func:`refuse_empty`.
     """
-    if transform is None:
-        transform = default_transform(size)
-    if isinstance(transform, list):
-        transform = K.AugmentationSequential(*transform, data_keys=['input'])
-    if not isinstance(transform, K.AugmentationSequential | nn.Identity):
-        raise TypeError(
-            f'transform: {type(transform).__name__} cannot move the mask of valid '
-            'pixels along with the image. Pass a list of kornia augmentations, or '
-            'nn.Identity().'
-        )
-    return transform
+    if spec.key != 'image' and isinstance(batch, dict):
+        batch = select_image(batch, spec.key)
+    raw = datamodule_normalizes or bool(spec.normalize)
+    batch = mark_missing(batch, statistics, spec.nodata, not raw)
+    if not allow_empty:
+        refuse_empty(batch, spec.nodata)
+    if spec.normalize:
+        batch['image'] = statistics.normalize(batch['image'])
+    return batch
 
 
 def select_image(batch: dict[str, Any], key: str) -> dict[str, Any]:
@@ -155,7 +142,7 @@ def mark_missing(
     if normalized and nodata is not None:
         absent = seen.new_full((len(channels), 1, 1), nodata)
         absent = statistics.normalize(absent, statistics.channels)
-        # One band tells whether all bands of any pixel can have the value.
+        # One band shows whether all bands of any pixel can have the value.
         if not ((seen[..., :1, :, :] - absent[:1]).abs() > 1e-4).all():
             differs = (seen - absent).abs() > 1e-4
             valid = valid & (~valid | differs).any(-3, keepdim=True)
@@ -218,67 +205,3 @@ def sample_indices(
     """
     index = before + torch.arange(len(image), device=image.device)
     return (index // dates * processes + rank) * dates + index % dates
-
-
-def augment(
-    transform: nn.Module, image: Tensor, valid: Tensor, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Augment images and their valid-pixel masks alike, from a seed.
-
-    The global generator is left as it was.
-
-    Args:
-        transform: A kornia ``AugmentationSequential``, or ``nn.Identity``.
-        image: Normalized images ``(B, C, H, W)``, NaN at missing values.
-        valid: Pixels with data, float ``(B, 1, H, W)``.
-        seed: Seed of the random parameters.
-
-    Returns:
-        The augmented images, NaN wherever a missing value had any weight, and the
-        augmented masks, without the pixels next to padding.
-    """
-    if isinstance(transform, nn.Identity):
-        return image, valid
-    result, moved = _transformed(transform, image, valid, seed)
-    # One pass and one transfer from the device, where nothing is missing.
-    finite, full = torch.stack([image.sum().isfinite(), moved.min() == 1]).tolist()
-    if not finite and _lost_a_band(image, result):
-        # A band has become all NaN: the augmentation used its mean or maximum, as
-        # contrast does. Once more with the band's mean, 0, in place of NaN.
-        known = image.isfinite()
-        masks = torch.cat([valid, known.to(valid.dtype)], dim=1)
-        filled = torch.where(known, image, 0)
-        result, masks = _transformed(transform, filled, masks, seed)
-        moved, known = masks[:, :1], _shrink(masks[:, 1:]) > 0.5
-        result = torch.where(known, result, torch.nan)
-    return result, moved if full else _shrink(moved)
-
-
-def _lost_a_band(before: Tensor, after: Tensor) -> bool:
-    """Tell whether a band with values has become all NaN in any image."""
-    had, has = (x.isfinite().any(dim=(2, 3)) for x in (before, after))
-    return bool((had & ~has).any())
-
-
-def _transformed(
-    transform: nn.Module, image: Tensor, masks: Tensor, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Apply a transform of kornia from a seed."""
-    devices = [image.device] if image.device.type == 'cuda' else []
-    with torch.random.fork_rng(devices), torch.no_grad():
-        torch.manual_seed(seed)
-        image, masks = transform(image, masks, data_keys=['input', 'mask'])
-    return image, masks
-
-
-def _shrink(valid: Tensor) -> Tensor:
-    """Take one pixel off the border of masks ``(B, n, H, W)`` that are not full.
-
-    kornia interpolates images but not masks: next to padding, an image pixel that
-    counts as valid can be half zero. The padding may lie outside the frame.
-    """
-    invalid = 1 - valid
-    grown = invalid.amax(dim=(2, 3), keepdim=True)
-    grown = grown.repeat(1, 1, invalid.shape[2] + 2, invalid.shape[3] + 2)
-    grown[:, :, 1:-1, 1:-1] = invalid
-    return 1 - F.max_pool2d(grown, kernel_size=3, stride=1)

@@ -34,7 +34,7 @@ __all__ = (
 
 
 class Parts(NamedTuple):
-    """What a task is made of.
+    """The parts of a task.
 
     Attributes:
         model: The model, with the weights it starts from.
@@ -170,7 +170,7 @@ def default_indices(bands: BandSet) -> list[str]:
 
 
 def _computable(name: str, bands: BandSet) -> bool:
-    """Whether an index can be computed from bands."""
+    """Return whether an index can be computed from bands."""
     needed = [bands.sensor.find(band) for band in get_index(name).bands]
     return all(band is not None and band.name in bands for band in needed)
 

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What a task refuses before it starts: arguments, precisions and datamodules."""
+"""Checks of a task before it starts: arguments, precisions and datamodules."""
 
 import math
 

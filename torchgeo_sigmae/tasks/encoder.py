@@ -19,9 +19,9 @@ from ..models import (
     SIGMAEViT,
     build_encoder,
     encoder_arguments,
-    group_bands,
-    layout_of,
 )
+from ..models.embeddings import group_bands
+from ..models.mae import layout_of
 from ..weights import Weights, read_weights
 from ..weights.adapt import weights_for_bands
 
@@ -154,7 +154,7 @@ def _continued(
 
 
 def _positions_of(weights: Weights, asked: str) -> str:
-    """The kind of positions; if the file does not tell, what its tensors allow."""
+    """The kind of positions; if the file does not say, what its tensors allow."""
     if 'joint_positions' not in weights.encoder:
         return 'rotary' if 'rotary_positions' in weights.encoder else 'learnable'
     joint = bool(weights.encoder['joint_positions'])

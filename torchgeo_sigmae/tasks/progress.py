@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What a run reports, and what its checkpoint keeps beside the weights."""
+"""Reports of a run, and contents of its checkpoint beside the weights."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ..masking import TokenMask
 from ..metrics import ReconstructionMetrics
-from ..models import MaskedAutoencoder, gather_tokens, masked_mse, scatter_tokens
+from ..models import MaskedAutoencoder, masked_mse
+from ..models.tokens import gather_tokens, scatter_tokens
 from .targets import TargetSpace, baseline_prediction
 from .token_batch import TokenBatch
 

@@ -17,6 +17,9 @@ from .sigmae import SIGMAETask
 
 __all__ = ('restore_task',)
 
+#: Strategies without guidance, which needs indices that files do not name.
+_UNGUIDED = {'saliency': 'random', 'saliency_spatial': 'spatial'}
+
 
 def restore_task(
     source: WeightsEnum | str | Path, bands: Sequence[str] | None = None
@@ -30,10 +33,10 @@ def restore_task(
 
     Returns:
         The task, in evaluation mode. Its data are raw values of the bands of the
-        weights.
+        weights. It masks as at the end of pretraining, but without guidance.
 
     Raises:
-        ValueError: If the weights hold no decoder, or do not tell all that it needs.
+        ValueError: If the weights hold no decoder, or do not state all that it needs.
     """
     weights = read_weights(source, bands)
     info = weights.info
@@ -47,12 +50,13 @@ def restore_task(
     absent = [name for name in names if None in _as_list(info.get(name))]
     if absent or weights.bands is None:
         raise ValueError(
-            f'weights: {weights.name!r} does not tell {(absent or ["bands"])[0]}, '
+            f'weights: {weights.name!r} does not state {(absent or ["bands"])[0]}, '
             'which reconstructions need. Pass a training checkpoint, or export it '
             'again.'
         )
     check_model(info['model'], weights.encoder, weights.name)
     depth, width = decoder_size(weights.decoder)
+    masking = info.get('masking', 'random')
     kwargs = {}
     if family(info['model']) != 'sigmae' and 'positions' in info:
         kwargs['positions'] = info['positions']
@@ -62,7 +66,8 @@ def restore_task(
         bands=weights.bands,
         transform=nn.Identity(),
         size=info.get('size'),
-        masking='random',
+        masking=_UNGUIDED.get(masking, masking),
+        mask_ratio=info.get('mask_ratio', 0.9),
         encoder_kwargs=kwargs,
         decoder='cross' if 'mix' in weights.decoder else 'self',
         decoder_dim=width,

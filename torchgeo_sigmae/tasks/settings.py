@@ -60,7 +60,7 @@ _MODALITIES: dict[str, tuple[str, ...]] = {
 
 @dataclass
 class BatchSpec:
-    """What a batch holds. None of it is needed with a datamodule of TorchGeo.
+    """Contents of a batch. Nothing is needed with a datamodule of TorchGeo.
 
     A batch holds ``(raw - mean) / std``, and reflectance is ``raw * scale + offset``.
 
@@ -70,7 +70,7 @@ class BatchSpec:
             datamodule, or else of the model.
         mean: Subtracted from the raw values, one value or one per channel. None to ask
             the datamodule; never guessed.
-        std: The raw values are divided by this, likewise.
+        std: The raw values are divided by this; as *mean*.
         scale: Reflectance per raw unit.
         offset: Reflectance at raw 0.
         nodata: Raw pixels whose bands all equal this value are missing and take no

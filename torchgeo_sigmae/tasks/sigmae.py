@@ -28,7 +28,8 @@ from ..callbacks.finite import add_guard
 from ..datamodules.inspect import attached_datamodule, normalizes
 from ..masking import MaskSchedule
 from ..metrics import ReconstructionMetrics, VisibilityRatio
-from ..models import MaskedAutoencoder, gather_tokens, masked_mse
+from ..models import MaskedAutoencoder, masked_mse
+from ..models.tokens import gather_tokens
 from ..optim import (
     build_optimizer,
     require_one_loader,
@@ -47,15 +48,8 @@ from ..weights.files import (
     plain,
     to_checkpoint_keys,
 )
-from .batch import (
-    augment,
-    build_transform,
-    fold_dates,
-    mark_missing,
-    refuse_empty,
-    sample_indices,
-    select_image,
-)
+from .augmentation import augment, build_transform
+from .batch import fold_dates, mark_missing, sample_indices, take_batch
 from .building import build, default_bands, describe_encoder, other_bands
 from .checks import check_normalizer, check_precision
 from .progress import (
@@ -218,7 +212,7 @@ class SIGMAETask(BaseTask):
                 ``'unit'`` ([0, 1] per band: two standard deviations to both sides of
                 the mean, clipped) or ``'reflectance'``.
             batch: What batches hold and who normalizes them, where no datamodule of
-                TorchGeo tells.
+                TorchGeo says so.
             lr: Learning rate; None for *base_lr* scaled by the effective batch size.
             base_lr: Learning rate for an effective batch of 256 samples.
             weight_decay: Weight decay, not applied to biases, norms and positions.
@@ -292,7 +286,7 @@ class SIGMAETask(BaseTask):
 
     @property
     def statistics(self) -> BatchStatistics:
-        """What batches hold, from the arguments, the datamodule or the checkpoint.
+        """Contents of batches, from the arguments, the datamodule or the checkpoint.
 
         Raises:
             ValueError: If that is not known yet.
@@ -313,7 +307,7 @@ class SIGMAETask(BaseTask):
         :func:`~torchgeo_sigmae.bitemporal`.
 
         Raises:
-            ValueError: If neither the arguments nor the datamodule tell mean and std,
+            ValueError: If neither the arguments nor the datamodule give mean and std,
                 or whether batches come raw.
         """
         add_guard(self.trainer)
@@ -353,24 +347,17 @@ class SIGMAETask(BaseTask):
         self, batch: dict[str, Any], dataloader_idx: int
     ) -> dict[str, Any]:
         """Mark missing values before anything is augmented; normalize if asked to."""
-        composed = self._datamodule_normalizes and isinstance(batch, dict)
-        if composed and 'image' not in batch:
+        later = self._datamodule_normalizes
+        if later and isinstance(batch, dict) and 'image' not in batch:
             # Composed by the datamodule later, as TreeSatAI's is.
             return batch
-        nodata, normalize = self.batch.nodata, self.batch.normalize
-        normalized = not (self._datamodule_normalizes or normalize)
-        if self.batch.key != 'image' and isinstance(batch, dict):
-            batch = select_image(batch, self.batch.key)
-        batch = mark_missing(batch, self.statistics, nodata, normalized)
-        if self._trainer is None or not self._trainer.predicting:
-            refuse_empty(batch, nodata)
+        predicting = self._trainer is not None and self._trainer.predicting
+        batch = take_batch(batch, self.batch, self.statistics, later, predicting)
         if not self._scale_checked:
             self._scale_checked = True
             # Radar, beyond a millimeter, and elevation have no reflectance.
             if any(nm and nm < 1e6 for nm in self.bands.wavelengths):
-                self.statistics.check_scale(batch['image'], normalized)
-        if normalize:
-            batch['image'] = self.statistics.normalize(batch['image'])
+                self.statistics.check_scale(batch['image'], not later)
         return batch
 
     def _resolve_statistics(self, datamodule: object = None) -> BatchStatistics:
@@ -388,8 +375,7 @@ class SIGMAETask(BaseTask):
         Returns:
             One feature per image, ``(B, D)``, as TorchGeo's ``Classification`` sees it.
         """
-        features: Tensor = self.model.encoder(image)
-        return features
+        return self.model.encoder(image)
 
     def training_step(
         self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
@@ -402,8 +388,6 @@ class SIGMAETask(BaseTask):
         prediction = self.target.from_output(prediction, tokens, predicted)
         target = self.target.encode(tokens, predicted)
         pixels = None
-        if not tokens.whole or self.hparams['predict_ratio'] < 1:
-            pixels = None
         if not tokens.whole or self.hparams['predict_ratio'] < 1:
             pixels = gather_tokens(tokens.pixels, predicted) & counts.unsqueeze(-1)
         loss = masked_mse(prediction, target, pixels)
@@ -549,8 +533,7 @@ class SIGMAETask(BaseTask):
         schedule = self.mask_schedule
         if mask_ratio is not None:
             schedule = replace(schedule, ratio=mask_ratio)
-        result: dict[str, Tensor] = self._reconstruct(batch, 0, schedule, sample_index)
-        return result
+        return self._reconstruct(batch, 0, schedule, sample_index)
 
     def plot(self, prediction: dict[str, Tensor]) -> Figure:
         """Draw reconstructions.
@@ -591,7 +574,7 @@ class SIGMAETask(BaseTask):
 
     @property
     def stage(self) -> dict[str, Any]:
-        """What this run is trained on, in plain Python values."""
+        """The data and steps of this run, in plain Python values."""
         stage = self._stage or {'datamodule': None, 'samples': None, 'steps': 0}
         # A trainer that only evaluates has made no steps.
         done = self.global_step if self._trainer else 0
@@ -603,7 +586,7 @@ class SIGMAETask(BaseTask):
         """Write the encoder to a file that ``weights=`` of TorchGeo's tasks takes.
 
         The file holds tensors and plain values only: the encoder under plain timm keys,
-        and its name, bands, normalisation and target.
+        and its name, bands, normalization and target.
 
         A folder is for timm and the Hugging Face Hub instead:
         ``timm.create_model('local-dir:<folder>', pretrained=True)``. It holds
@@ -663,15 +646,10 @@ class SIGMAETask(BaseTask):
             groups = groups_of_first_edition(check_task(checkpoint_path))
             kwargs = {**groups, **kwargs}
         given = dict.fromkeys(('weights', 'transform', '_instantiator'))
-        task: Self = super().load_from_checkpoint(
-            checkpoint_path,
-            map_location,
-            hparams_file,
-            strict,
-            weights_only=weights_only,
-            **{**given, **kwargs},
+        kwargs = {**given, **kwargs, 'weights_only': weights_only}
+        return super().load_from_checkpoint(
+            checkpoint_path, map_location, hparams_file, strict, **kwargs
         )
-        return task
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Undo :meth:`on_save_checkpoint`; warn where a run cannot resume exactly."""
@@ -690,8 +668,7 @@ class SIGMAETask(BaseTask):
 
     # ---------------------------------------------------------------------- private
 
-    # Random numbers, logging and kornia are no business of torch.compile, which is left
-    # with the model and the loss.
+    # Random numbers, logging and kornia cannot be compiled; the model and the loss are.
     @torch.compiler.disable
     def _draw(self, batch: dict[str, Any]) -> MaskedBatch:
         """Augment and mask a training batch.
@@ -788,15 +765,10 @@ class SIGMAETask(BaseTask):
 
     def _log_figure(self, batch: dict[str, Any]) -> None:
         """Send a figure of the first images to the loggers that take figures."""
-        if not self.trainer.is_global_zero:
-            return
         loggers = [logger for logger in self.loggers if takes_figures(logger)]
-        if not loggers:
+        if not loggers or not self.trainer.is_global_zero:
             return
-        few = {
-            key: value[:4] if isinstance(value, Tensor) else value
-            for key, value in batch.items()
-        }
+        few = {k: v[:4] if isinstance(v, Tensor) else v for k, v in batch.items()}
         figure = self.plot(self._reconstruct(few, 0))
         for logger in loggers:
             log_figure(logger, 'reconstruction', figure, self.global_step)

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What a batch holds: which bands, and how to get from its values to reflectance.
+"""Contents of a batch: its bands, and how to get from its values to reflectance.
 
 Datamodules normalize batches, but indices need reflectance. This module finds out what
 the datamodule did, to undo it. It never guesses.
@@ -34,7 +34,7 @@ _MOST_DATES = 1000
 
 @dataclass(frozen=True)
 class BatchStatistics:
-    """How batches are laid out and normalized.
+    """Layout and normalization of batches.
 
     A batch holds ``(raw - mean) / std`` and reflectance is ``raw * scale + offset``.
     (BigEarthNet's datamodule calls its minimum ``mean`` and its range ``std``; the
@@ -92,8 +92,7 @@ class BatchStatistics:
 
     def by_date(self, image: Tensor) -> Tensor:
         """View channels ``(n * C, H, W)`` as those of n dates, ``(n, C, H, W)``."""
-        dates: Tensor = image.unflatten(-3, (-1, len(self.data_bands)))
-        return dates
+        return image.unflatten(-3, (-1, len(self.data_bands)))
 
     def check_scale(self, image: Tensor, normalized: bool = True) -> None:
         """Warn where digital numbers and reflectance seem mixed up.
@@ -193,7 +192,7 @@ class BatchStatistics:
             plausible = False
         if not plausible:
             raise ValueError(
-                'statistics: the checkpoint tells no finite mean and std, above 0, for '
+                'statistics: the checkpoint holds no finite mean and std, above 0, for '
                 'each band of its data. Pass a training checkpoint of SIGMAETask.'
             )
         return statistics
@@ -274,9 +273,11 @@ def _per_band(
 ) -> tuple[float, ...]:
     """Bring a mean or std to one value per channel, or say why that cannot be done."""
     if value is None:
-        source = 'no datamodule' if datamodule is None else type(datamodule).__name__
+        source = f'{type(datamodule).__name__} has none'
+        if datamodule is None:
+            source = 'no datamodule is attached'
         raise ValueError(
-            f'batch.{argument}: not known ({source} tells none). Spectral indices need '
+            f'batch.{argument}: not known ({source}). Spectral indices need '
             'the values before normalization: pass batch=BatchSpec(mean=..., std=...) '
             'as they were applied to the batch, (raw - mean) / std, or mean=0, std=1 '
             'if it was not normalized.'

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What the model has to predict: pixels in the space of the target, and spectra."""
+"""Targets of the prediction: pixels in the space of the target, and spectra."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..masking import TokenMask
-from ..models import TokenLayout, gather_tokens, normalize_patches
+from ..models import TokenLayout, normalize_patches
+from ..models.tokens import gather_tokens
 from .statistics import BatchStatistics
 from .token_batch import TokenBatch
 

@@ -78,7 +78,7 @@ class TokenBatch(NamedTuple):
 
 
 class MaskedBatch(NamedTuple):
-    """What a training step uses of a batch.
+    """A batch as a training step uses it.
 
     Attributes:
         tokens: The batch.

@@ -37,7 +37,7 @@ class BitemporalAugmentation(nn.Module):
 
     Convention: ``'image'`` is ``(T, C, H, W)``, or a batch ``(B, T, C, H, W)``, of
     floats, NaN allowed. Every tensor whose key starts with ``'mask'`` moves along, with
-    nearest neighbour: ``(..., H, W)`` for a sample, ``(B, ..., H, W)`` for a batch, of
+    nearest neighbor: ``(..., H, W)`` for a sample, ``(B, ..., H, W)`` for a batch, of
     any dtype, labels up to 16777216. Other keys pass through untouched.
 
     .. versionadded:: 0.1

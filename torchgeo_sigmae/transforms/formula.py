@@ -79,7 +79,7 @@ class Formula:
 
 
 def _is_number(value: object) -> bool:
-    """Whether a constant is a number (Python counts booleans as integers)."""
+    """Return whether a constant is a number (Python counts booleans as integers)."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return abs(value) <= _MAX_NUMBER

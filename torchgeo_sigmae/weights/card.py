@@ -88,7 +88,7 @@ def _inputs(info: Mapping[str, Any], bands: list[str]) -> str:
 
 
 def _facts(info: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What is known about the pretraining."""
+    """The section on the pretraining."""
     sensor = info.get('sensor')
     named = {
         'method': _METHODS.get(str(info.get('ssl_method'))),

@@ -43,13 +43,13 @@ _SECTION = 'torchgeo_sigmae'
 
 
 def is_folder(path: str | Path) -> bool:
-    """Whether an export to this path is a folder: it is one, or has no suffix."""
+    """Return whether an export goes to a folder: it is one, or has no suffix."""
     path = Path(path)
     return path.is_dir() or (not path.suffix and not path.exists())
 
 
 def is_export(path: str | Path) -> bool:
-    """Whether a path is an exported folder."""
+    """Return whether a path is an exported folder."""
     return (Path(path) / _CONFIG).is_file()
 
 

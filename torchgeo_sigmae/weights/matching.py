@@ -18,7 +18,7 @@ __all__ = (
 )
 
 #: How far center wavelengths may be apart, as a share of the source band's, for one
-#: band to stand in for another. 4 % tells all bands of Sentinel-2 apart but B08 and
+#: band to stand in for another. 4 % separates all bands of Sentinel-2 but B08 and
 #: B8A (3.8 %; the next, B05 and B06, are 5.0 % apart), and joins every reflective band
 #: of Landsat-8 but the panchromatic one with Sentinel-2's (at most 2 %).
 TOLERANCE = 0.04

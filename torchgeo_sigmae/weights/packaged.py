@@ -88,7 +88,7 @@ class PackagedWeights(torchvision_weights.WeightsEnum):
             )
         weights = read_file(io.BytesIO(content), str(self))
         if 'decoder_num_heads' in self.meta:
-            # Files of the first edition do not tell it.
+            # Files of the first edition do not state it.
             weights.info.setdefault('decoder_num_heads', self.meta['decoder_num_heads'])
         return weights
 
