@@ -12,8 +12,8 @@ Every contender has a trainer of its own; they hand on the turn after every batc
 - ``equal``: the same timm ViT, decoder (MAE's, 512 x 1), mask (random), loss
   (``norm_pix_loss``), batch and augmentation as ``torchgeo.tasks.MAE``;
 - ``model``: the same without Lightning and augmentation, against lightly's modules;
-- ``defaults``: SIGMAETask's, in fp32 and bf16; without the check for NaN; the decoder
-  of the papers, 512 x 8; and ``torchgeo.tasks.MAE`` at its own (512 x 1, 75 % masked);
+- ``defaults``: SIGMAETask's, in fp32 and bf16; with learnable positions; without the
+  check for NaN; the decoder of the papers, 512 x 8; and ``torchgeo.tasks.MAE`` at its own (512 x 1, 75 % masked);
 - ``families``: SIGMAE, S2MAE and SatMAE, 90 % masked, all hidden tokens decoded;
 - ``sizes``: S2MAE with more and more tokens.
 
@@ -51,8 +51,12 @@ from .measure import (
 )
 from .steps import KINDS, MAE, Contender, Fit, share_memory
 
+#: Arguments of SIGMAETask whose encoder adds its positions to the tokens.
+LEARNABLE: dict[str, Any] = {'encoder_kwargs': {'positions': 'learnable'}}
+
 #: Arguments of SIGMAETask that make it do what torchgeo.tasks.MAE does.
 EQUAL: dict[str, Any] = {
+    **LEARNABLE,
     'masking': 'random',
     'decoder': 'self',
     'decoder_dim': 512,
@@ -118,6 +122,9 @@ CONTENDERS = {
         Contender('torchgeo.tasks.MAE', 'defaults', 'torchgeo', None, 'fp32'),
         Contender('SIGMAETask, bf16', 'defaults', 'ours', None, 'bf16'),
         Contender('with fused attention, bf16', 'defaults', 'fused', None, 'bf16'),
+        Contender(
+            'with learnable positions, bf16', 'defaults', 'ours', LEARNABLE, 'bf16'
+        ),
         Contender(
             'without the check for NaN, bf16', 'defaults', 'unguarded', None, 'bf16'
         ),
