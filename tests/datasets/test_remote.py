@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import pickle
 import re
 import shutil
 import time
@@ -95,6 +96,7 @@ def test_chips_are_those_of_the_folder(
     # A second run asks for the index alone.
     server.requests.clear()
     again = PackedChips(server.url, remote=RemotePack(f'{server.url}/', tmp_path))
+    again = pickle.loads(pickle.dumps(again))
     assert torch.equal(again[5]['image'], local[5]['image'])
     assert server.requests == ['index.json']
 
@@ -186,6 +188,36 @@ def test_a_small_cache(
     # Once each, but for those still there, and those of the next epoch.
     asked = [name for name in server.requests if name.startswith('shard')]
     assert len(asked) <= 22 + 3 * mixed
+
+
+def test_the_next_shards_come_meanwhile(
+    pack: Path, server: Server, tmp_path: Path
+) -> None:
+    """In the background, in the order of need, and not more than have room."""
+    data = PackedDataModule(server.url, cache=tmp_path, cache_size=gib(pack, 7))
+    data.setup('fit')
+    sampler: Any = data.train_dataloader().sampler
+    chips = data.train_dataset.chips[sampler.order(0)]
+    needed = list(dict.fromkeys(data.index.shard_of(chips).tolist()))
+    names = [data.index.shards[number].file for number in needed]
+    order = iter(sampler)
+    (folder,) = tmp_path.iterdir()
+    # Two are mixed.
+    for before, first in enumerate(names[:4]):
+        while True:
+            position = next(order)[1]
+            chip = data.train_dataset.chips[position]
+            if data.index.shards[int(data.index.shard_of(chip))].file == first:
+                break
+        wanted = names[: before + 3]
+        for _ in range(500):
+            present = {path.name for path in folder.glob('shard*')}
+            if present == set(wanted):
+                break
+            time.sleep(0.02)
+        time.sleep(0.1)
+        assert {path.name for path in folder.glob('shard*')} == set(wanted)
+    order.close()
 
 
 def test_evaluation_in_a_small_cache(
