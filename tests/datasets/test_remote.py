@@ -351,8 +351,14 @@ def test_the_network_goes(pack: Path, server: Server, tmp_path: Path) -> None:
         ('cut', r'ClientPayloadError'),
     ):
         setattr(server, fault, 99)
+        server.requests.clear()
+        # In the background once, for whoever needs the file does not wait for that.
+        with pytest.raises(OSError, match=message):
+            remote.path('shard-00001.npy', patient=False)
+        assert len(server.requests) == 1
         with pytest.raises(OSError, match=message) as caught:
             chips[20]
+        assert len(server.requests) == 5
         setattr(server, fault, 0)
         assert f'{server.url}/shard-00001.npy cannot be fetched' in str(caught.value)
         assert 'run the same command again: it goes on' in str(caught.value)

@@ -84,11 +84,15 @@ class RemotePack:
         )
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def path(self, file: str) -> Path:
+    def path(self, file: str, patient: bool = True) -> Path:
         """Return the path of the copy of a file, which is fetched if there is none.
 
+        Args:
+            file: Name of the file.
+            patient: Whether to try several times.
+
         Raises:
-            OSError: If the file cannot be fetched, also after several trials.
+            OSError: If the file cannot be fetched.
         """
         path = self.folder / file
         while not self._present(path):
@@ -96,7 +100,7 @@ class RemotePack:
             # Whoever waits looks again and again, as another may have fetched it.
             with suppress(Timeout), FileLock(self.folder / '.lock', timeout=0.1):
                 if not self._present(path):
-                    self._fetch(path)
+                    self._fetch(path, (*_WAITS, None) if patient else (None,))
         return path
 
     def follow(
@@ -118,7 +122,7 @@ class RemotePack:
                     return
                 # Whoever needs the file tries again, and reports the error.
                 with suppress(Exception):
-                    self.path(file)
+                    self.path(file, patient=False)
                 # Longer than others wait before they try the lock again.
                 time.sleep(0.06)
 
@@ -141,10 +145,13 @@ class RemotePack:
             return False
         return size == self._bytes.get(path.name, size)
 
-    def _fetch(self, path: Path) -> None:
-        """Fetch a file, whole or not at all; the caller has the lock."""
+    def _fetch(self, path: Path, waits: Sequence[float | None]) -> None:
+        """Fetch a file, whole or not at all; the caller has the lock.
+
+        After each failure there is a wait, and None after the last.
+        """
         part, url = self.folder / 'part', f'{self.root}/{path.name}'
-        for wait in (*_WAITS, None):
+        for wait in waits:
             try:
                 self._make_room(part, self._bytes.get(path.name, 0))
                 self._download(path.name, part)
