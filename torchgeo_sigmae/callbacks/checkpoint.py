@@ -91,8 +91,8 @@ class ResumableCheckpoint(Callback):
             rank_zero_warn(
                 f'The interrupted run drew its data with {self._order}, this one draws '
                 f'with {now}: samples may be repeated or left out in this epoch. To '
-                'continue exactly, resume with the same data, batch size, seed and '
-                'number of processes.'
+                'continue exactly, resume with the same data, batch size, seed, '
+                'number of processes and cache_size.'
             )
         self._order = None
 

@@ -103,6 +103,7 @@ def pack(
     """
     from ..datasets.pack_index import INDEX
     from ..datasets.packing import check_pack, write_pack
+    from ..datasets.paths import clean_path, is_remote
 
     if check:
         if wrong := check_pack(options.source):
@@ -111,6 +112,11 @@ def pack(
         return []
     if options.output is None:
         raise ValueError('output: not given. Pass the folder of the pack.')
+    if is_remote(url := clean_path(options.output)):
+        raise ValueError(
+            f'output: {url} is remote. Pass a local folder, and copy it when it is '
+            'written.'
+        )
     if not shard_size > 0:
         raise ValueError(f'shard_size: {shard_size} must be positive, in MiB.')
     source = _open(options)

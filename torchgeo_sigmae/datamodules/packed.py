@@ -3,7 +3,6 @@
 
 """A datamodule for packed chips, which are read at the speed of memory."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -18,6 +17,8 @@ from torch.utils.data import DataLoader, Sampler
 from ..datasets.pack_index import PackIndex, choose_bands
 from ..datasets.pack_splits import split_pack
 from ..datasets.packed import PackedChips, decode
+from ..datasets.paths import clean_path, is_remote
+from ..datasets.remote import RemotePack
 from ..datasets.resumable import resumable
 from .base import ChipDataModule
 from .scenes import augmentations
@@ -26,12 +27,13 @@ __all__ = ('PackedDataModule',)
 
 
 class PackedDataModule(ChipDataModule):
-    """LightningDataModule for a folder that ``torchgeo-sigmae pack`` has written.
+    """LightningDataModule for a pack that ``torchgeo-sigmae pack`` has written.
 
     Batches are gathered from memory-mapped files at once, and go to the training device
     as they are stored. There they become float32, NaN where missing, and are normalized
     per band by mean and standard deviation of the pack. All processes of a machine
-    share the files in memory.
+    share the files in memory. Files of a remote pack are copied to a cache while
+    training goes on.
 
     .. versionadded:: 0.1
     """
@@ -49,11 +51,14 @@ class PackedDataModule(ChipDataModule):
         source_weights: Mapping[str, float] | None = None,
         crop_scale: tuple[float, float] | None = None,
         seed: int = 0,
+        cache: str | Path | None = None,
+        cache_size: float | None = None,
     ) -> None:
         """Initialize a new PackedDataModule instance.
 
         Args:
-            root: Folder of the pack.
+            root: Folder of the pack, or a URL that fsspec opens: ``s3://bucket/pack``,
+                ``gs://bucket/pack``, ``https://host/pack``.
             bands: Bands of the images, in order and any spelling; None for all.
             size: Side of the images in pixels; None for whole chips. Larger chips are
                 cropped, at random for training and centrally for evaluation.
@@ -74,6 +79,12 @@ class PackedDataModule(ChipDataModule):
             crop_scale: Range of the area of random crops that are resized to *size*, as
                 a share of the image. None for no crop: ``SIGMAETask`` crops by itself.
             seed: Seed of the split, the order, the crops and the augmentation.
+            cache: Folder for copies of remote packs, each in a folder of its own. None
+                for ``packs`` in the folder of ``torch.hub``.
+            cache_size: Largest size of the copied shards in GiB; None for all. If it is
+                less than the pack, shards are shuffled, and chips within as many
+                shards as fill a third of it, at most 16; and validation uses chips of
+                so many shards only.
 
         Raises:
             ValueError: If an argument is out of range.
@@ -85,7 +96,7 @@ class PackedDataModule(ChipDataModule):
                     f'source_weights: {weight} for {pattern!r} must be 0 or more, and '
                     'finite.'
                 )
-        self.root = os.fspath(root)
+        self.root = clean_path(root)
         self.bands: Sequence[str] | None = bands
         self.size = size
         self.length = length
@@ -93,7 +104,10 @@ class PackedDataModule(ChipDataModule):
         self.source_weights = source_weights
         self.crop_scale = crop_scale
         self.seed = seed
+        self.cache = cache
+        self.cache_size = cache_size
         self.index: PackIndex | None = None
+        self._remote: RemotePack | None = None
         self._splits: dict[str, np.ndarray] = {}
         self._weights: np.ndarray | None = None
         resumable(self, seed)
@@ -127,7 +141,7 @@ class PackedDataModule(ChipDataModule):
         return DataLoader(
             dataset,
             self.batch_size,
-            sampler=_Drawn(len(dataset), length, self._weights) if train else None,
+            sampler=self._drawn(len(dataset), length) if train else None,
             num_workers=self.num_workers,
             pin_memory=cuda,
             drop_last=train,
@@ -152,7 +166,12 @@ class PackedDataModule(ChipDataModule):
 
     def _open(self) -> None:
         """Read the index, choose bands and split the chips."""
-        index = PackIndex.read(self.root)
+        if is_remote(self.root):
+            self._remote = RemotePack(self.root, self.cache, self.cache_size)
+            index = self._remote.index
+            rank_zero_info(f'Copies of {self.root} are in {self._remote.folder}.')
+        else:
+            index = PackIndex.read(self.root)
         self.bands, channels = choose_bands(
             index.bands, self.bands, f'the pack {self.root}'
         )
@@ -168,7 +187,9 @@ class PackedDataModule(ChipDataModule):
         self.train_aug, self.aug = augmentations(
             mean, std, self.size or index.shape[1], self.crop_scale
         )
-        every = PackedChips(self.root, self.bands, self.size, index=index)
+        every = PackedChips(
+            self.root, self.bands, self.size, index=index, remote=self._remote
+        )
         source, window = every.column('source'), every.column('window')
         self._splits = split_pack(index, source, window, self.val_fraction, self.seed)
         counts = {name: len(chips) for name, chips in self._splits.items()}
@@ -195,14 +216,34 @@ class PackedDataModule(ChipDataModule):
     def _some(self, split: str) -> np.ndarray:
         """The chips of an evaluation, spread evenly."""
         chips = self._splits[split]
-        count = min(self.val_length, len(chips))
-        return chips[np.arange(count) * len(chips) // max(count, 1)]
+        if split == 'val' and self._remote is not None and self._remote.mixed:
+            assert self.index is not None
+            shards = self.index.shard_of(chips)
+            few = _spread(np.unique(shards), self._remote.mixed)
+            self._remote.pinned = frozenset(self.index.shards[i].file for i in few)
+            chips = chips[np.isin(shards, few)]
+        return _spread(chips, self.val_length)
 
     def _chips(self, chips: np.ndarray | None, random: bool = False) -> PackedChips:
         """Make a dataset."""
         return PackedChips(
-            self.root, self.bands, self.size, random, chips, True, self.index
-        )
+            self.root, self.bands, self.size, random, chips, True, self.index,
+            self._remote,
+        )  # fmt: skip
+
+    def _drawn(self, count: int, length: int) -> '_Drawn':
+        """The order of training."""
+        if self._remote is None or self._remote.mixed is None:
+            return _Drawn(count, length, self._weights)
+        assert self.index is not None
+        shards = self.index.shard_of(self._splits['train'])
+        return _Drawn(count, length, self._weights, shards, self._remote.mixed)
+
+
+def _spread(values: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the values, spread evenly."""
+    count = min(most, len(values))
+    return values[np.arange(count) * len(values) // max(count, 1)]
 
 
 class _Drawn(Sampler[int]):
@@ -210,24 +251,55 @@ class _Drawn(Sampler[int]):
 
     Without weights none is seen again before all others are. torch's samplers make
     lists of Python numbers, and stop at 2 ** 24 weights.
+
+    Where only a few shards are at hand, shards are shuffled, and then the samples of
+    every *mixed* shards (*shards* has the number of each sample's shard).
     """
 
-    def __init__(self, count: int, length: int, weights: np.ndarray | None) -> None:
+    def __init__(
+        self,
+        count: int,
+        length: int,
+        weights: np.ndarray | None,
+        shards: np.ndarray | None = None,
+        mixed: int | None = None,
+    ) -> None:
+        self.mixed = mixed
         self._count = count
         self._length = length
         self._sums = None if weights is None else np.cumsum(weights)
+        self._shards = None
+        if shards is not None:
+            self._shards = np.unique(shards, return_inverse=True)[1].astype(np.int32)
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[int]:
-        if self._sums is None:
-            rounds = -(-self._length // self._count)
-            order = torch.cat([torch.randperm(self._count) for _ in range(rounds)])
-            order = order[: self._length]
+        rounds = range(-(-self._length // self._count))
+        if self._shards is not None:
+            order = torch.cat([self._near(self._draw(self._count)) for _ in rounds])
+        elif self._sums is None:
+            order = torch.cat([self._draw(self._count) for _ in rounds])
         else:
-            drawn = torch.rand(self._length, dtype=torch.float64).numpy()
-            places = np.searchsorted(self._sums, drawn * self._sums[-1], 'right')
-            order = torch.from_numpy(places)
-        for part in order.split(2**16):
+            order = self._draw(self._length)
+        for part in order[: self._length].split(2**16):
             yield from part.tolist()
+
+    def _draw(self, count: int) -> torch.Tensor:
+        """Draw samples of all shards."""
+        if self._sums is None:
+            return torch.randperm(count)
+        drawn = torch.rand(count, dtype=torch.float64).numpy()
+        places = np.searchsorted(self._sums, drawn * self._sums[-1], 'right')
+        return torch.from_numpy(places)
+
+    def _near(self, order: torch.Tensor) -> torch.Tensor:
+        """Put the samples of the same few shards together."""
+        assert self._shards is not None
+        assert self.mixed is not None
+        count = int(self._shards.max()) + 1
+        groups = -(-count // self.mixed)
+        # Groups of equal size, but for one shard.
+        group = torch.randperm(count) * groups // count
+        return order[group[self._shards[order]].argsort(stable=True)]

@@ -10,12 +10,16 @@ chip. ``torchgeo-sigmae pack`` writes it.
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..bands import BandSet, get_sensor
+from .paths import clean_path, is_remote
 
 __all__ = (
     'FORMAT',
@@ -119,8 +123,13 @@ class PackIndex:
         path = Path(root, INDEX)
         if not path.is_file():
             raise FileNotFoundError(_no_index(Path(root)))
+        return cls.from_json(path.read_bytes(), path)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, path: str | Path) -> 'PackIndex':
+        """Read what :meth:`to_json` has written to *path*; see :meth:`read`."""
         try:
-            content = json.loads(path.read_text(encoding='utf-8'))
+            content = json.loads(text)
             known = isinstance(content, dict) and content.pop('format', None) == FORMAT
         except (ValueError, RecursionError) as error:
             raise ValueError(
@@ -149,6 +158,9 @@ class PackIndex:
                 and len(index.bands) == len(index.mean) == len(index.std)
                 and len(index.bands) == index.shape[0]
             )
+            files = [*(shard.file for shard in index.shards), *index.columns.values()]
+            # Remote files are copied to these names.
+            strange = [f for f in files if not re.fullmatch(r'[\w-]+\.npy', f)]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f'root: {path} is damaged: {error!r}. Pack the data again.'
@@ -158,7 +170,17 @@ class PackIndex:
                 f'root: {path} is damaged: its numbers of chips or bands do not agree. '
                 'Pack the data again.'
             )
+        if strange:
+            raise ValueError(
+                f'root: {path} is damaged: {strange[0]!r} is no name of a file of a '
+                'pack. Pack the data again.'
+            )
         return index
+
+    def shard_of(self, chips: np.ndarray) -> np.ndarray:
+        """Return the number of the shard of every chip."""
+        ends = np.cumsum([shard.count for shard in self.shards])
+        return np.searchsorted(ends, chips, 'right')
 
 
 def choose_bands(
@@ -188,6 +210,8 @@ def choose_bands(
 
 def _no_index(root: Path) -> str:
     """Say why there is no index in a folder."""
+    if is_remote(url := clean_path(root)):
+        return f'root: {url} is remote. Copy the pack to a local folder.'
     if not root.is_dir():
         return f'root: there is no folder {str(root)!r}.'
     if (root / 'packing').is_dir():

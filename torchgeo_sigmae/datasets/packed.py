@@ -5,7 +5,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from ..masking.noise import sample_noise
 from .base import ChipDataset
 from .pack_index import MISSING, PackIndex, Shard, choose_bands
+from .paths import clean_path, is_remote
+from .remote import RemotePack
 
 __all__ = ('PackedChips', 'decode')
 
@@ -68,11 +70,12 @@ class PackedChips(ChipDataset):
         chips: Sequence[int] | np.ndarray | None = None,
         stored: bool = False,
         index: PackIndex | None = None,
+        remote: RemotePack | None = None,
     ) -> None:
         """Initialize a new PackedChips instance.
 
         Args:
-            root: Folder of the pack.
+            root: Folder of the pack, or its URL.
             bands: Bands of the images, in order and any spelling; None for all.
             size: Side of the images in pixels; None for whole chips.
             random: Whether images are random crops (for training) or central ones,
@@ -81,6 +84,8 @@ class PackedChips(ChipDataset):
             stored: Whether batches hold values as stored, for :func:`.decode` on
                 another device; else float32, NaN where missing.
             index: The index of the pack; None to read it.
+            remote: Copies of the files of a remote pack; None for copies of all files
+                in the default cache of :class:`.PackedDataModule`.
 
         Raises:
             FileNotFoundError: If there is no pack, or a file of it is missing.
@@ -88,7 +93,12 @@ class PackedChips(ChipDataset):
             ValueError: If the pack lacks a band or its chips are smaller than *size*,
                 or the index is damaged or of another version.
         """
-        self.root = os.fspath(root)
+        if remote is None and is_remote(url := clean_path(root)):
+            remote = RemotePack(url)
+        self._remote = remote
+        self.root = os.fspath(root) if remote is None else remote.root
+        if remote is not None:
+            index = remote.index
         self.index = PackIndex.read(root) if index is None else index
         self.bands, channels = choose_bands(
             self.index.bands, bands, f'the pack {self.root}'
@@ -110,8 +120,9 @@ class PackedChips(ChipDataset):
         types = {shard.dtype for shard in self.index.shards}
         self._dtype = types.pop() if len(types) == 1 else 'float32'
         self._names = [source['name'] for source in self.index.sources]
-        for shard in self.index.shards:
-            self._check(shard)
+        if remote is None:
+            for shard in self.index.shards:
+                self._check(shard)
         # Mapped when first used, and by every process for itself.
         self._shards: dict[int, np.ndarray] = {}
         self._columns: dict[str, np.ndarray] = {}
@@ -172,6 +183,27 @@ class PackedChips(ChipDataset):
             batch['label'] = torch.from_numpy(self.column('label')[chips])
         return [batch]
 
+    def follow(
+        self, order: np.ndarray, then: Callable[[], np.ndarray]
+    ) -> Iterable[int]:
+        """Iterate over positions; remote shards are fetched before their turn.
+
+        Args:
+            order: Positions in this dataset, in the order of training.
+            then: Returns those that come after them.
+        """
+        if self._remote is None:
+            return order
+        files, first, begin = list[str](), list[int](), 0
+        for part in (order, then()):
+            shards = self.index.shard_of(self.chips[part])
+            numbers, places = np.unique(shards, return_index=True)
+            by_need = np.argsort(places)
+            files += [self.index.shards[i].file for i in numbers[by_need]]
+            first += (places[by_need] + begin).tolist()
+            begin += len(part)
+        return self._remote.follow(order, files, first)
+
     def column(self, name: str) -> np.ndarray:
         """A value for every chip of the pack, see :class:`.PackIndex`."""
         if name not in self._columns:
@@ -218,6 +250,9 @@ class PackedChips(ChipDataset):
                     f'{array.dtype} {array.shape}, and the index says {shard.dtype} '
                     f'{expected}. {_REPAIR}'
                 )
+            # Mapped files take space although the cache has removed them.
+            if self._remote is not None and self._remote.mixed == len(self._shards):
+                del self._shards[next(iter(self._shards))]
             self._shards[number] = array
         return self._shards[number]
 
@@ -234,11 +269,15 @@ class PackedChips(ChipDataset):
 
     def _load(self, file: str, count: int) -> np.ndarray:
         """Map a file with so many rows."""
-        path = Path(self.root, file)
+        remote = self._remote
+        path = Path(self.root, file) if remote is None else remote.path(file)
         try:
             # The plain array: slices of numpy.memmap take longer.
             array: np.ndarray = np.asarray(np.load(path, mmap_mode='r'))
         except FileNotFoundError as error:
+            if remote is not None:
+                # Another process has just removed it to make room.
+                return self._load(file, count)
             raise FileNotFoundError(f'{path} is missing. {_REPAIR}') from error
         except (OSError, ValueError) as error:
             raise OSError(f'{path} is damaged: {error}. {_REPAIR}') from error

@@ -164,13 +164,15 @@ class _ResumableLoader(DataLoader[Any]):
 
     def state_dict(self) -> dict[str, Any]:
         """Describe the order, to recognise it when the run is resumed."""
-        return {
+        order = {
             'seed': self._sampler.owner.resumable_seed,
             'samples': len(self._sampler),
             'batch_size': self.batch_size,
             'batches': self._sampler.batches_per_epoch,
             'processes': self._sampler.num_replicas,
         }
+        mixed = getattr(self._sampler.source, 'mixed', None)
+        return order if mixed is None else order | {'mixed shards': mixed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Nothing to load; ResumableCheckpoint compares."""
@@ -186,6 +188,7 @@ class _PositionedSampler(DistributedSampler[tuple[int, int]]):
         trainer = owner.trainer
         self.owner = owner
         self.source = loader.sampler
+        self.samples = loader.dataset
         self.batch_size = cast(int, loader.batch_size)
         super().__init__(
             cast(Dataset[Any], range(len(cast(Any, loader.sampler)))),
@@ -207,7 +210,13 @@ class _PositionedSampler(DistributedSampler[tuple[int, int]]):
         epoch, batch = self.epoch, 0
         if trainer is not None and trainer.state.fn == 'fit':
             epoch, batch = divmod(batches_begun(trainer), self.batches_per_epoch)
-        for index in self.order(epoch)[batch * self.batch_size :]:
+        order = self.order(epoch)[batch * self.batch_size :]
+        # A dataset that fetches files wants to know which come next.
+        follow = getattr(self.samples, 'follow', None)
+        following = (
+            order if follow is None else follow(order, lambda: self.order(epoch + 1))
+        )
+        for index in following:
             yield epoch, int(index)
 
     def order(self, epoch: int) -> np.ndarray:
