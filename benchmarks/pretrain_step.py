@@ -13,7 +13,8 @@ Every contender has a trainer of its own; they hand on the turn after every batc
   (``norm_pix_loss``), batch and augmentation as ``torchgeo.tasks.MAE``;
 - ``model``: the same without Lightning and augmentation, against lightly's modules;
 - ``defaults``: SIGMAETask's, in fp32 and bf16; with learnable positions; without the
-  check for NaN; the decoder of the papers, 512 x 8; and ``torchgeo.tasks.MAE`` at its own (512 x 1, 75 % masked);
+  check for NaN; the decoder of the papers, 512 x 8; and ``torchgeo.tasks.MAE`` at its
+  own (512 x 1, 75 % masked);
 - ``families``: SIGMAE, S2MAE and SatMAE, 90 % masked, all hidden tokens decoded;
 - ``sizes``: S2MAE with more and more tokens.
 
