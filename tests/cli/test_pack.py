@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torchgeo.datamodules import EuroSATDataModule
 from torchgeo.datasets import BigEarthNet, EuroSAT
 
 from helpers.geotiffs import RGB, numbered, write
@@ -112,6 +113,29 @@ def test_eurosat(eurosat_root: Path, tmp_path: Path, source: str) -> None:
         wanted = EuroSAT(eurosat_root, split)[place]
         np.testing.assert_array_equal(chips[number]['image'], wanted['image'][channels])
         assert chips[number]['label'] == wanted['label']
+
+
+class WithoutTest(EuroSATDataModule):
+    """EuroSAT for pretraining, which has no test data."""
+
+    def setup(self, stage: str) -> None:
+        """Set up datasets."""
+        if stage == 'test':
+            raise NotImplementedError('no test data')
+        super().setup(stage)
+
+
+def test_a_split_that_is_missing(
+    eurosat_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [f'{__name__}.WithoutTest', '--arguments', f'root={eurosat_root}']
+    with pytest.raises(SystemExit, match='2'):
+        pack(*arguments, '-o', tmp_path, '--splits', 'train', 'test')
+    assert 'WithoutTest has no test, only train, val.' in capsys.readouterr().err
+    pack(*arguments, '-o', tmp_path)
+    printed = capsys.readouterr().out
+    assert 'WithoutTest is packed without a test split: no test data' in printed
+    assert len(PackedChips(tmp_path)) == 160
 
 
 def test_bigearthnet(bigearthnet_root: Path, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import inspect
 import os
 import pydoc
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -214,16 +213,20 @@ def _open_datamodule(
         parts[split] = getattr(datamodule, f'{split}_dataset', None)
     if parts['train'] is None:
         parts['train'] = getattr(datamodule, 'dataset', None)
-    # A datamodule for pretraining has no test data.
-    with suppress(MisconfigurationException, NotImplementedError):
+    try:
         datamodule.setup('test')
         parts['test'] = getattr(datamodule, 'test_dataset', None)
-    wanted = options.splits or list(parts)
-    parts = {
-        split: part
-        for split, part in parts.items()
-        if part is not None and split in wanted
-    }
+    # A datamodule for pretraining has no test data.
+    except (MisconfigurationException, NotImplementedError) as error:
+        if not options.splits:
+            print(f'{name} is packed without a test split: {error}')
+    parts = {split: part for split, part in parts.items() if part is not None}
+    if missing := set(options.splits or ()) - set(parts):
+        raise ValueError(
+            f'splits: {name} has no {", ".join(sorted(missing))}, only '
+            f'{", ".join(parts)}. Choose among these.'
+        )
+    parts = {split: parts[split] for split in options.splits or parts}
     settings = {'source': name, 'arguments': arguments}
     return _datasets(parts, datamodule, datamodule_dates(datamodule), settings, options)
 
