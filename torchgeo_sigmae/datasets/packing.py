@@ -5,9 +5,16 @@
 
 import json
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import (
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    as_completed,
+)
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +25,7 @@ from tqdm import tqdm
 
 from .._files import atomic_path, write_text
 from ..bands import BandSet
+from .chip_saliency import ChipSaliency
 from .pack_index import INDEX, PackIndex, Shard
 from .shard_files import Moments, ShardFile, sha256
 
@@ -25,6 +33,9 @@ __all__ = ('Chip', 'ChipSource', 'check_pack', 'write_pack')
 
 #: Folder of what is known of finished shards, until the index is written.
 _PACKING = 'packing'
+
+#: So many chips are read before the first of them is appended.
+_AHEAD = 8
 
 
 class Chip(NamedTuple):
@@ -283,25 +294,38 @@ def _pack_shard(
 ) -> None:
     """Write a shard, then what is known of it."""
     path = root / f'shard-{number:05}.npy'
+    saliency = _chip_saliency(source)
     moments, skipped = Moments(source.shape[0]), set[str]()
-    columns: dict[str, list[Any]] = {'source': [], 'window': [], 'label': []}
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ('source', 'window', 'label', 'saliency')
+    }
     shard = None
+
+    def append(chip: Chip) -> None:
+        file.append(chip.values)
+        moments.add(chip.values)
+        columns['source'].append(chip.source)
+        columns['window'].append(list(chip.window))
+        if chip.label is not None:
+            columns['label'].append(chip.label.tolist())
+        if saliency is not None:
+            columns['saliency'].append(saliency(chip.values))
+
     try:
         with atomic_path(path, 'output', remedy='Is there space?') as part:
             file = ShardFile(part, source.shape)
-            try:
+            # GDAL and NumPy let another thread work: chips are appended while others
+            # are read.
+            with closing(file), ThreadPoolExecutor(1) as thread:
+                waiting: deque[Future[None]] = deque()
                 for chip in _read(source, start, stop, skipped):
                     advance(1)
-                    if chip is None:
-                        continue
-                    file.append(chip.values)
-                    moments.add(chip.values)
-                    columns['source'].append(chip.source)
-                    columns['window'].append(list(chip.window))
-                    if chip.label is not None:
-                        columns['label'].append(chip.label.tolist())
-            finally:
-                file.close()
+                    if chip is not None:
+                        waiting.append(thread.submit(append, chip))
+                    if len(waiting) > _AHEAD:
+                        waiting.popleft().result()
+                for future in waiting:
+                    future.result()
     except _ReadError as error:
         raise error.args[0] from None
     if file.count:
@@ -316,6 +340,14 @@ def _pack_shard(
         'skipped': sorted(skipped),
     }
     write_text(root / _PACKING / f'{number:05}.json', json.dumps(manifest))
+
+
+def _chip_saliency(source: ChipSource) -> ChipSaliency | None:
+    """What measures saliency; None where the bands allow no index."""
+    try:
+        return ChipSaliency(source.bands, source.scale, source.offset)
+    except ValueError:
+        return None
 
 
 class _ReadError(Exception):
@@ -342,7 +374,12 @@ def _finish(
     """Write the columns and, at last, the index."""
     shards, skipped = [], set[str]()
     moments = Moments(source.shape[0])
-    dtypes = {'source': 'int32', 'window': 'int32', 'label': None}
+    dtypes = {
+        'source': 'int32',
+        'window': 'int32',
+        'label': None,
+        'saliency': 'float32',
+    }
     values: dict[str, list[np.ndarray]] = {name: [] for name in dtypes}
     for number in range(num_shards):
         manifest = _finished(root, parts, number)
