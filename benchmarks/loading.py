@@ -19,26 +19,33 @@ Every source hands out shuffled batches through its own loader, and they take tu
 Packs with 0, 1 and 2 workers, files with none and in batches of 32. ``--cold`` drops
 the pack from the page cache before every turn: then the disk is measured. Writes
 tables and OUTPUT/loading.json.
+
+``--packing`` measures something else: packing ``scenes/`` and ``pool/``, or
+BigEarthNet's patches again and again, against reading the same chips once, in turn.
+Writes OUTPUT/packing.json.
 """
 
 import argparse
 import os
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader
 from torchgeo.datasets import BigEarthNet, EuroSAT
 from tqdm import tqdm
 
-from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, BandSet
+from torchgeo_sigmae.bands import BIGEARTHNET_BANDS, SENTINEL2_TEN_BANDS, BandSet
 from torchgeo_sigmae.datasets import SceneChips, find_scenes
+from torchgeo_sigmae.datasets.pack_sources import DatasetSource, SceneSource
 from torchgeo_sigmae.datasets.packed import PackedChips
-from torchgeo_sigmae.datasets.packing import Chip, write_pack
+from torchgeo_sigmae.datasets.packing import Chip, ChipSource, write_pack
 
 from .measure import DATA, interleave, quartiles, where, write_record
 
@@ -149,9 +156,56 @@ def forget(root: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def packing(arguments: argparse.Namespace) -> None:
+    """Measure packing against reading, and print a table."""
+    data, parts = arguments.data, dict[str, ChipSource]()
+    if (data / 'scenes').is_dir():
+        scenes = find_scenes(data, ['scenes/*.tif', 'pool/*.tif'])
+        parts['scenes and pool'] = SceneSource({'': scenes}, 128)
+    if (data / 'bigearthnet').is_dir():
+        patches = BigEarthNet(str(data / 'bigearthnet'), 'train', 's2')
+        many = ConcatDataset([patches] * max(100 // len(patches), 1))
+        parts['bigearthnet'] = DatasetSource(
+            {'train': many}, BandSet(BIGEARTHNET_BANDS)
+        )
+    print('| source | chips | reading, s | packing, s | ratio |\n|---|---|---|---|---|')
+    records = []
+    for name, source in parts.items():
+        with tempfile.TemporaryDirectory(dir=arguments.temporary) as folder:
+            roots = (Path(folder, str(number)) for number in count())
+            calls: list[Callable[[], Any]] = [
+                lambda source=source: deque(source.read(0, len(source), set()), 0),
+                lambda source=source, roots=roots: write_pack(source, next(roots)),
+            ]
+            reading, writing = interleave(
+                arguments, [seconds(call) for call in calls], name
+            )
+        ratios = [w / r for r, w in zip(reading, writing, strict=True)]
+        read, write, ratio = (
+            quartiles(values)[1] for values in (reading, writing, ratios)
+        )
+        print(f'| {name} | {len(source)} | {read:.2f} | {write:.2f} | {ratio:.2f} |')
+        records.append({'source': name, 'reading': reading, 'packing': writing})
+    write_record(arguments, 'packing', sources=records)
+
+
+def seconds(call: Callable[[], Any]) -> Callable[[], float]:
+    """Make a call that returns how long it takes."""
+
+    def timed() -> float:
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
+    return timed
+
+
 def main(arguments: argparse.Namespace) -> None:
     """Measure, and write the tables."""
     torch.set_num_threads(1)
+    if arguments.packing:
+        packing(arguments)
+        return
     print(f'Batches of {arguments.batch_size}; {where()}.')
     records = []
     for size in arguments.sizes:
@@ -219,5 +273,6 @@ if __name__ == '__main__':
     parser.add_argument('--batches', type=int, default=16)
     parser.add_argument('--repetitions', type=int, default=20)
     parser.add_argument('--warm-up', type=int, default=3)
+    parser.add_argument('--packing', action='store_true', help='pack, and read')
     parser.add_argument('--cold', action='store_true', help='read from the disk')
     main(parser.parse_args())

@@ -233,6 +233,15 @@ def test_loading(real_data: Callable[[str], Path], tmp_path: Path) -> None:
         assert table.count(f'\n| {name} |') == count
 
 
+def test_packing(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+    table = run(
+        'benchmarks.loading', '--packing', '--data', real_data('bigearthnet').parent,
+        '--output', tmp_path, '--repetitions', 1, '--warm-up', 0,
+    )  # fmt: skip
+    for name in ('scenes and pool', 'bigearthnet'):
+        assert table.count(f'\n| {name} |') == 1
+
+
 def test_scaling(tmp_path: Path) -> None:
     command = (
         'benchmarks.scaling', '--data', tmp_path, '--output', tmp_path, '--model',

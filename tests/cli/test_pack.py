@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torchgeo.datamodules import EuroSATDataModule
 from torchgeo.datasets import BigEarthNet, EuroSAT
 
 from helpers.geotiffs import RGB, numbered, write
 from helpers.processes import join, start
+from helpers.shards import write_shards
 from torchgeo_sigmae.bands import BIGEARTHNET_BANDS, EUROSAT_BANDS
 from torchgeo_sigmae.cli import main
 from torchgeo_sigmae.datasets import PackedChips
+from torchgeo_sigmae.datasets.shard_files import ShardFile
 
 EXAMPLES = Path(__file__).parents[2] / 'examples'
 
@@ -114,6 +117,29 @@ def test_eurosat(eurosat_root: Path, tmp_path: Path, source: str) -> None:
         assert chips[number]['label'] == wanted['label']
 
 
+class WithoutTest(EuroSATDataModule):
+    """EuroSAT for pretraining, which has no test data."""
+
+    def setup(self, stage: str) -> None:
+        """Set up datasets."""
+        if stage == 'test':
+            raise NotImplementedError('no test data')
+        super().setup(stage)
+
+
+def test_a_split_that_is_missing(
+    eurosat_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [f'{__name__}.WithoutTest', '--arguments', f'root={eurosat_root}']
+    with pytest.raises(SystemExit, match='2'):
+        pack(*arguments, '-o', tmp_path, '--splits', 'train', 'test')
+    assert 'WithoutTest has no test, only train, val.' in capsys.readouterr().err
+    pack(*arguments, '-o', tmp_path)
+    printed = capsys.readouterr().out
+    assert 'WithoutTest is packed without a test split: no test data' in printed
+    assert len(PackedChips(tmp_path)) == 160
+
+
 def test_bigearthnet(bigearthnet_root: Path, tmp_path: Path) -> None:
     """With labels of many classes."""
     arguments = ['--arguments', f'root={bigearthnet_root}', 'bands=s2']
@@ -124,6 +150,47 @@ def test_bigearthnet(bigearthnet_root: Path, tmp_path: Path) -> None:
     wanted = BigEarthNet(bigearthnet_root, 'val', 's2')[0]
     np.testing.assert_array_equal(chips[1]['image'], wanted['image'])
     np.testing.assert_array_equal(chips[1]['label'], wanted['label'])
+
+
+def test_a_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every grid once, in shards; an interrupted pack goes on behind what it has."""
+    pytest.importorskip('webdataset')
+    urls = write_shards(tmp_path / 'shards')
+    arguments = ['CopernicusPretrain', '--arguments', f'urls={urls}']
+    arguments += ['shardshuffle=false', '--key']
+    # Five chips of 2 x 48 x 48 float32 in a shard.
+    size = ['--shard-size', 5 * 4 * 2 * 48**2 / 2**20]
+    pack(*arguments, 's1_grd.pth', '-o', tmp_path / 'whole', *size)
+    chips = PackedChips(tmp_path / 'whole')
+    assert chips.bands == ('VV', 'VH')
+    assert [shard.count for shard in chips.index.shards] == [5, 5, 2]
+    assert len({chip['image'].sum().item() for chip in chips}) == 12
+
+    write = ShardFile.append
+
+    def fail(file: ShardFile, values: np.ndarray) -> None:
+        if '00001' in file._path.name:
+            raise OSError('no space')
+        write(file, values)
+
+    monkeypatch.setattr(ShardFile, 'append', fail)
+    with pytest.raises(SystemExit, match='2'):
+        pack(*arguments, 's1_grd.pth', '-o', tmp_path / 'pack', *size)
+    monkeypatch.undo()
+    assert '1 shards in' in capsys.readouterr().err
+    pack(*arguments, 's1_grd.pth', '-o', tmp_path / 'pack', *size)
+    assert len(PackedChips(tmp_path / 'pack')) == 12
+
+    for others, message in (
+        (['s2.pth', '--bands', 'B02'], "key: sample 0 holds no image under 's2.pth'"),
+        (['image'], "bands: not known for 'image'"),
+        (['s1_grd.pth', '--num-workers', 2], 'a stream is read in order'),
+    ):
+        with pytest.raises(SystemExit, match='2'):
+            pack(*arguments, *others, '-o', tmp_path / 'other')
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from helpers.training import quiet_trainer
 from torchgeo_sigmae import PackedDataModule, SceneDataModule, SIGMAETask
 from torchgeo_sigmae._compat import Classification
 from torchgeo_sigmae.bands import EUROSAT_BANDS, SENTINEL2_TEN_BANDS, BandSet
-from torchgeo_sigmae.datasets import is_resumable
+from torchgeo_sigmae.datasets import PackedChips, is_resumable
+from torchgeo_sigmae.datasets.chip_saliency import ChipSaliency
 from torchgeo_sigmae.datasets.pack_sources import DatasetSource, SceneSource
 from torchgeo_sigmae.datasets.packing import write_pack
 
@@ -98,10 +99,64 @@ def test_sources_are_drawn_by_weight(packed_root: Path) -> None:
         PackedDataModule(packed_root, source_weights={'*': 0.0}).setup('fit')
 
 
+def test_chips_are_drawn_by_saliency(packed_root: Path) -> None:
+    """In proportion to saliency squared, beside the weights of sources."""
+    weights = {'*/train/00[0-4]*': 0.0}
+    data = PackedDataModule(
+        packed_root, size=32, length=40_000, source_weights=weights, saliency_power=2
+    )
+    data.setup('fit')
+    drawn = [index for _, index in data.train_dataloader().sampler]
+    counts = np.bincount(drawn, minlength=256)
+    assert (counts[:50] == 0).all()
+    saliency = np.array([_saliency(chip) for chip in PackedChips(packed_root)])
+    column = PackedChips(packed_root).column('saliency')
+    np.testing.assert_allclose(column, saliency, rtol=1e-4)
+    wanted = saliency[50:256] ** 2
+    wanted *= 40_000 / wanted.sum()
+    # Counts of independent draws have the variance of their mean.
+    assert ((counts[50:] - wanted) ** 2 / wanted).mean() == pytest.approx(1, abs=0.4)
+
+
+def _saliency(chip: dict[str, Any]) -> float:
+    """Richness and heterogeneity of patches, in NumPy and float64."""
+    names = {name: i for i, name in enumerate(SENTINEL2_TEN_BANDS)}
+    image = chip['image'].numpy().astype(float)
+    parts = []
+    for one, other in (('B08', 'B04'), ('B03', 'B08'), ('B11', 'B08')):
+        a, b = image[names[one]], image[names[other]]
+        patches = ((a - b) / (a + b)).reshape(len(a) // 8, 8, -1, 8).swapaxes(1, 2)
+        parts += [abs(patches).mean((2, 3)), patches.std((2, 3))]
+    return float(np.mean(parts))
+
+
+def test_a_pack_without_indices_has_no_saliency(tmp_path: Path) -> None:
+    image = np.arange(3 * 32 * 64).reshape(3, 32, 64).astype('uint16') % 5000 + 1
+    write(tmp_path / 'rgb.tif', image, FEW)
+    scenes = SceneDataModule(tmp_path, FEW, size=32, val_fraction=0).find_splits()
+    write_pack(SceneSource({'': scenes['train']}, 32), tmp_path / 'pack')
+    data = PackedDataModule(tmp_path / 'pack', val_fraction=0, saliency_power=1)
+    with pytest.raises(ValueError, match=r'no saliency. It needs bands for NDVI'):
+        data.setup('fit')
+
+
+def test_saliency_leaves_out_what_is_missing() -> None:
+    rng = np.random.default_rng(0)
+    chip = rng.integers(1, 5000, (10, 32, 36)).astype(np.float32)
+    measure = ChipSaliency(BandSet(SENTINEL2_TEN_BANDS), 1e-4, 0.0)
+    whole = measure(chip)
+    assert whole == pytest.approx(_saliency({'image': torch.tensor(chip[:, :, :32])}))
+    left = measure(chip[:, :, :16])
+    chip[:, :, 16:24], chip[:, :, 24:] = np.nan, 0
+    assert measure(chip) == pytest.approx(left)
+    assert measure(np.full_like(chip, np.nan)) == 0
+
+
 def test_wrong_arguments(packed_root: Path, tmp_path: Path) -> None:
     for arguments, message in (
         ({'val_fraction': 1.0}, 'val_fraction: 1.0 must be in [0, 1)'),
         ({'source_weights': {'a': -1.0}}, "source_weights: -1.0 for 'a' must be 0 or"),
+        ({'saliency_power': -1.0}, 'saliency_power: -1.0 must be 0 or more'),
         ({'size': 65}, 'have 64 x 64 pixels. Pass size=64 or less'),
         ({'bands': ['B01']}, 'B01 not in the pack'),
     ):

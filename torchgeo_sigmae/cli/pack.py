@@ -7,7 +7,6 @@ import inspect
 import os
 import pydoc
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..datamodules import SceneDataModule
-    from ..datasets.packing import ChipSource
+    from ..datasets.packing import ChipStream
 
 __all__ = ('PackOptions', 'pack')
 
@@ -33,6 +32,8 @@ class PackOptions:
             --check, a pack.
         output: Folder of the pack.
         arguments: Arguments of the class, for example root=data/eurosat split=train.
+        key: Key of the image in a sample of a stream, for example s2_toa.pth of
+            CopernicusPretrain.
         splits: Splits of a dataset; by default those it has of train, val and test.
         bands: Bands to pack, in order; by default all that are known, of scenes the ten
             of Sentinel-2 at 10 and 20 m.
@@ -57,6 +58,7 @@ class PackOptions:
     _: KW_ONLY
     output: Path | None = None
     arguments: Sequence[str] = ()
+    key: str = 'image'
     splits: Sequence[str] | None = None
     bands: Sequence[str] | None = None
     sensor: str | None = None
@@ -131,7 +133,7 @@ def pack(
     return [options.output / INDEX]
 
 
-def _open(options: PackOptions) -> 'ChipSource':
+def _open(options: PackOptions) -> 'ChipStream':
     """Open what is packed."""
     from lightning.pytorch import LightningDataModule
 
@@ -145,7 +147,7 @@ def _open(options: PackOptions) -> 'ChipSource':
     return _open_dataset(kind, arguments, options)
 
 
-def _open_folder(options: PackOptions) -> 'ChipSource':
+def _open_folder(options: PackOptions) -> 'ChipStream':
     """Scenes in a folder."""
     from ..bands import SENTINEL2_TEN_BANDS, get_sensor
     from ..datamodules import SceneDataModule
@@ -174,7 +176,7 @@ def _open_folder(options: PackOptions) -> 'ChipSource':
 
 def _open_scenes(
     datamodule: 'SceneDataModule', size: int, options: PackOptions
-) -> 'ChipSource':
+) -> 'ChipStream':
     """The scenes of a datamodule; those of its patterns keep their split."""
     from ..datasets.pack_sources import SceneSource
 
@@ -191,7 +193,7 @@ def _open_scenes(
 
 def _open_datamodule(
     datamodule: Any, arguments: dict[str, Any], options: PackOptions
-) -> 'ChipSource':
+) -> 'ChipStream':
     """The datasets of a datamodule by split."""
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from torchgeo.datamodules import GeoDataModule
@@ -214,26 +216,34 @@ def _open_datamodule(
         parts[split] = getattr(datamodule, f'{split}_dataset', None)
     if parts['train'] is None:
         parts['train'] = getattr(datamodule, 'dataset', None)
-    # A datamodule for pretraining has no test data.
-    with suppress(MisconfigurationException, NotImplementedError):
+    try:
         datamodule.setup('test')
         parts['test'] = getattr(datamodule, 'test_dataset', None)
-    wanted = options.splits or list(parts)
-    parts = {
-        split: part
-        for split, part in parts.items()
-        if part is not None and split in wanted
-    }
+    # A datamodule for pretraining has no test data.
+    except (MisconfigurationException, NotImplementedError) as error:
+        if not options.splits:
+            print(f'{name} is packed without a test split: {error}')
+    parts = {split: part for split, part in parts.items() if part is not None}
+    if missing := set(options.splits or ()) - set(parts):
+        raise ValueError(
+            f'splits: {name} has no {", ".join(sorted(missing))}, only '
+            f'{", ".join(parts)}. Choose among these.'
+        )
+    parts = {split: parts[split] for split in options.splits or parts}
     settings = {'source': name, 'arguments': arguments}
     return _datasets(parts, datamodule, datamodule_dates(datamodule), settings, options)
 
 
 def _open_dataset(
-    kind: type, arguments: dict[str, Any], options: PackOptions
-) -> 'ChipSource':
+    kind: type[Any], arguments: dict[str, Any], options: PackOptions
+) -> 'ChipStream':
     """A dataset by its class, split by split."""
+    from torch.utils.data import IterableDataset
+
     from ..datamodules.inspect import datamodule_dates
 
+    if issubclass(kind, IterableDataset):
+        return _open_stream(kind, arguments, options)
     split = inspect.signature(kind).parameters.get('split')
     if split is not None and 'split' not in arguments:
         known: Any = getattr(kind, 'splits', None)
@@ -248,13 +258,43 @@ def _open_dataset(
     return _datasets(parts, about, datamodule_dates(about), settings, options)
 
 
+def _open_stream(
+    kind: type[Any], arguments: dict[str, Any], options: PackOptions
+) -> 'ChipStream':
+    """A dataset without length, in one pass."""
+    from ..bands import BandSet
+    from ..datasets.band_files import UNIT
+    from ..datasets.pack_streams import StreamSource
+    from ..tasks.settings import BatchSpec
+
+    if arguments.get('resampled'):
+        raise ValueError('arguments: resampled=true never ends. Leave it out.')
+    names, chosen = BatchSpec(key=options.key).bands, options.bands
+    if names is None:
+        names, chosen = chosen, None
+    if names is None:
+        raise ValueError(
+            f'bands: not known for {options.key!r} of {kind.__name__}. Pass --key '
+            's2_toa.pth or another modality, or --bands with a name for each channel.'
+        )
+    return StreamSource(
+        kind(**arguments),
+        BandSet.from_data(names, options.sensor),
+        chosen,
+        options.key,
+        UNIT if options.scale is None else options.scale,
+        options.offset or 0.0,
+        {'source': kind.__name__, 'arguments': arguments, 'key': options.key},
+    )
+
+
 def _datasets(
     parts: Mapping[str, Any],
     datamodule: object,
     dates: int,
     settings: dict[str, Any],
     options: PackOptions,
-) -> 'ChipSource':
+) -> 'ChipStream':
     """Datasets whose bands a datamodule, or what looks like one, tells."""
     from ..bands import BandSet
     from ..datamodules.inspect import datamodule_bands

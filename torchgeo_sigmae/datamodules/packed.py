@@ -49,6 +49,7 @@ class PackedDataModule(ChipDataModule):
         length: int | None = None,
         val_length: int = 1024,
         source_weights: Mapping[str, float] | None = None,
+        saliency_power: float = 0.0,
         crop_scale: tuple[float, float] | None = None,
         seed: int = 0,
         cache: str | Path | None = None,
@@ -76,6 +77,9 @@ class PackedDataModule(ChipDataModule):
             source_weights: How often chips of a source are seen, relative to 1, by
                 patterns of the names of sources (``{'*L2A*': 2.0}``). The first pattern
                 that matches counts. None to see every chip once in an epoch.
+            saliency_power: Chips are seen in proportion to their saliency to this
+                power, see :class:`.ChipSaliency`, and to *source_weights*. 0 for no
+                preference.
             crop_scale: Range of the area of random crops that are resized to *size*, as
                 a share of the image. None for no crop: ``SIGMAETask`` crops by itself.
             seed: Seed of the split, the order, the crops and the augmentation.
@@ -96,12 +100,17 @@ class PackedDataModule(ChipDataModule):
                     f'source_weights: {weight} for {pattern!r} must be 0 or more, and '
                     'finite.'
                 )
+        if not 0 <= saliency_power < float('inf'):
+            raise ValueError(
+                f'saliency_power: {saliency_power} must be 0 or more, and finite.'
+            )
         self.root = clean_path(root)
         self.bands: Sequence[str] | None = bands
         self.size = size
         self.length = length
         self.val_length = val_length
         self.source_weights = source_weights
+        self.saliency_power = saliency_power
         self.crop_scale = crop_scale
         self.seed = seed
         self.cache = cache
@@ -131,7 +140,7 @@ class PackedDataModule(ChipDataModule):
             self.predict_dataset = self._chips(None)
 
     def _dataloader_factory(self, split: str) -> DataLoader[Any]:
-        """Pinned batches; for training, in proportion to the weights of sources."""
+        """Pinned batches; for training, in proportion to the weights of chips."""
         dataset = getattr(self, f'{split}_dataset')
         train = split == 'train'
         # At least one batch.
@@ -193,19 +202,42 @@ class PackedDataModule(ChipDataModule):
         source, window = every.column('source'), every.column('window')
         self._splits = split_pack(index, source, window, self.val_fraction, self.seed)
         counts = {name: len(chips) for name, chips in self._splits.items()}
-        if self.source_weights is not None:
-            weights = np.array([self._weight(s['name']) for s in index.sources])
-            self._weights = weights[source[self._splits['train']]]
-            if not self._weights.any():
-                raise ValueError(
-                    f'source_weights: {dict(self.source_weights)} leaves no chip to '
-                    f'train on. Sources are, for example, {index.sources[0]["name"]!r}.'
-                )
+        self._weights = self._draw_weights(index, every)
         self.index = index
         rank_zero_info(
             f'Chips of {self.root}: '
             f'{", ".join(f"{count} {name}" for name, count in counts.items())}.'
         )
+
+    def _draw_weights(self, index: PackIndex, every: PackedChips) -> np.ndarray | None:
+        """How often every training chip is seen; None for all alike."""
+        if self.source_weights is None and not self.saliency_power:
+            return None
+        chips = self._splits['train']
+        weights = np.ones(len(chips))
+        if self.source_weights is not None:
+            of_source = np.array([self._weight(s['name']) for s in index.sources])
+            weights *= of_source[every.column('source')[chips]]
+            if not weights.any():
+                raise ValueError(
+                    f'source_weights: {dict(self.source_weights)} leaves no chip to '
+                    f'train on. Sources are, for example, {index.sources[0]["name"]!r}.'
+                )
+        if self.saliency_power:
+            if 'saliency' not in index.columns:
+                raise ValueError(
+                    f'saliency_power: the pack {self.root} has no saliency. It needs '
+                    'bands for NDVI, NDWI and NDBI when it is packed. Pass '
+                    f'saliency_power=0, or pack such bands; it has {list(index.bands)}.'
+                )
+            saliency = every.column('saliency')[chips].astype(np.float64)
+            weights *= saliency**self.saliency_power
+            if not weights.any():
+                raise ValueError(
+                    f'saliency_power: {self.saliency_power}, but no training chip of '
+                    f'{self.root} has any saliency. Pass saliency_power=0.'
+                )
+        return weights
 
     def _weight(self, name: str) -> float:
         """How often the chips of a source are seen."""

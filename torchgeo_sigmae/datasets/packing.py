@@ -5,10 +5,18 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence, Sized
+from concurrent.futures import (
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    as_completed,
+)
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -18,13 +26,17 @@ from tqdm import tqdm
 
 from .._files import atomic_path, write_text
 from ..bands import BandSet
+from .chip_saliency import ChipSaliency
 from .pack_index import INDEX, PackIndex, Shard
 from .shard_files import Moments, ShardFile, sha256
 
-__all__ = ('Chip', 'ChipSource', 'check_pack', 'write_pack')
+__all__ = ('Chip', 'ChipSource', 'ChipStream', 'check_pack', 'write_pack')
 
 #: Folder of what is known of finished shards, until the index is written.
 _PACKING = 'packing'
+
+#: So many chips are read before the first of them is appended.
+_AHEAD = 8
 
 
 class Chip(NamedTuple):
@@ -43,8 +55,8 @@ class Chip(NamedTuple):
     label: np.ndarray | None = None
 
 
-class ChipSource(Protocol):
-    """What chips come from; processes get copies.
+class ChipStream(Protocol):
+    """What chips come from, in order.
 
     Attributes:
         bands: The bands, in order.
@@ -62,9 +74,6 @@ class ChipSource(Protocol):
     sources: list[dict[str, Any]]
     settings: dict[str, Any]
 
-    def __len__(self) -> int:
-        """Number of chips, with those that are left out."""
-
     def read(self, start: int, stop: int, skipped: set[str]) -> Iterator[Chip | None]:
         """Read a range of chips; None for one that is left out.
 
@@ -72,8 +81,15 @@ class ChipSource(Protocol):
         """
 
 
+class ChipSource(ChipStream, Protocol):
+    """What any range of chips can be read from; processes get copies."""
+
+    def __len__(self) -> int:
+        """Number of chips, with those that are left out."""
+
+
 def write_pack(
-    source: ChipSource,
+    source: ChipStream,
     root: str | Path,
     shard_bytes: int = 2**29,
     num_workers: int = 0,
@@ -104,33 +120,46 @@ def write_pack(
         shutil.rmtree(parts, ignore_errors=True)
         return index
     per_shard = max(shard_bytes // (4 * int(np.prod(source.shape))), 1)
-    # A shard for every process, at least.
-    per_shard = min(per_shard, -(-len(source) // max(num_workers, 1)))
+    total = len(source) if isinstance(source, Sized) else None
+    if total is not None:
+        # A shard for every process, at least.
+        per_shard = min(per_shard, -(-total // max(num_workers, 1)))
+    elif num_workers:
+        raise ValueError(
+            f'num_workers: {num_workers}, but a stream is read in order, by one '
+            'process. Pass 0.'
+        )
     per_shard = _prepare(root, parts, settings, per_shard)
     ranges = {
-        number: (start, min(start + per_shard, len(source)))
-        for number, start in enumerate(range(0, len(source), per_shard))
+        number: (start, min(start + per_shard, total or 0))
+        for number, start in enumerate(range(0, total or 0, per_shard))
     }
     done = {number for number in ranges if _finished(root, parts, number) is not None}
     with tqdm(
-        total=len(source),
+        total=total,
         desc='Packing',
         unit=' chips',
         initial=sum(ranges[n][1] - ranges[n][0] for n in done),
         disable=None,
     ) as bar:
         todo = [(root, n, *ranges[n]) for n in ranges if n not in done]
+        shards = len(ranges)
         try:
-            _run(source, todo, num_workers, bar.update)
+            if total is None:
+                shards = _pack_stream(source, root, parts, per_shard, bar.update)
+            else:
+                _run(source, todo, num_workers, bar.update)
         except OSError as error:
             finished = sum(
-                _finished(root, parts, number) is not None for number in ranges
+                _finished(root, parts, int(path.stem)) is not None
+                for path in parts.glob('[0-9]*.json')
             )
+            of = f' of {shards}' if shards else ''
             raise OSError(
-                f'{error} {finished} of {len(ranges)} shards in {root} are finished '
-                'and stay: run the same command to go on.'
+                f'{error} {finished}{of} shards in {root} are finished and stay: run '
+                'the same command to go on.'
             ) from error
-    index = _finish(source, root, parts, len(ranges), settings)
+    index = _finish(source, root, parts, shards, settings)
     shutil.rmtree(parts, ignore_errors=True)
     return index
 
@@ -232,7 +261,7 @@ def _finished(root: Path, parts: Path, number: int) -> dict[str, Any] | None:
 
 
 def _run(
-    source: ChipSource,
+    source: ChipStream,
     todo: Sequence[tuple[Path, int, int, int]],
     num_workers: int,
     advance: Callable[[int], Any],
@@ -259,10 +288,29 @@ def _run(
             pool.shutdown(cancel_futures=True)
 
 
-_source: list[ChipSource] = []
+def _pack_stream(
+    source: ChipStream,
+    root: Path,
+    parts: Path,
+    per_shard: int,
+    advance: Callable[[int], Any],
+) -> int:
+    """Pack shard after shard until one is not full, and return how many there are."""
+    for number in count():
+        start = number * per_shard
+        if (manifest := _finished(root, parts, number)) is None:
+            _pack_shard(source, root, number, start, start + per_shard, advance)
+            manifest = _finished(root, parts, number)
+        assert manifest is not None
+        if not manifest['shard'] or manifest['shard']['count'] < per_shard:
+            break
+    return number + 1
 
 
-def _start(source: ChipSource) -> None:
+_source: list[ChipStream] = []
+
+
+def _start(source: ChipStream) -> None:
     """Give a process its source."""
     torch.set_num_threads(1)
     _source[:] = [source]
@@ -274,7 +322,7 @@ def _pack_in_worker(root: Path, number: int, start: int, stop: int) -> None:
 
 
 def _pack_shard(
-    source: ChipSource,
+    source: ChipStream,
     root: Path,
     number: int,
     start: int,
@@ -283,25 +331,38 @@ def _pack_shard(
 ) -> None:
     """Write a shard, then what is known of it."""
     path = root / f'shard-{number:05}.npy'
+    saliency = _chip_saliency(source)
     moments, skipped = Moments(source.shape[0]), set[str]()
-    columns: dict[str, list[Any]] = {'source': [], 'window': [], 'label': []}
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ('source', 'window', 'label', 'saliency')
+    }
     shard = None
+
+    def append(chip: Chip) -> None:
+        file.append(chip.values)
+        moments.add(chip.values)
+        columns['source'].append(chip.source)
+        columns['window'].append(list(chip.window))
+        if chip.label is not None:
+            columns['label'].append(chip.label.tolist())
+        if saliency is not None:
+            columns['saliency'].append(saliency(chip.values))
+
     try:
         with atomic_path(path, 'output', remedy='Is there space?') as part:
             file = ShardFile(part, source.shape)
-            try:
+            # GDAL and NumPy let another thread work: chips are appended while others
+            # are read.
+            with closing(file), ThreadPoolExecutor(1) as thread:
+                waiting: deque[Future[None]] = deque()
                 for chip in _read(source, start, stop, skipped):
                     advance(1)
-                    if chip is None:
-                        continue
-                    file.append(chip.values)
-                    moments.add(chip.values)
-                    columns['source'].append(chip.source)
-                    columns['window'].append(list(chip.window))
-                    if chip.label is not None:
-                        columns['label'].append(chip.label.tolist())
-            finally:
-                file.close()
+                    if chip is not None:
+                        waiting.append(thread.submit(append, chip))
+                    if len(waiting) > _AHEAD:
+                        waiting.popleft().result()
+                for future in waiting:
+                    future.result()
     except _ReadError as error:
         raise error.args[0] from None
     if file.count:
@@ -318,12 +379,20 @@ def _pack_shard(
     write_text(root / _PACKING / f'{number:05}.json', json.dumps(manifest))
 
 
+def _chip_saliency(source: ChipStream) -> ChipSaliency | None:
+    """What measures saliency; None where the bands allow no index."""
+    try:
+        return ChipSaliency(source.bands, source.scale, source.offset)
+    except ValueError:
+        return None
+
+
 class _ReadError(Exception):
     """Chips cannot be read, which is no failure of the file that is written."""
 
 
 def _read(
-    source: ChipSource, start: int, stop: int, skipped: set[str]
+    source: ChipStream, start: int, stop: int, skipped: set[str]
 ) -> Iterator[Chip | None]:
     """Read chips; their errors are told apart from those of writing."""
     try:
@@ -333,7 +402,7 @@ def _read(
 
 
 def _finish(
-    source: ChipSource,
+    source: ChipStream,
     root: Path,
     parts: Path,
     num_shards: int,
@@ -342,7 +411,12 @@ def _finish(
     """Write the columns and, at last, the index."""
     shards, skipped = [], set[str]()
     moments = Moments(source.shape[0])
-    dtypes = {'source': 'int32', 'window': 'int32', 'label': None}
+    dtypes = {
+        'source': 'int32',
+        'window': 'int32',
+        'label': None,
+        'saliency': 'float32',
+    }
     values: dict[str, list[np.ndarray]] = {name: [] for name in dtypes}
     for number in range(num_shards):
         manifest = _finished(root, parts, number)

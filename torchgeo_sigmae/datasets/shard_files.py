@@ -141,9 +141,12 @@ class Moments:
         if (low > 0).all() and np.isfinite(low).all() and np.isfinite(flat.max()):
             # The usual case, fast.
             count = np.full(len(flat), flat.shape[1], np.float64)
-            mean = flat.mean(axis=1, dtype=np.float64)
-            centered = flat - mean[:, None]
-            m2 = np.einsum('ij,ij->i', centered, centered)
+            # Sums in float64 take three times as long; centered, none is needed.
+            middle = flat.mean(axis=1)
+            centered = flat - middle[:, None]
+            rest = centered.mean(axis=1).astype(np.float64)
+            mean = middle + rest
+            m2 = np.einsum('ij,ij->i', centered, centered) - count * rest**2
         else:
             valid = np.isfinite(flat)
             valid &= (np.where(valid, flat, 0) != 0).any(axis=0)
