@@ -19,6 +19,7 @@ from helpers.training import quiet_trainer
 from torchgeo_sigmae import PackedDataModule, SceneDataModule, SIGMAETask
 from torchgeo_sigmae._compat import Classification
 from torchgeo_sigmae.bands import EUROSAT_BANDS, SENTINEL2_TEN_BANDS, BandSet
+from torchgeo_sigmae.cli import main
 from torchgeo_sigmae.datasets import PackedChips, is_resumable
 from torchgeo_sigmae.datasets.chip_saliency import ChipSaliency
 from torchgeo_sigmae.datasets.pack_sources import DatasetSource, SceneSource
@@ -130,14 +131,20 @@ def _saliency(chip: dict[str, Any]) -> float:
     return float(np.mean(parts))
 
 
-def test_a_pack_without_indices_has_no_saliency(tmp_path: Path) -> None:
+def test_packs_without_saliency(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     image = np.arange(3 * 32 * 64).reshape(3, 32, 64).astype('uint16') % 5000 + 1
     write(tmp_path / 'rgb.tif', image, FEW)
     scenes = SceneDataModule(tmp_path, FEW, size=32, val_fraction=0).find_splits()
     write_pack(SceneSource({'': scenes['train']}, 32), tmp_path / 'pack')
     data = PackedDataModule(tmp_path / 'pack', val_fraction=0, saliency_power=1)
-    with pytest.raises(ValueError, match=r'no saliency. It needs bands for NDVI'):
+    with pytest.raises(ValueError, match=r'no saliency. .* again with --saliency'):
         data.setup('fit')
+    command = f'pack {tmp_path} --output {tmp_path / "other"} --saliency --bands'
+    with pytest.raises(SystemExit):
+        main([*command.split(), *FEW])
+    assert 'NDBI needs B08' in capsys.readouterr().err
 
 
 def test_saliency_leaves_out_what_is_missing() -> None:

@@ -52,6 +52,8 @@ class PackOptions:
         mask_band: SCL or QA_PIXEL: a band whose clouds are missing.
         allow_missing_bands: Scenes may lack some of the bands.
         skip_unreadable: Leave out scenes that cannot be read, with a warning.
+        saliency: Measure the saliency of every chip, for saliency_power of
+            PackedDataModule. Takes one to four milliseconds per chip of 128 px.
     """
 
     source: str
@@ -73,6 +75,7 @@ class PackOptions:
     mask_band: str | None = None
     allow_missing_bands: bool = False
     skip_unreadable: bool = False
+    saliency: bool = False
 
 
 def pack(
@@ -122,6 +125,8 @@ def pack(
     if not shard_size > 0:
         raise ValueError(f'shard_size: {shard_size} must be positive, in MiB.')
     source = _open(options)
+    if options.saliency:
+        source.settings['saliency'] = True
     index = write_pack(source, options.output, int(shard_size * 2**20), num_workers)
     size = sum(shard.bytes for shard in index.shards)
     print(

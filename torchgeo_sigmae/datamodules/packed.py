@@ -226,9 +226,8 @@ class PackedDataModule(ChipDataModule):
         if self.saliency_power:
             if 'saliency' not in index.columns:
                 raise ValueError(
-                    f'saliency_power: the pack {self.root} has no saliency. It needs '
-                    'bands for NDVI, NDWI and NDBI when it is packed. Pass '
-                    f'saliency_power=0, or pack such bands; it has {list(index.bands)}.'
+                    f'saliency_power: the pack {self.root} has no saliency. Pass '
+                    'saliency_power=0, or pack the data again with --saliency.'
                 )
             saliency = every.column('saliency')[chips].astype(np.float64)
             weights *= saliency**self.saliency_power

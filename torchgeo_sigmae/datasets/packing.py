@@ -65,6 +65,7 @@ class ChipStream(Protocol):
         offset: Reflectance at 0.
         sources: What chips are cut from, see :class:`.PackIndex`.
         settings: What decides about the chips; a pack is resumed with the same only.
+            ``saliency=True`` asks for :class:`.ChipSaliency` of every chip.
     """
 
     bands: BandSet
@@ -114,6 +115,8 @@ def write_pack(
     root = Path(root)
     parts = root / _PACKING
     settings = json.loads(json.dumps(source.settings))
+    # Bands that allow no index are told before anything is read.
+    _chip_saliency(source)
     if (root / INDEX).exists():
         index = PackIndex.read(root)
         _compare(root, index.settings, settings)
@@ -380,11 +383,10 @@ def _pack_shard(
 
 
 def _chip_saliency(source: ChipStream) -> ChipSaliency | None:
-    """What measures saliency; None where the bands allow no index."""
-    try:
-        return ChipSaliency(source.bands, source.scale, source.offset)
-    except ValueError:
+    """What measures saliency, if the settings ask for it."""
+    if not source.settings.get('saliency'):
         return None
+    return ChipSaliency(source.bands, source.scale, source.offset)
 
 
 class _ReadError(Exception):
