@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo-sigmae contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Draw the figures of docs/concepts.md and docs/stac.md on real Sentinel-2 imagery.
+"""Draw figures of docs/ on real Sentinel-2 imagery: concepts, stac, encoders.
 
 Needs: the real data (SIGMAE_DATA, default ../shared/data), and the extra xarray. Takes:
 a minute.
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from torchgeo_sigmae import BatchSpec, SIGMAE_Weights, SIGMAETask
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS as BANDS
+from torchgeo_sigmae.datasets.scenes import RasterScene
 from torchgeo_sigmae.evaluation import FrozenEncoder
 from torchgeo_sigmae.maps import lazy
 from torchgeo_sigmae.masking import MaskSchedule, sample_noise
@@ -180,9 +181,6 @@ def region_figure(data: Path) -> Figure:
     saliency = lazy.saliency(region, window=512).sel(band='saliency').values
     encoder = FrozenEncoder.load(SIGMAE_Weights.SENTINEL2)
     embeddings = np.moveaxis(lazy.embed(region, encoder, window=512).values, 0, -1)
-    components = PCA(3).fit_transform(embeddings.reshape(-1, embeddings.shape[-1]))
-    low, high = np.percentile(components, (2, 98), axis=0)
-    components = ((components - low) / (high - low)).clip(0, 1)
     figure, axes = panels(1, 3, 3.4)
     figure.set_size_inches(10.2, 3.8)
     axes[0, 0].imshow(colors(rgb.astype('float32')))
@@ -191,9 +189,40 @@ def region_figure(data: Path) -> Figure:
     axes[0, 0].set_title('region in four chunks')
     axes[0, 1].imshow(saliency, vmin=0, vmax=np.nanquantile(saliency, 0.995))
     axes[0, 1].set_title('saliency')
-    axes[0, 2].imshow(components.reshape(*embeddings.shape[:-1], 3))
+    axes[0, 2].imshow(components(embeddings))
     axes[0, 2].set_title('embeddings, three components')
     return figure
+
+
+def features_figure(data: Path) -> Figure:
+    """What single tokens of three blocks tell of a place that no weights have seen."""
+    folder = next((data / 'landcover').glob('*/L2A.tif')).parent
+    image = RasterScene.open(str(folder / 'L2A.tif'), BANDS).read()[:, :192, :192]
+    with rasterio.open(folder / 'lulc.tif') as file:
+        cover = file.read(1)[:192, :192]
+    # Nine chips of the size of pretraining.
+    chips = torch.from_numpy(image).unfold(1, 64, 64).unfold(2, 64, 64)
+    chips = chips.permute(1, 2, 0, 3, 4).flatten(0, 1)
+    encoder = FrozenEncoder.load(SIGMAE_Weights.SENTINEL2)
+    figure, axes = panels(1, 5)
+    axes[0, 0].imshow(colors(image[rgb_channels(BANDS)]))
+    axes[0, 0].set_title('192 x 192 px')
+    axes[0, 1].imshow(cover, cmap='tab20', interpolation='nearest')
+    axes[0, 1].set_title('land cover')
+    for axis, block in zip(axes[0, 2:], (3, 6, 12), strict=True):
+        encoder.depth = block
+        maps = encoder.patch_features(chips).unflatten(0, (3, 3))
+        tokens = maps.permute(0, 3, 1, 4, 2).reshape(24, 24, -1)
+        axis.imshow(components(tokens.numpy()))
+        axis.set_title(f'tokens of block {block}')
+    return figure
+
+
+def components(values: np.ndarray) -> np.ndarray:
+    """Three principal components of vectors ``(H, W, D)`` as colors."""
+    scores = PCA(3).fit_transform(values.reshape(-1, values.shape[-1]))
+    low, high = np.percentile(scores, (2, 98), axis=0)
+    return ((scores - low) / (high - low)).clip(0, 1).reshape(*values.shape[:-1], 3)
 
 
 def main(data: Path, output: Path) -> None:
@@ -225,6 +254,7 @@ def main(data: Path, output: Path) -> None:
     for name, figure in figures.items():
         figure.savefig(output / f'concepts_{name}.png', dpi=80)
     region_figure(data).savefig(output / 'map_lazy.png', dpi=80)
+    features_figure(data).savefig(output / 'encoder_features.png', dpi=80)
 
 
 if __name__ == '__main__':
