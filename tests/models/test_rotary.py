@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from torchgeo_sigmae.models import build_encoder
 from torchgeo_sigmae.models.rotary import RotaryBlock, rotation, turn
 
 PLACES = st.integers(0, 100)
@@ -59,3 +60,26 @@ def test_no_turn_is_timm_s_block() -> None:
     x = torch.randn(2, 5, 64)
     turns = rotation(torch.zeros(5), torch.zeros(5), 32)
     torch.testing.assert_close(block(x, attn_mask=turns), block(x))
+
+
+def test_checkpoints_save_memory_and_change_nothing() -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder('sigmae_vit_tiny_patch8', 4, 32)
+    image = torch.randn(2, 4, 32, 32)
+    gradients, saved = [], []
+    for enable in (False, True):
+        encoder.set_grad_checkpointing(enable)
+        encoder.zero_grad()
+        kept: list[int] = []
+
+        def keep(tensor: torch.Tensor, kept: list[int] = kept) -> torch.Tensor:
+            kept.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = encoder(image).square().sum()
+        loss.backward()
+        gradients.append(encoder.patch_embed.proj.weight.grad.clone())
+        saved.append(sum(kept))
+    torch.testing.assert_close(*gradients)
+    assert saved[1] < 0.2 * saved[0]

@@ -3,7 +3,7 @@
 
 """The encoder: a timm VisionTransformer.
 
-What is exported, probed and fine-tuned is a plain timm model with plain timm keys. Only
+What is exported, probed and fine-tuned is a timm model with timm's keys. Only
 pretraining treats it differently: it embeds and encodes the visible tokens alone, see
 :func:`.encode_visible`.
 """
@@ -78,6 +78,12 @@ class SIGMAEViT(VisionTransformer):
     def positions(self) -> str:
         """The kind of its positions, those of the weights it has loaded."""
         return 'rotary' if self.pos_embed is None else 'learnable'
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute blocks again in the backward pass, which saves memory."""
+        super().set_grad_checkpointing(enable)
+        for block in self.blocks:
+            block.checkpointing = enable
 
     def _set_positions(self, positions: str) -> None:
         """Drop learnable positions, or make new ones."""

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from timm.layers import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 __all__ = ('RotaryBlock', 'rotation', 'turn')
 
@@ -44,7 +45,14 @@ def rotation(rows: Tensor, columns: Tensor, head_dim: int, prefix: int = 0) -> T
 
 
 class RotaryBlock(Block):
-    """A block of timm that also takes a rotation of queries and keys."""
+    """A block of timm that also takes a rotation of queries and keys.
+
+    Attributes:
+        checkpointing: Whether the backward pass computes the block again, which saves
+            memory. timm does not checkpoint blocks that take a mask.
+    """
+
+    checkpointing = False
 
     def forward(
         self, x: Tensor, attn_mask: Tensor | None = None, **kwargs: Any
@@ -56,7 +64,14 @@ class RotaryBlock(Block):
         """
         if attn_mask is None:
             return super().forward(x, **kwargs)
-        attended = _attend(self.attn, self.norm1(x), attn_mask)
+        if self.checkpointing and torch.is_grad_enabled():
+            out: Tensor = checkpoint(self._turned, x, attn_mask, use_reentrant=False)
+            return out
+        return self._turned(x, attn_mask)
+
+    def _turned(self, x: Tensor, turns: Tensor) -> Tensor:
+        """Update tokens whose queries and keys are turned."""
+        attended = _attend(self.attn, self.norm1(x), turns)
         x = x + self.drop_path1(self.ls1(attended))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
