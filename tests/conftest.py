@@ -16,6 +16,7 @@ import rasterio
 import torch
 from PIL import Image
 from rasterio.transform import from_origin
+from torch.utils.data import DataLoader
 from torchgeo.datasets import SSL4EOS12
 
 from helpers.training import narrow_encoders
@@ -33,6 +34,19 @@ mpl.use('Agg')
 _DATA = Path(
     os.environ.get('SIGMAE_DATA', Path(__file__).parents[1].parent / 'shared' / 'data')
 )
+
+
+@pytest.fixture(autouse=True)
+def plain_loaders() -> Iterator[None]:
+    """Restore DataLoader, which Lightning leaves wrapped where a loader's hook raises.
+
+    The next positional ``DataLoader(dataset, 16)`` of the process would fail.
+    """
+    yield
+    for name in ('__init__', '__setattr__', '__delattr__'):
+        if old := DataLoader.__dict__.get(f'__old{name}'):
+            setattr(DataLoader, name, old)
+            delattr(DataLoader, f'__old{name}')
 
 
 @pytest.fixture(scope='session')
