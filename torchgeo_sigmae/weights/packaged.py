@@ -133,15 +133,15 @@ class SIGMAE_Weights(PackagedWeights):
     """
 
     SENTINEL2 = PackagedFile(
-        url='sigmae_vit_tiny_patch8_sentinel2-2fe5e33b.pth',
+        url='sigmae_vit_tiny_patch8_sentinel2-a0b6e437.pth',
         transforms=normalization(
             [
-                974.627, 1051.12, 959.144, 1328.4, 2189.42, 2553.16, 2567.12, 2771.26,
-                1960.25, 1266.41,
+                719.734, 838.863, 810.912, 1053.85, 1973.63, 2313.0, 2077.71, 2512.24,
+                1712.01, 1122.09,
             ],
             [
-                751.311, 658.305, 658.439, 641.394, 707.99, 858.815, 845.283, 893.211,
-                928.942, 769.523,
+                542.777, 533.529, 653.979, 539.974, 957.261, 1169.86, 1261.41, 1265.49,
+                1044.39, 793.71,
             ],
         ),
         meta={
@@ -156,5 +156,5 @@ class SIGMAE_Weights(PackagedWeights):
             'decoder_num_heads': 4,
             'license': 'MIT; contains modified Copernicus Sentinel data 2015-2023',
         },
-        sha256='2fe5e33ba7d705090df4b4a4872242235ca0625e8ff8169c85b6dae34c4f271c',
+        sha256='a0b6e437a2ebda009c877e131b5e8c0864b920301a1e2b7d168e0348424b9d4d',
     )  # fmt: skip
