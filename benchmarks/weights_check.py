@@ -248,7 +248,7 @@ if __name__ == '__main__':
     parser.add_argument('--card', type=Path, default=Path('docs/dev/weights.md'))
     parser.add_argument('--data', type=Path, default=DATA)
     parser.add_argument(
-        '--blocks', nargs='+', type=int, default=[12, 3],
+        '--blocks', nargs='+', type=int, default=[12, 6],
         help='differences are those of the first',
     )  # fmt: skip
     parser.add_argument('--labels', nargs='+', type=int, default=[1, 5, 10, 14])

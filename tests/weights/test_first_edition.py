@@ -18,8 +18,7 @@ from torchgeo_sigmae.weights import read_weights
 
 FOLDER = Path(__file__).parents[1] / 'data' / 'first_edition'
 EXPECTED = json.loads((FOLDER / 'expected.json').read_text())
-FILES = [name for name in EXPECTED if not name.startswith('SIGMAE_Weights')]
-every_file = pytest.mark.parametrize('name', FILES)
+every_file = pytest.mark.parametrize('name', EXPECTED)
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
@@ -32,9 +31,9 @@ def digest(tensors: dict[str, Tensor]) -> str:
     return actual.hexdigest()
 
 
-@pytest.mark.parametrize('name', EXPECTED)
+@every_file
 def test_tensors_and_information_are_equal(name: str) -> None:
-    weights = read_weights(FOLDER / name if name in FILES else name)
+    weights = read_weights(FOLDER / name)
     assert digest(weights.encoder) == EXPECTED[name]['encoder']
     assert digest(weights.decoder) == EXPECTED[name]['decoder']
     assert weights.info == EXPECTED[name]['info']
