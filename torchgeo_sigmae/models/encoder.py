@@ -110,7 +110,7 @@ class SIGMAEViT(VisionTransformer):
     def rotation(
         self, grid: tuple[int, int], keep: Tensor | None = None
     ) -> Tensor | None:
-        """By how much tokens are turned, see :func:`.rotary.rotation`.
+        """By how much tokens are turned.
 
         Args:
             grid: Patches per column and per row.
