@@ -16,7 +16,7 @@ from torchgeo.datasets import EuroSAT
 from torchgeo.models import ResNet18_Weights
 from torchvision.transforms.v2.functional import resize
 
-from helpers.training import narrow_encoders, small_task
+from helpers.training import narrow_encoders, small_task, strong_positions
 from torchgeo_sigmae import BatchSpec, SIGMAE_Weights, SIGMAETask
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, BandSet
 from torchgeo_sigmae.cli import main
@@ -225,20 +225,6 @@ def test_tokens_of_a_dataset(tmp_path: Path, eurosat_root: Path) -> None:
 def run(*arguments: Any) -> None:
     with narrow_encoders():
         main(['evaluate', 'features', *map(str, arguments)])
-
-
-def strong_positions(path: Path, **kwargs: Any) -> FrozenEncoder:
-    """An encoder whose features are mostly their position."""
-    torch.manual_seed(0)
-    task = SIGMAETask(
-        'sigmae_vit_tiny_patch8', size=64,
-        encoder_kwargs={'positions': 'learnable'},
-        batch=BatchSpec(mean=[1500.0] * 10, std=[1000.0] * 10),
-    )  # fmt: skip
-    with torch.no_grad():
-        task.model.encoder.pos_embed *= 10
-    task.export(path)
-    return FrozenEncoder.load(path, **kwargs)
 
 
 class TestPositionBias:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import torch
 from lightning.pytorch import Trainer
 
 from torchgeo_sigmae import BatchSpec, Guidance, SIGMAETask
+from torchgeo_sigmae.evaluation import FrozenEncoder
 from torchgeo_sigmae.models.registry import Architecture
 
 #: Arguments of a small task for data that their datamodule normalizes.
@@ -85,3 +87,17 @@ def grouped(**kwargs: Any) -> dict[str, Any]:
     if encoder:
         kwargs['encoder_kwargs'] = {name: kwargs.pop(name) for name in encoder}
     return kwargs
+
+
+def strong_positions(path: Path, **kwargs: Any) -> FrozenEncoder:
+    """An encoder whose features are mostly their position."""
+    torch.manual_seed(0)
+    task = SIGMAETask(
+        'sigmae_vit_tiny_patch8', size=64,
+        encoder_kwargs={'positions': 'learnable'},
+        batch=BatchSpec(mean=[1500.0] * 10, std=[1000.0] * 10),
+    )  # fmt: skip
+    with torch.no_grad():
+        task.model.encoder.pos_embed *= 10
+    task.export(path)
+    return FrozenEncoder.load(path, **kwargs)
