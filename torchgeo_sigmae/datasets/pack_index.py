@@ -73,7 +73,7 @@ class PackIndex:
         columns: Files of the columns by name: ``'source'``, the index in *sources*;
             ``'window'``, first row and column in the file of the source; ``'label'``
             where the data have labels; ``'saliency'``, see :class:`.ChipSaliency`,
-            where the bands allow NDVI, NDWI and NDBI.
+            where it was asked for.
         checksums: SHA-256 of the files of the columns.
         sources: What the chips were cut from. ``'name'``; and where known ``'place'``
             (sources that overlap on the ground have the same number), ``'split'``,

@@ -97,7 +97,7 @@ class RemotePack:
         path = self.folder / file
         while not self._present(path):
             # One file at a time: backends of object storage fetch parts in parallel.
-            # Whoever waits looks again and again, as another may have fetched it.
+            # While it waits, it looks again: another process may have fetched the file.
             with suppress(Timeout), FileLock(self.folder / '.lock', timeout=0.1):
                 if not self._present(path):
                     self._fetch(path, (*_WAITS, None) if patient else (None,))
@@ -120,7 +120,7 @@ class RemotePack:
                 allowed.acquire()
                 if stopped.is_set():
                     return
-                # Whoever needs the file tries again, and reports the error.
+                # The first use of the file tries again, and reports the error.
                 with suppress(Exception):
                     self.path(file, patient=False)
                 # Longer than others wait before they try the lock again.
