@@ -43,9 +43,10 @@ from tqdm import tqdm
 
 from torchgeo_sigmae.bands import BIGEARTHNET_BANDS, SENTINEL2_TEN_BANDS, BandSet
 from torchgeo_sigmae.datasets import SceneChips, find_scenes
+from torchgeo_sigmae.datasets.pack_shards import Chip, ChipSource
 from torchgeo_sigmae.datasets.pack_sources import DatasetSource, SceneSource
 from torchgeo_sigmae.datasets.packed import PackedChips
-from torchgeo_sigmae.datasets.packing import Chip, ChipSource, write_pack
+from torchgeo_sigmae.datasets.packing import write_pack
 
 from .measure import DATA, interleave, quartiles, where, write_record
 

@@ -90,8 +90,8 @@ def packed_root(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) 
     root = tmp_path_factory.mktemp('packed')
     folder = synthetic_root / 'synthetic_sentinel2'
     splits = {name: find_scenes(folder / name) for name in ('train', 'val', 'test')}
-    source = SceneSource(splits, 64, settings={'saliency': True})
-    write_pack(source, root, shard_bytes=64 * 4 * 10 * 64**2)
+    shard = 64 * 4 * 10 * 64**2
+    write_pack(SceneSource(splits, 64), root, shard, saliency=True)
     return root
 
 

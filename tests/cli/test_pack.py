@@ -20,7 +20,13 @@ from torchgeo.datasets import BigEarthNet, EuroSAT
 from helpers.geotiffs import RGB, numbered, write
 from helpers.processes import join, start
 from helpers.shards import write_shards
-from torchgeo_sigmae.bands import BIGEARTHNET_BANDS, EUROSAT_BANDS
+from helpers.training import quiet_trainer
+from torchgeo_sigmae import PackedDataModule, SIGMAETask
+from torchgeo_sigmae.bands import (
+    BIGEARTHNET_BANDS,
+    EUROSAT_BANDS,
+    SENTINEL2_TEN_BANDS,
+)
 from torchgeo_sigmae.cli import main
 from torchgeo_sigmae.datasets import PackedChips
 from torchgeo_sigmae.datasets.shard_files import ShardFile
@@ -193,6 +199,14 @@ def test_a_stream(
         assert message in capsys.readouterr().err
 
 
+def test_keys_are_for_streams(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match='2'):
+        pack(scenes, '--bands', *RGB, '--key', 'image1', '-o', tmp_path / 'pack')
+    assert "key: 'image1' is for streams" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
@@ -248,6 +262,46 @@ def test_pretraining_from_the_example_config(
     monkeypatch.setattr('torchgeo_sigmae.cli.fit.rank_zero_info', said.append)
     main(command)
     assert 'resume/step=000000002.ckpt (step 2)' in said[0]
+
+
+# Few places do not add up to the fraction for validation.
+@pytest.mark.filterwarnings('ignore:val_fraction')
+@pytest.mark.parametrize('source', ['pool', 'partial', 'BigEarthNet', 'stream'])
+def test_training_from_packs_of_other_sources(
+    real_data: Callable[[str], Path], tmp_path: Path, source: str
+) -> None:
+    bands = list(SENTINEL2_TEN_BANDS)
+    # Three patches leave none to validate on.
+    val = {} if source == 'BigEarthNet' else {'val_fraction': 0.3}
+    if source == 'pool':
+        arguments = [real_data('pool'), '--paths', 'eotdl__Boadella*', '--size', 64]
+    elif source == 'partial':
+        arguments = [real_data('partial'), '--paths', '*algiers*', '*areaA*']
+        # The port lacks B05.
+        bands = ['B02', 'B03', 'B04', 'B05', 'B08', 'B11']
+        arguments += ['--allow-missing-bands', '--bands', *bands]
+    elif source == 'BigEarthNet':
+        arguments = ['BigEarthNet', '--arguments', 'bands=s2']
+        arguments += [f'root={real_data("bigearthnet")}']
+    else:
+        pytest.importorskip('webdataset')
+        urls = write_shards(tmp_path / 'shards')
+        arguments = ['CopernicusPretrain', '--key', 's2_toa.pth']
+        arguments += ['--arguments', f'urls={urls}', 'shardshuffle=false']
+    pack(*arguments, '--output', tmp_path / 'pack')
+    task = SIGMAETask(
+        model='sigmae_vit_tiny_patch8', bands=bands, size=32, mask_ratio=0.75,
+        decoder_dim=32, decoder_depth=1, decoder_num_heads=2,
+    )  # fmt: skip
+    data = PackedDataModule(
+        tmp_path / 'pack', bands, size=32, batch_size=3, length=6, **val
+    )
+    trainer = quiet_trainer(tmp_path, max_epochs=1)
+    trainer.fit(task, data)
+    assert trainer.global_step == 2
+    metrics = trainer.callback_metrics
+    assert metrics['train_loss'].isfinite()
+    assert metrics['val_loss'].isfinite()
 
 
 def test_a_killed_pack_goes_on(

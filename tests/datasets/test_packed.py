@@ -20,10 +20,11 @@ from helpers.geotiffs import RGB, numbered, write
 from torchgeo_sigmae.bands import BandSet
 from torchgeo_sigmae.datasets import PackedChips, RasterScene, SceneChips, find_scenes
 from torchgeo_sigmae.datasets.pack_index import PackIndex
+from torchgeo_sigmae.datasets.pack_shards import Chip
 from torchgeo_sigmae.datasets.pack_sources import DatasetSource, SceneSource
 from torchgeo_sigmae.datasets.pack_splits import split_pack
 from torchgeo_sigmae.datasets.packed import decode
-from torchgeo_sigmae.datasets.packing import Chip, check_pack, write_pack
+from torchgeo_sigmae.datasets.packing import check_pack, write_pack
 
 
 class Arrays:

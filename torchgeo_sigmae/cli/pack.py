@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..datamodules import SceneDataModule
-    from ..datasets.packing import ChipStream
+    from ..datasets.pack_shards import ChipStream
 
 __all__ = ('PackOptions', 'pack')
 
@@ -107,6 +107,7 @@ def pack(
         ValueError: If an argument is wrong, or the folder holds something else.
     """
     from ..datasets.pack_index import INDEX
+    from ..datasets.pack_streams import StreamSource
     from ..datasets.packing import check_pack, write_pack
     from ..datasets.paths import clean_path, is_remote
 
@@ -125,9 +126,18 @@ def pack(
     if not shard_size > 0:
         raise ValueError(f'shard_size: {shard_size} must be positive, in MiB.')
     source = _open(options)
-    if options.saliency:
-        source.settings['saliency'] = True
-    index = write_pack(source, options.output, int(shard_size * 2**20), num_workers)
+    if options.key != PackOptions.key and not isinstance(source, StreamSource):
+        raise ValueError(
+            f'key: {options.key!r} is for streams, and {options.source} is none. Leave '
+            'it out.'
+        )
+    index = write_pack(
+        source,
+        options.output,
+        int(shard_size * 2**20),
+        num_workers,
+        options.saliency,
+    )
     size = sum(shard.bytes for shard in index.shards)
     print(
         f'{index.count} chips of {index.shape[1]} x {index.shape[2]} px and '

@@ -19,7 +19,7 @@ from ..bands import BandSet
 from .band_files import UNIT, opened
 from .find import skip_on_error
 from .pack_index import choose_bands
-from .packing import Chip
+from .pack_shards import Chip
 from .paths import file_state
 from .scenes import RasterScene
 from .splits import label_places

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..bands import BandSet
 from .band_files import UNIT
 from .pack_index import choose_bands
-from .packing import Chip
+from .pack_shards import Chip
 
 __all__ = ('StreamSource',)
 
