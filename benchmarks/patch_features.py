@@ -69,6 +69,7 @@ def extract_patches(
     purity: float = 0.75,
     block: int | None = None,
     chip: int | None = 64,
+    context: bool = False,
     progress: bool = True,
 ) -> PatchFeatures:
     """Compute the features of all labeled patches of images.
@@ -88,6 +89,7 @@ def extract_patches(
         block: Side of a block of neighbors in patches; None for the whole image.
         chip: Side of a chip in pixels, a multiple of *patch_size*; None to encode whole
             images.
+        context: Whether the mean features of the chip follow those of a patch.
         progress: Whether to show a progress bar.
     """
     values, labels, groups = [], [], []
@@ -105,7 +107,8 @@ def extract_patches(
         usable &= ~valid_patches(missing, patch_size)
         if isinstance(encoder, FrozenEncoder) and encoder.transform is None:
             encoder.fit_normalization(image)
-        maps = _chip_maps(encoder, image, patch_size, chip or max(image.shape))
+        side = chip or max(image.shape)
+        maps = _chip_maps(encoder, image, patch_size, side, context)
         group, count = _blocks(label, block)
         values.append(maps[:, usable].T)
         labels.append(label[usable])
@@ -129,7 +132,11 @@ def grouped_folds(
 
 
 def _chip_maps(
-    encoder: FrozenEncoder | BandStatistics, image: Tensor, patch_size: int, chip: int
+    encoder: FrozenEncoder | BandStatistics,
+    image: Tensor,
+    patch_size: int,
+    chip: int,
+    context: bool,
 ) -> Tensor:
     """Describe the patches of an image ``(1, C, H, W)``, chip by chip.
 
@@ -143,6 +150,9 @@ def _chip_maps(
     ]
     chips = [image[0, :, r : r + height, c : c + width] for r, c in corners]
     described = encoder.patch_features(torch.stack(chips)).float()
+    if context:
+        mean = described.mean(dim=(-2, -1), keepdim=True)
+        described = torch.cat([described, mean.expand_as(described)], dim=1)
     h, w = height // patch_size, width // patch_size
     if described.shape[-2:] != (h, w):
         described = F.interpolate(described, (h, w), mode='bilinear')

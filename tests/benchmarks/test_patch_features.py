@@ -117,6 +117,18 @@ def test_patches_come_from_all_positions_of_chips() -> None:
     )
 
 
+def test_the_mean_of_the_chip_follows() -> None:
+    image = sample(32, 32)
+    arguments = BandStatistics(BANDS), [image]
+    own = extract_patches(*arguments, purity=0.01, chip=16).values.reshape(4, 4, -1)
+    both = extract_patches(*arguments, purity=0.01, chip=16, context=True).values
+    both = both.reshape(4, 4, 2, -1)
+    np.testing.assert_array_equal(both[..., 0, :], own)
+    mean = own[2:, :2].mean(axis=(0, 1))
+    np.testing.assert_allclose(both[2, 1, 1], mean, rtol=1e-5)
+    np.testing.assert_array_equal(both[3, 0, 1], both[2, 1, 1])
+
+
 def test_refusals() -> None:
     with pytest.raises(ValueError, match=r'purity: 0 is not in \(0, 1\]'):
         patch_labels(torch.zeros(8, 8, dtype=torch.long), 8, purity=0)

@@ -149,7 +149,7 @@ class SIGMAEViT(VisionTransformer):
         if attn_mask is not None:
             raise ValueError(
                 'attn_mask: our encoders take none. Pass the visible tokens to '
-                'torchgeo_sigmae.models.encode_visible instead.'
+                'torchgeo_sigmae.models.mae.encode_visible instead.'
             )
         height, width = x.shape[-2:]
         return self.rotation(self.patch_embed.dynamic_feat_size((height, width)))
