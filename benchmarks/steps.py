@@ -9,7 +9,9 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
+from unittest import mock
 
 import timm
 import torch
@@ -84,9 +86,15 @@ def make_task(
     torch.manual_seed(0)
     model = model.replace('sigmae', contender.family, 1)
     if contender.make == 'torchgeo':
-        task: LightningModule = MAE(
-            model=model, in_channels=channels, size=size, **(contender.options or {})
-        )
+        # It adds positions to the tokens, and passes no arguments to the encoder.
+        create = partial(timm.create_model, positions='learnable')
+        with mock.patch.object(timm, 'create_model', create):
+            task: LightningModule = MAE(
+                model=model,
+                in_channels=channels,
+                size=size,
+                **(contender.options or {}),
+            )
         return task
     options = dict(contender.options or {})
     if contender.table == 'equal':
@@ -268,8 +276,9 @@ class Lightly(Modules):
         torch.manual_seed(0)
         size, channels = images.shape[-1], images.shape[1]
         vit: Any = timm.create_model(
-            arguments.model, in_chans=channels, num_classes=0, img_size=size
-        )
+            arguments.model, in_chans=channels, num_classes=0, img_size=size,
+            positions='learnable',
+        )  # fmt: skip
         self.patch = vit.patch_embed.patch_size[0]
         self.backbone = MaskedVisionTransformerTIMM(vit=vit).to(arguments.device)
         self.decoder = MAEDecoderTIMM(

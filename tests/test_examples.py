@@ -59,7 +59,10 @@ TESTED = {
         'pretrain_s2mae.yaml',
         'pretrain_s2mae_stage2.yaml',
     ),
-    'test_examples.test_the_run_of_the_packaged_weights': ('pretrain_sentinel2.yaml',),
+    'test_examples.test_the_runs_of_the_packaged_weights': (
+        'pretrain_sentinel2.yaml',
+        'pretrain_sentinel2_stage2.yaml',
+    ),
 }
 
 # The command line reads 1 as 1.0, all of them.
@@ -216,7 +219,7 @@ def test_progressive_pretraining_from_the_example_configs(
     assert 'resume/step=000000001.ckpt (step 1)' in said[0]
 
 
-def test_the_run_of_the_packaged_weights(
+def test_the_runs_of_the_packaged_weights(
     scene: Callable[[int, int], np.ndarray],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -243,6 +246,15 @@ def test_the_run_of_the_packaged_weights(
     hparams = read_weights(path).info
     assert hparams['band_dropout'] == 0
     assert hparams['trained_on'][0]['steps'] == 1
+
+    main(['pack', str(config), '--size', '64', '--output', 'data/pack'])
+    config = EXAMPLES / 'pretrain_sentinel2_stage2.yaml'
+    small = ('--model.init_args.size=32', '--data.init_args.size=32')
+    main(['fit', f'--config={config}', *few, *small, *FAST])
+    folder = tmp_path / 'outputs' / 'pretrain_sentinel2_stage2'
+    (path,) = (folder / 'resume').glob('*.ckpt')
+    second = read_weights(path).info
+    assert [stage['steps'] for stage in second['trained_on']] == [1, 1]
 
 
 def test_every_example_has_a_test() -> None:

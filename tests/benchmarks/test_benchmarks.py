@@ -248,7 +248,7 @@ def test_scaling(tmp_path: Path) -> None:
         'sigmae_vit_tiny_patch8', '--size', 32, '--read-seconds', 0, '--batch-size',
         99999,
     )  # fmt: skip
-    assert 'Assumed: 0.0 ms to read' in run(*command)
+    assert 'Assumed: 0 ms (files) to read' in run(*command)
     rows = json.loads((tmp_path / 'scaling.json').read_text())['predicted'][:7]
     hours = [row['hours'] for row in rows]
     assert hours == sorted(hours, reverse=True)

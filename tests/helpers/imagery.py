@@ -152,7 +152,7 @@ class Scene:
         wanted = image.astype('float32')
         if self.nodata is not None:
             same = image.astype('float64') == self.nodata
-            wanted[:, same.all(0) if self.nodata == 0 else same.any(0)] = np.nan
+            wanted[same & (same.all(0) if self.nodata == 0 else True)] = np.nan
         return wanted
 
 

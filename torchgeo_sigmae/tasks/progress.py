@@ -6,10 +6,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from ..datamodules.inspect import attached_datamodule
 from ..datasets.resumable import is_resumable
@@ -50,26 +53,46 @@ def report_losses(metrics: Mapping[str, Tensor]) -> None:
 
 
 def metric_states(metrics: Mapping[str, Metric]) -> dict[str, dict[str, Tensor]]:
-    """Collect what metrics have summed up over all processes, by name."""
-    states = {}
-    for name, metric in metrics.items():
-        with metric.sync_context():
-            states[name] = {
-                key: value.clone()
-                for key, value in metric.metric_state.items()
-                if isinstance(value, Tensor)
-            }
-    return states
+    """Collect the scalar sums of metrics by name, a value for every process."""
+    return {
+        name: {
+            key: torch.stack(_of_all_processes(value))
+            for key, value in metric.metric_state.items()
+            if isinstance(value, Tensor)
+        }
+        for name, metric in metrics.items()
+    }
 
 
 def restore_metrics(
-    metrics: Mapping[str, Metric], states: Mapping[str, Mapping[str, Tensor]]
+    metrics: Mapping[str, Metric],
+    states: Mapping[str, Mapping[str, Tensor]],
+    rank: int,
+    processes: int,
 ) -> None:
-    """Undo :func:`metric_states`; unknown names are ignored."""
+    """Undo :func:`metric_states`; unknown names are ignored.
+
+    With another number of processes, the first goes on with the sum of all.
+    """
     for name in metrics.keys() & states.keys():
         metric, state = metrics[name], states[name]
         for key in metric.metric_state.keys() & state.keys():
-            setattr(metric, key, state[key].to(metric.device))
+            # Files of the first edition hold the sum of all processes.
+            values = state[key].reshape(-1)
+            if len(values) == processes:
+                mine = values[rank]
+            elif rank:
+                continue
+            else:
+                mine = values.sum()
+            setattr(metric, key, mine.to(metric.device))
+
+
+def _of_all_processes(value: Tensor) -> list[Tensor]:
+    """A value of this process and of all others, in order."""
+    if dist.is_available() and dist.is_initialized():
+        return gather_all_tensors(value)
+    return [value]
 
 
 def warn_of_restarted_epoch(checkpoint: Mapping[str, Any], datamodule: object) -> None:

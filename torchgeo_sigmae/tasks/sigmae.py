@@ -661,9 +661,12 @@ class SIGMAETask(BaseTask):
             *self.history, self._stage = trained_on
         if self._trainer is None:
             return
-        # The sums of all processes go on in the first.
-        if not self.global_rank:
-            restore_metrics(self.epoch_metrics, checkpoint.get('epoch_metrics', {}))
+        restore_metrics(
+            self.epoch_metrics,
+            checkpoint.get('epoch_metrics', {}),
+            self.global_rank,
+            self.trainer.world_size,
+        )
         warn_of_restarted_epoch(checkpoint, attached_datamodule(self.trainer))
 
     # ---------------------------------------------------------------------- private
