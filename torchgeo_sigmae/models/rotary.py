@@ -80,20 +80,23 @@ def _attend(attention: Attention, x: Tensor, turns: Tensor) -> Tensor:
     """Self-attention of timm, with queries and keys turned."""
     parts = attention.qkv(x).unflatten(-1, (3, attention.num_heads, -1))
     q, k, v = parts.permute(2, 0, 3, 1, 4)
+    # Both at once: the operators are many, and small.
+    q, k = turn(torch.stack([attention.q_norm(q), attention.k_norm(k)]), turns)
     attended = F.scaled_dot_product_attention(
-        turn(attention.q_norm(q), turns),
-        turn(attention.k_norm(k), turns),
-        v,
-        dropout_p=attention.attn_drop.p if attention.training else 0.0,
+        q, k, v, dropout_p=attention.attn_drop.p if attention.training else 0.0
     )
     return attention.proj_drop(attention.proj(attended.transpose(1, 2).flatten(2)))
 
 
 def turn(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn queries or keys ``(B, heads, N, head_dim)`` by a :func:`rotation`.
+    """Turn queries or keys ``(..., B, heads, N, head_dim)`` by a :func:`rotation`.
 
     The first half of the values of a head holds the first of all pairs.
     """
     cos, sin = turns.to(x.dtype)
     first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+    turned = (
+        torch.addcmul(first * cos, second, sin, value=-1),
+        torch.addcmul(first * sin, second, cos),
+    )
+    return torch.cat(turned, dim=-1)
