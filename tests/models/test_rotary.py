@@ -50,7 +50,7 @@ def test_products_depend_on_the_offset_alone(
 def test_prefix_tokens_do_not_turn() -> None:
     turns = rotation(torch.tensor([3, 4]), torch.tensor([1, 2]), 32, prefix=1)
     values = torch.randn(2, 3, 3, 32)
-    assert turns.shape == (2, 1, 3, 16)
+    assert turns.shape == (2, 1, 3, 32)
     assert torch.equal(turn(values, turns)[:, :, 0], values[:, :, 0])
     assert not torch.allclose(turn(values, turns)[:, :, 1:], values[:, :, 1:])
 

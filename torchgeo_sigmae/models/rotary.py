@@ -25,7 +25,7 @@ _BASE = 100.0
 
 
 def rotation(rows: Tensor, columns: Tensor, head_dim: int, prefix: int = 0) -> Tensor:
-    """Cosines and sines by which tokens are turned.
+    """Cosines, and sines that are negative in the first half, see :func:`turn`.
 
     Args:
         rows: Row of every patch, ``(..., N)``.
@@ -34,14 +34,15 @@ def rotation(rows: Tensor, columns: Tensor, head_dim: int, prefix: int = 0) -> T
         prefix: Number of class and register tokens in front, which do not turn.
 
     Returns:
-        ``(2, ..., 1, prefix + N, head_dim / 2)``, for all heads.
+        ``(2, ..., 1, prefix + N, head_dim)``, for all heads.
     """
     count = head_dim // 4
     steps = torch.arange(count, device=rows.device) / count
     speeds = math.pi / 2 * _BASE**-steps
     angles = torch.cat([rows[..., None] * speeds, columns[..., None] * speeds], dim=-1)
     angles = F.pad(angles, (0, 0, prefix, 0)).unsqueeze(-3)
-    return torch.stack([angles.cos(), angles.sin()])
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack([torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)])
 
 
 class RotaryBlock(Block):
@@ -94,9 +95,4 @@ def turn(x: Tensor, turns: Tensor) -> Tensor:
     The first half of the values of a head holds the first of all pairs.
     """
     cos, sin = turns.to(x.dtype)
-    first, second = x.chunk(2, dim=-1)
-    turned = (
-        torch.addcmul(first * cos, second, sin, value=-1),
-        torch.addcmul(first * sin, second, cos),
-    )
-    return torch.cat(turned, dim=-1)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
