@@ -133,15 +133,15 @@ class SIGMAE_Weights(PackagedWeights):
     """
 
     SENTINEL2 = PackagedFile(
-        url='sigmae_vit_tiny_patch8_sentinel2-a0b6e437.pth',
+        url='sigmae_vit_tiny_patch8_sentinel2-d475f479.pth',
         transforms=normalization(
             [
-                719.734, 838.863, 810.912, 1053.85, 1973.63, 2313.0, 2077.71, 2512.24,
-                1712.01, 1122.09,
+                788.495, 904.131, 879.157, 1143.78, 2071.41, 2413.03, 2099.69, 2606.81,
+                1750.02, 1189.83,
             ],
             [
-                542.777, 533.529, 653.979, 539.974, 957.261, 1169.86, 1261.41, 1265.49,
-                1044.39, 793.71,
+                583.59, 572.579, 701.276, 600.469, 1029.99, 1253.29, 1329.74, 1360.88,
+                1096.29, 868.435,
             ],
         ),
         meta={
@@ -149,12 +149,12 @@ class SIGMAE_Weights(PackagedWeights):
             'in_chans': 10,
             'model': 'sigmae_vit_tiny_patch8',
             'bands': list(SENTINEL2_TEN_BANDS),
-            'img_size': 64,
+            'img_size': 128,
             'ssl_method': 'sigmae',
             'publication': 'https://arxiv.org/abs/2603.07463',
             'repo': 'torchgeo-sigmae',
             'decoder_num_heads': 4,
             'license': 'MIT; contains modified Copernicus Sentinel data 2015-2023',
         },
-        sha256='a0b6e437a2ebda009c877e131b5e8c0864b920301a1e2b7d168e0348424b9d4d',
+        sha256='d475f479d9d5814915ec5de4297462ca25ac4ca5b31766d70525dc5def537190',
     )  # fmt: skip
