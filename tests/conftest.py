@@ -36,6 +36,13 @@ _DATA = Path(
 )
 
 
+#: Methods that Lightning replaces for a while; None where the class has none itself.
+_LOADER = {
+    name: DataLoader.__dict__.get(name)
+    for name in ('__init__', '__setattr__', '__delattr__')
+}
+
+
 @pytest.fixture(autouse=True)
 def plain_loaders() -> Iterator[None]:
     """Restore DataLoader, which Lightning leaves wrapped where a loader's hook raises.
@@ -43,9 +50,12 @@ def plain_loaders() -> Iterator[None]:
     The next positional ``DataLoader(dataset, 16)`` of the process would fail.
     """
     yield
-    for name in ('__init__', '__setattr__', '__delattr__'):
-        if old := DataLoader.__dict__.get(f'__old{name}'):
-            setattr(DataLoader, name, old)
+    for name, plain in _LOADER.items():
+        if plain is not None:
+            setattr(DataLoader, name, plain)
+        elif name in DataLoader.__dict__:
+            delattr(DataLoader, name)
+        if f'__old{name}' in DataLoader.__dict__:
             delattr(DataLoader, f'__old{name}')
 
 
