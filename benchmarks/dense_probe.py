@@ -96,15 +96,25 @@ def damage_patches(
 
 
 def cover_accuracy(
-    encoder: FrozenEncoder | BandStatistics,
-    data: Path,
-    repeats: int = 5,
-    context: bool = False,
+    encoder: FrozenEncoder | BandStatistics, data: Path, repeats: int = 5
 ) -> np.ndarray:
     """Accuracy of land cover on every fold."""
-    cover = cover_patches(encoder, data, context)
+    cover = cover_patches(encoder, data)
     folds = grouped_folds(cover.labels, cover.groups, repeats=repeats)
     return probe_scores(cover.values, cover.labels, folds, 'ridge')
+
+
+def cover_accuracies(
+    encoder: FrozenEncoder | BandStatistics, data: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same by patches alone, and with the mean features of their chips."""
+    cover = cover_patches(encoder, data, context=True)
+    alone, _ = np.split(cover.values, 2, axis=1)
+    folds = grouped_folds(cover.labels, cover.groups)
+    return (
+        probe_scores(alone, cover.labels, folds, 'ridge'),
+        probe_scores(cover.values, cover.labels, folds, 'ridge'),
+    )
 
 
 def damage_precision(encoder: FrozenEncoder | BandStatistics, data: Path) -> np.ndarray:
@@ -140,8 +150,7 @@ def main(arguments: argparse.Namespace) -> None:
     lines = [f'| {" | ".join(titles)} |', '|---|---|---|---|']
     for encoder in contenders(arguments):
         scores = (
-            cover_accuracy(encoder, arguments.data),
-            cover_accuracy(encoder, arguments.data, context=True),
+            *cover_accuracies(encoder, arguments.data),
             damage_precision(encoder, arguments.data),
         )
         cells = map(percent, scores)

@@ -85,21 +85,21 @@ class ShardWriter:
     Attributes:
         source: What chips come from.
         root: Folder of the pack.
-        saliency: Measures every chip; None if nobody asked for it.
+        saliency: Measures every chip; None to leave it out.
     """
 
     source: ChipStream
     root: Path
     saliency: ChipSaliency | None = None
 
-    def note(self, number: int) -> Path:
+    def _note_path(self, number: int) -> Path:
         """File of what is known of a shard, written after the shard."""
         return self.root / PACKING / f'{number:05}.json'
 
     def finished(self, number: int) -> dict[str, Any] | None:
         """What is known of a shard that was written to the end."""
         try:
-            note = json.loads(self.note(number).read_text(encoding='utf-8'))
+            note = json.loads(self._note_path(number).read_text(encoding='utf-8'))
             shard = note['shard']
             if shard and (self.root / shard['file']).stat().st_size != shard['bytes']:
                 return None
@@ -170,7 +170,7 @@ class ShardWriter:
             ],
             'skipped': sorted(skipped),
         }
-        write_text(self.note(number), json.dumps(note))
+        write_text(self._note_path(number), json.dumps(note))
 
     def _read(self, start: int, stop: int, skipped: set[str]) -> Iterator[Chip | None]:
         """Read chips; their errors are told apart from those of writing."""
