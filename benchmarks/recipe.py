@@ -58,6 +58,7 @@ from torchgeo_sigmae.evaluation import (
 )
 from torchgeo_sigmae.masking import MASKINGS, MaskSchedule, sample_noise
 from torchgeo_sigmae.metrics import VisibilityRatio
+from torchgeo_sigmae.models.spectral import encoder_arguments
 from torchgeo_sigmae.tasks.augmentation import default_transform
 
 from .dense_probe import cover_accuracy, damage_precision
@@ -274,7 +275,10 @@ def run(
 def probe(arguments: argparse.Namespace, path: str) -> dict[str, dict[str, float]]:
     """Measure the features of every block of ``--depths``, and with few bands."""
     blocks = probe_encoder(arguments, path, whole=True)
+    cube = encoder_arguments(FrozenEncoder.load(path).model.state_dict())
     for count, bands in FEW_BANDS.items():
+        if count % cube.get('cube_bands', 1):
+            continue  # Bands are in whole cubes.
         with tempfile.TemporaryDirectory() as folder:
             few = f'{folder}/few.pth'
             adapt_bands(path, bands, few)
@@ -382,9 +386,16 @@ def tables(arguments: argparse.Namespace) -> str:
                 cells = [name]
                 for metric in METRICS:
                     values, base = (
-                        {s: row['blocks'][depth][metric] for s, row in part.items()}
+                        {
+                            seed: row['blocks'][depth][metric]
+                            for seed, row in part.items()
+                            if metric in row['blocks'][depth]
+                        }
                         for part in (rows, first)
                     )
+                    if not values:
+                        cells.append('')
+                        continue
                     cell = f'{100 * np.mean(list(values.values())):.1f}'
                     both = sorted(values.keys() & base.keys())
                     if both and rows is not first:
@@ -420,7 +431,10 @@ def probe_files(arguments: argparse.Namespace) -> None:
     print('|---' * (len(METRICS) + 1) + '|')
     for path in arguments.probe:
         for depth, scores in probe(arguments, path).items():
-            cells = (f'{100 * scores[metric]:.1f}' for metric in METRICS)
+            cells = (
+                f'{100 * scores[metric]:.1f}' if metric in scores else ''
+                for metric in METRICS
+            )
             print(f'| {path}, {depth} | {" | ".join(cells)} |', flush=True)
     print(f'\nPercent; {where()}.')
 
@@ -449,7 +463,9 @@ def main(arguments: argparse.Namespace) -> None:
         )
         took = 'finished before' if before else f'{row["seconds"]:.0f} s'
         last = row['blocks'][str(arguments.depths[-1])]
-        figures = ', '.join(f'{METRICS[m]} {100 * last[m]:.1f}' for m in METRICS)
+        figures = ', '.join(
+            f'{METRICS[m]} {100 * last[m]:.1f}' for m in METRICS if m in last
+        )
         print(f'[{number + 1}/{len(todo)}] {key}, seed {seed}: {figures} ({took})',
               flush=True)  # fmt: skip
         (arguments.output / 'table.md').write_text(tables(arguments) + '\n')
