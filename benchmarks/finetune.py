@@ -8,11 +8,11 @@ r"""Fine-tune with and without a pretrained encoder, several seeds of each.
         --metrics test_iou_positive test_f1_positive --data.init_args.root PATH
 
 Pretrained and from scratch differ in nothing but the weights: same network, recipe,
-order of the data and augmentation. The last epoch is tested. ``--frozen`` adds both
-with an encoder that is not trained. Other arguments go to the command line, those of
-``--for-pretrained`` only where the weights are: ``data.init_args.weights=ENCODER``
-normalizes the bark-beetle data as in pretraining, while a network from scratch learns
-best from their own mean and standard deviation.
+order of the data and augmentation. The last epoch is tested. With ``--frozen``, the
+encoder is not trained, be it pretrained or random. Other arguments go to the command
+line, those of ``--for-pretrained`` only where the weights are:
+``data.init_args.weights=ENCODER`` normalizes the bark-beetle data as in pretraining,
+while a network from scratch learns best from their own mean and standard deviation.
 
 With ``--labels N``, N training images of every class (N in all, where pixels have the
 classes) are all there is, other ones for every seed, the same for all rows of a seed.
@@ -40,13 +40,12 @@ from torchgeo_sigmae.evaluation import few_labels
 from .measure import write_table
 from .rows import finished_row, row_path
 
-#: What is compared: title, whether pretrained, whether frozen.
-CONTENDERS = (
-    ('from scratch', False, False),
-    ('pretrained', True, False),
-    ('random, frozen', False, True),
-    ('pretrained, frozen', True, True),
-)
+#: Titles of what is compared, with a trained and with a frozen encoder, and whether it
+#: is pretrained.
+CONTENDERS = {
+    False: {'from scratch': False, 'pretrained': True},
+    True: {'random': False, 'pretrained': True},
+}
 
 
 def draw_labels(datamodule: NonGeoDataModule, count: int, seed: int) -> None:
@@ -103,10 +102,13 @@ def main(arguments: argparse.Namespace, extra: list[str]) -> None:
         name += f'-{arguments.labels}-labels'
     config = arguments.config.read_text()
     encoder = hashlib.sha256(arguments.encoder.read_bytes()).hexdigest()
-    shown = CONTENDERS if arguments.frozen else CONTENDERS[:2]
-    results: dict[str, list[dict[str, float]]] = {title: [] for title, *_ in shown}
+    if arguments.frozen:
+        name += '-frozen'
+        extra = ['--model.init_args.freeze_backbone=true', *extra]
+    shown = CONTENDERS[arguments.frozen]
+    results: dict[str, list[dict[str, float]]] = {title: [] for title in shown}
     for seed in range(arguments.seeds):
-        for title, pretrained, frozen in shown:
+        for title, pretrained in shown.items():
             weights = str(arguments.encoder) if pretrained else 'null'
             options = [f'--{option}' for option in arguments.for_pretrained]
             given = [*extra, *(options if pretrained else [])]
@@ -115,9 +117,7 @@ def main(arguments: argparse.Namespace, extra: list[str]) -> None:
                 'encoder': encoder if pretrained else None,
                 'extra': given,
             }
-            slug = title.replace(',', '').replace(' ', '-')
-            if frozen:
-                given = ['--model.init_args.freeze_backbone=true', *given]
+            slug = title.replace(' ', '-')
             row, before = finished_row(
                 row_path(arguments, f'{name}-{slug}', seed),
                 asked,

@@ -60,6 +60,7 @@ from torchgeo_sigmae.masking import MASKINGS, MaskSchedule, sample_noise
 from torchgeo_sigmae.metrics import VisibilityRatio
 from torchgeo_sigmae.models.spectral import encoder_arguments
 from torchgeo_sigmae.tasks.augmentation import default_transform
+from torchgeo_sigmae.weights import read_weights
 
 from .dense_probe import cover_accuracy, damage_precision
 from .measure import DATA, Clock, quiet, quiet_trainer, where
@@ -275,7 +276,7 @@ def run(
 def probe(arguments: argparse.Namespace, path: str) -> dict[str, dict[str, float]]:
     """Measure the features of every block of ``--depths``, and with few bands."""
     blocks = probe_encoder(arguments, path, whole=True)
-    cube = encoder_arguments(FrozenEncoder.load(path).model.state_dict())
+    cube = encoder_arguments(read_weights(path).encoder)
     for count, bands in FEW_BANDS.items():
         if count % cube.get('cube_bands', 1):
             continue  # Bands are in whole cubes.
