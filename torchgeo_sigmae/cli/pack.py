@@ -107,7 +107,6 @@ def pack(
         ValueError: If an argument is wrong, or the folder holds something else.
     """
     from ..datasets.pack_index import INDEX
-    from ..datasets.pack_streams import StreamSource
     from ..datasets.packing import check_pack, write_pack
     from ..datasets.paths import clean_path, is_remote
 
@@ -125,14 +124,8 @@ def pack(
         )
     if not shard_size > 0:
         raise ValueError(f'shard_size: {shard_size} must be positive, in MiB.')
-    source = _open(options)
-    if options.key != PackOptions.key and not isinstance(source, StreamSource):
-        raise ValueError(
-            f'key: {options.key!r} is for streams, and {options.source} is none. Leave '
-            'it out.'
-        )
     index = write_pack(
-        source,
+        _open(options),
         options.output,
         int(shard_size * 2**20),
         num_workers,
@@ -151,12 +144,24 @@ def pack(
 def _open(options: PackOptions) -> 'ChipStream':
     """Open what is packed."""
     from lightning.pytorch import LightningDataModule
+    from torch.utils.data import IterableDataset
 
-    if os.path.isdir(options.source):
+    is_folder = os.path.isdir(options.source)
+    is_config = options.source.endswith(('.yaml', '.yml'))
+    kind = None if is_folder or is_config else _find_class(options.source)
+    is_stream = kind is not None and issubclass(kind, IterableDataset)
+    if options.key != PackOptions.key and not is_stream:
+        raise ValueError(
+            f'key: {options.key!r} is for streams, and {options.source} is none. Leave '
+            'it out.'
+        )
+    if is_folder:
         return _open_folder(options)
-    if options.source.endswith(('.yaml', '.yml')):
+    if kind is None:
         return _open_datamodule(_read_config(options.source), {}, options)
-    kind, arguments = _find_class(options.source), _arguments(options)
+    arguments = _arguments(options)
+    if is_stream:
+        return _open_stream(kind, arguments, options)
     if issubclass(kind, LightningDataModule):
         return _open_datamodule(kind(**arguments), arguments, options)
     return _open_dataset(kind, arguments, options)
@@ -253,12 +258,8 @@ def _open_dataset(
     kind: type[Any], arguments: dict[str, Any], options: PackOptions
 ) -> 'ChipStream':
     """A dataset by its class, split by split."""
-    from torch.utils.data import IterableDataset
-
     from ..datamodules.inspect import datamodule_dates
 
-    if issubclass(kind, IterableDataset):
-        return _open_stream(kind, arguments, options)
     split = inspect.signature(kind).parameters.get('split')
     if split is not None and 'split' not in arguments:
         known: Any = getattr(kind, 'splits', None)
