@@ -62,6 +62,7 @@ TESTED = {
     'test_examples.test_the_runs_of_the_packaged_weights': (
         'pretrain_sentinel2.yaml',
         'pretrain_sentinel2_stage2.yaml',
+        'pretrain_sentinel2_stage3.yaml',
     ),
 }
 
@@ -248,13 +249,13 @@ def test_the_runs_of_the_packaged_weights(
     assert hparams['trained_on'][0]['steps'] == 1
 
     main(['pack', str(config), '--size', '64', '--output', 'data/pack'])
-    config = EXAMPLES / 'pretrain_sentinel2_stage2.yaml'
     small = ('--model.init_args.size=32', '--data.init_args.size=32')
-    main(['fit', f'--config={config}', *few, *small, *FAST])
-    folder = tmp_path / 'outputs' / 'pretrain_sentinel2_stage2'
-    (path,) = (folder / 'resume').glob('*.ckpt')
-    second = read_weights(path).info
-    assert [stage['steps'] for stage in second['trained_on']] == [1, 1]
+    for stage in (2, 3):
+        name = f'pretrain_sentinel2_stage{stage}'
+        main(['fit', f'--config={EXAMPLES / name}.yaml', *few, *small, *FAST])
+        (path,) = (tmp_path / 'outputs' / name / 'resume').glob('*.ckpt')
+        stages = read_weights(path).info['trained_on']
+        assert [one['steps'] for one in stages] == [1] * stage
 
 
 def test_every_example_has_a_test() -> None:
