@@ -133,7 +133,7 @@ class SIGMAE_Weights(PackagedWeights):
     """
 
     SENTINEL2 = PackagedFile(
-        url='sigmae_vit_tiny_patch8_sentinel2-d475f479.pth',
+        url='sigmae_vit_tiny_patch8_sentinel2-753e9ef2.pth',
         transforms=normalization(
             [
                 788.495, 904.131, 879.157, 1143.78, 2071.41, 2413.03, 2099.69, 2606.81,
@@ -156,5 +156,5 @@ class SIGMAE_Weights(PackagedWeights):
             'decoder_num_heads': 4,
             'license': 'MIT; contains modified Copernicus Sentinel data 2015-2023',
         },
-        sha256='d475f479d9d5814915ec5de4297462ca25ac4ca5b31766d70525dc5def537190',
+        sha256='753e9ef2411c93514027bcca4381f2d573cbb8b75be66c476282df3df3bb1dc3',
     )  # fmt: skip
