@@ -13,7 +13,6 @@ import pytest
 import torch
 from torchgeo.datasets import EuroSAT
 
-from helpers.distributed import fit_group, samples
 from helpers.geotiffs import write
 from helpers.training import quiet_trainer
 from torchgeo_sigmae import PackedDataModule, SceneDataModule, SIGMAETask
@@ -199,19 +198,3 @@ def test_torchgeo_classifies_a_pack(eurosat_root: Path, tmp_path: Path) -> None:
     channels = [EUROSAT_BANDS.index(band) for band in FEW]
     assert torch.equal(one['image'], wanted['image'][channels])
     assert one['label'] == wanted['label']
-
-
-def test_two_processes_are_one_with_twice_the_batch(
-    packed_root: Path, tmp_path: Path
-) -> None:
-    # Augmentation is drawn for the batch of a process.
-    jobs = {'random': {'masking': 'random', 'augment': False}}
-    alone, both = (
-        fit_group(size, packed_root, tmp_path / str(size), jobs, limit=2)
-        for size in (1, 2)
-    )
-    one, two = (samples(tmp_path / size / 'random') for size in ('1', '2'))
-    assert len(one) == 32
-    assert one == two
-    losses = np.mean([end.losses for end in both['random']], axis=0)
-    np.testing.assert_allclose(losses, alone['random'][0].losses, rtol=1e-3)

@@ -110,8 +110,9 @@ def fit_group(
         chips: Folder of the chips.
         folder: Folder of the records.
         jobs: Arguments of tasks by name. Beside them, ``augment=False`` turns
-            augmentation off, ``unused=True`` adds a parameter without a gradient, and
-            ``batch_size`` is that of all processes (16 if not given).
+            augmentation off, ``unused=True`` adds a parameter without a gradient,
+            ``batch_size`` is that of all processes (16 if not given), and ``chips``
+            another folder of chips.
         limit: Batches of the one epoch; None for all.
 
     Returns:
@@ -230,7 +231,8 @@ def _fit_jobs(
     for name, arguments in jobs.items():
         job = {**SMALL, **arguments}
         augment, unused = job.pop('augment', True), job.pop('unused', False)
-        data = make_data(size, chips, job.pop('batch_size', 16), augment)
+        root = job.pop('chips', chips)
+        data = make_data(size, root, job.pop('batch_size', 16), augment)
         seed_everything(0, verbose=False)
         task = KeepLosses(transform=None if augment else nn.Identity(), **job)
         if unused:
