@@ -95,8 +95,8 @@ def fit(
         (
             'synthetic_root',
             2,
-            {'max_epochs': 2, 'limit_train_batches': 2, 'val_check_interval': 1},
-            [1, 2, 3, 4],
+            {'max_epochs': 2, 'limit_train_batches': 4, 'val_check_interval': 2},
+            [1, 2, 3, 4, 5, 6, 7, 8],
         ),
     ],
 )
