@@ -140,7 +140,9 @@ def test_errors() -> None:
     assert total_steps(trainer(estimated_stepping_batches=0, limit_train_batches=0))
 
 
-def test_gradients_are_freed_before_the_next_forward_pass(tmp_path: Path) -> None:
+def test_gradients_are_freed_before_the_next_forward_pass(
+    synthetic_root: Path, tmp_path: Path
+) -> None:
     task = small_task('sigmae', mean=None, std=None, normalize=None)
     accumulated = []
 
@@ -148,7 +150,7 @@ def test_gradients_are_freed_before_the_next_forward_pass(tmp_path: Path) -> Non
         def on_train_batch_start(self, *args: object) -> None:
             accumulated.append(any(p.grad is not None for p in task.parameters()))
 
-    data = SyntheticSentinel2DataModule(batch_size=2, root=tmp_path)
+    data = SyntheticSentinel2DataModule(batch_size=2, root=synthetic_root)
     quiet_trainer(
         tmp_path, max_steps=2, accumulate_grad_batches=2, limit_val_batches=0,
         callbacks=[Look()],

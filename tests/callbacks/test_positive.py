@@ -297,6 +297,7 @@ def test_refusals() -> None:
         evaluate(three, PositiveClassMetrics(3), [])
 
 
+@pytest.mark.slow
 def test_two_processes_count_together(tmp_path: Path) -> None:
     assert join(start_group(2, count_positives, 2, tmp_path)) == [0, 0]
     records = [json.loads((tmp_path / f'{rank}.json').read_text()) for rank in (0, 1)]

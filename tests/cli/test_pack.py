@@ -304,6 +304,7 @@ def test_training_from_packs_of_other_sources(
     assert metrics['val_loss'].isfinite()
 
 
+@pytest.mark.slow
 def test_a_killed_pack_goes_on(
     scene: Callable[[int, int], np.ndarray], tmp_path: Path
 ) -> None:

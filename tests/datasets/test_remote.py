@@ -295,6 +295,7 @@ def test_resuming_in_the_middle(
         fit(server.url, tmp_path / 'd', callbacks=[callback], **kwargs)
 
 
+@pytest.mark.slow
 def test_two_processes(pack: Path, server: Server, tmp_path: Path) -> None:
     """They share what fits, and each other's room does not disturb them."""
     wanted = [PackedChips(pack)[i]['image'].double().sum() for i in range(0, 336, 16)]
@@ -320,6 +321,7 @@ def test_two_processes(pack: Path, server: Server, tmp_path: Path) -> None:
     assert not (folder / 'part').exists()
 
 
+@pytest.mark.slow
 def test_a_killed_download_leaves_nothing(
     pack: Path, server: Server, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from torchgeo.datasets import EuroSAT
 from torchgeo.models import ResNet18_Weights
 from torchvision.transforms.v2.functional import resize
 
-from helpers.training import narrow_encoders, small_task, strong_positions
+from helpers.training import narrow_encoder, narrow_encoders, small_task
 from torchgeo_sigmae import BatchSpec, SIGMAE_Weights, SIGMAETask
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, BandSet
 from torchgeo_sigmae.cli import main
@@ -248,7 +248,7 @@ class TestPositionBias:
     def test_it_is_removed_and_nothing_else(
         self, eurosat_root: Path, tmp_path: Path
     ) -> None:
-        frozen = strong_positions(tmp_path / 'encoder.pth')
+        frozen = narrow_encoder(tmp_path / 'encoder.pth', 'learnable')
         data = EuroSAT(eurosat_root, 'train', bands=frozen.bands)
         images = torch.stack([data[i]['image'] for i in range(0, 140, 2)])
         learned, others = images[::2], images[1::2]
@@ -277,7 +277,9 @@ class TestPositionBias:
             frozen.patch_features(torch.zeros(1, 10, 32, 40))
 
     def test_of_a_dataset(self, eurosat_root: Path, tmp_path: Path) -> None:
-        frozen = strong_positions(tmp_path / 'encoder.pth', pooling='mean+std')
+        frozen = narrow_encoder(
+            tmp_path / 'encoder.pth', 'learnable', pooling='mean+std'
+        )
         plain, removed = (
             extract_features(
                 frozen, 'EuroSAT', eurosat_root, ('val',), progress=False,
@@ -326,7 +328,7 @@ def test_position_shares_of_encoders(eurosat_root: Path, tmp_path: Path) -> None
     shares = rotary.position_shares(images, count=140)
     assert len(shares) == 12
     assert max(shares) < 0.1
-    learnable = strong_positions(tmp_path / 'encoder.pth')
+    learnable = narrow_encoder(tmp_path / 'encoder.pth', 'learnable')
     assert learnable.position_shares(images, count=140)[-1] > 0.8
 
 
@@ -351,11 +353,11 @@ def test_the_command(
     with narrow_encoders():
         export('sigmae', tmp_path / 'encoder.pth')
     run(
-        tmp_path / 'encoder.pth', '--root', eurosat_root, '--samples-per-class', 1, 5,
+        tmp_path / 'encoder.pth', '--root', eurosat_root, '--samples-per-class', 5,
         '--probes', 'knn', 'attentive', '-o', tmp_path / 'out' / 'probe.json',
     )  # fmt: skip
     table = capsys.readouterr().out
-    titles = [f'{p}{n}' for n in ('', ', 1 a class', ', 5 a class')
+    titles = [f'{p}{n}' for n in ('', ', 5 a class')
               for p in ('knn', 'attentive')]  # fmt: skip
     assert f'| EuroSAT | {" | ".join(titles)} |' in table
     content = json.loads((tmp_path / 'out' / 'probe.json').read_text())
@@ -370,7 +372,7 @@ def test_the_command(
     names = ['band mean and std', 'sigmae_vit_tiny_patch8, untrained', 'encoder.pth']
     assert list(accuracy) == names
     for row in accuracy.values():
-        assert [len(values) for values in row.values()] == [1, 1, 5, 5, 5, 5]
+        assert [len(values) for values in row.values()] == [1, 1, 5, 5]
     # Ten classes: what says nothing reaches 0.1.
     assert accuracy['band mean and std']['knn'][0] > 0.4
     assert accuracy['band mean and std']['attentive'][0] > 0.4

@@ -89,15 +89,21 @@ def grouped(**kwargs: Any) -> dict[str, Any]:
     return kwargs
 
 
-def strong_positions(path: Path, **kwargs: Any) -> FrozenEncoder:
-    """An encoder whose features are mostly their position."""
+def narrow_encoder(
+    path: Path, positions: str = 'rotary', **kwargs: Any
+) -> FrozenEncoder:
+    """A narrow encoder with random weights, exported and loaded.
+
+    Learnable positions are ten times as strong as usual: features are mostly position.
+    """
     torch.manual_seed(0)
-    task = SIGMAETask(
-        'sigmae_vit_tiny_patch8', size=64,
-        encoder_kwargs={'positions': 'learnable'},
-        batch=BatchSpec(mean=[1500.0] * 10, std=[1000.0] * 10),
-    )  # fmt: skip
-    with torch.no_grad():
-        task.model.encoder.pos_embed *= 10
-    task.export(path)
-    return FrozenEncoder.load(path, **kwargs)
+    with narrow_encoders():
+        task = SIGMAETask(
+            'sigmae_vit_tiny_patch8', size=64, encoder_kwargs={'positions': positions},
+            batch=BatchSpec(mean=[1500.0] * 10, std=[1000.0] * 10),
+        )  # fmt: skip
+        if positions == 'learnable':
+            with torch.no_grad():
+                task.model.encoder.pos_embed *= 10
+        task.export(path)
+        return FrozenEncoder.load(path, **kwargs)

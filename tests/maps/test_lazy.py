@@ -25,7 +25,7 @@ from rasterio.windows import Window
 from shapely.geometry import box
 
 from helpers.geotiffs import write
-from helpers.training import small_task
+from helpers.training import narrow_encoder, small_task
 from torchgeo_sigmae import SIGMAE_Weights
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, BandSet
 from torchgeo_sigmae.cli import main
@@ -57,8 +57,8 @@ DATES = np.array(['2020-06-01', '2020-06-11', '2020-06-21'], 'datetime64[ns]')
 
 
 @pytest.fixture(scope='module')
-def encoder() -> FrozenEncoder:
-    return FrozenEncoder.load(SIGMAE_Weights.SENTINEL2)
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> FrozenEncoder:
+    return narrow_encoder(tmp_path_factory.mktemp('encoder') / 'encoder.pth')
 
 
 @pytest.fixture(scope='module')

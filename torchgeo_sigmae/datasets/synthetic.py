@@ -215,11 +215,11 @@ def _reflectance(split: str, index: int) -> np.ndarray:
     rng = np.random.default_rng([list(_SPLITS).index(split), index])
     spectra = np.array([MATERIALS[name] for name in MATERIALS])
     shares = _shares(rng)
-    blurred = np.stack([_smooth(share, 0.7) for share in shares])
+    blurred = _smooth(shares, 0.7)
     image = np.einsum('mb,mhw->bhw', spectra, blurred / blurred.sum(axis=0))
     # Relief shades all bands alike; texture and noise do not.
     image *= np.exp(0.15 * _field(rng, 12.0))
-    image *= 1 + 0.04 * np.stack([_field(rng, 1.0) for _ in image])
+    image *= 1 + 0.04 * _field(rng, 1.0, len(image))
     image += rng.normal(0, 0.002, image.shape)
     return np.clip(image, 1e-4, 1.2)
 
@@ -259,15 +259,19 @@ def _shares(rng: np.random.Generator) -> np.ndarray:
     return np.stack(list(shares.values()))
 
 
-def _field(rng: np.random.Generator, length: float) -> np.ndarray:
-    """Smooth noise ``(64, 64)`` of mean 0 and std 1 with a correlation length in px."""
-    field = _smooth(rng.standard_normal((_SIZE, _SIZE)), length)
-    return (field - field.mean()) / field.std()
+def _field(rng: np.random.Generator, length: float, *count: int) -> np.ndarray:
+    """Smooth noise ``(64, 64)`` of mean 0 and std 1 with a correlation length in px.
+
+    With a count, so many of them, ``(count, 64, 64)``.
+    """
+    fields = _smooth(rng.standard_normal((*count, _SIZE, _SIZE)), length)
+    fields -= fields.mean(axis=(-2, -1), keepdims=True)
+    return fields / fields.std(axis=(-2, -1), keepdims=True)
 
 
-def _smooth(image: np.ndarray, sigma: float) -> np.ndarray:
+def _smooth(images: np.ndarray, sigma: float) -> np.ndarray:
     """Blur with a Gaussian, periodic at the borders."""
-    frequency = np.fft.fftfreq(_SIZE)
-    squared = frequency[:, None] ** 2 + frequency[None, :] ** 2
+    rows, columns = np.fft.fftfreq(_SIZE), np.fft.rfftfreq(_SIZE)
+    squared = rows[:, None] ** 2 + columns**2
     kernel = np.exp(-2 * (np.pi * sigma) ** 2 * squared)
-    return np.fft.ifft2(np.fft.fft2(image) * kernel).real
+    return np.fft.irfft2(np.fft.rfft2(images) * kernel)
