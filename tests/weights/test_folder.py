@@ -18,7 +18,6 @@ from timm.models._hub import save_for_hf
 from torchgeo.datasets import EuroSAT
 
 from helpers.faults import file_size_limit
-from helpers.hub import local_hub
 from helpers.training import small_task
 from torchgeo_sigmae import SIGMAE_Weights, SIGMAETask, adapt_bands
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, Band, BandSet, Sensor
@@ -342,70 +341,65 @@ def test_folders_that_timm_wrote(tmp_path: Path) -> None:
 
 
 SCRIPT = """
-import sys
+import os, sys
 from pathlib import Path
-import timm, torch
-from helpers.training import small_task
-from torchgeo_sigmae.cli import main
-from torchgeo_sigmae.weights import read_weights
 
-for family in ('sigmae', 's2mae', 'satmae'):
-    torch.manual_seed(0)
-    task = small_task(family)
-    task.export(family, decoder=True)
-    Path(family, 'secret.ckpt').write_text('not to be uploaded')
-    main(['publish', family, f'me/{family}', *['--private'] * (family == 's2mae')])
-    model = timm.create_model(f'hf-hub:me/{family}', pretrained=True).eval()
-    image = torch.randn(2, 10, 32, 32)
-    with torch.no_grad():
-        assert torch.equal(model(image), task.model.encoder.eval()(image))
-    weights = read_weights(f'hf-hub:me/{family}@main')
-    assert weights.bands == task.bands
-    again = small_task(family, weights=f'hf-hub:me/{family}').model.state_dict()
-    for key, value in task.model.state_dict().items():
-        assert torch.equal(again[key], value), key
-try:
-    read_weights('hf-hub:me/nothing')
-except FileNotFoundError as error:
-    assert "weights: 'hf-hub:me/nothing' cannot be downloaded" in str(error)
-    assert 'Check the name' in str(error)
-else:
-    raise AssertionError
-"""
+from helpers.hub import local_hub
 
-OFFLINE = """
-from torchgeo_sigmae.cli import main
-from torchgeo_sigmae.weights import read_weights
+with local_hub() as hub:
+    # Read when huggingface_hub is imported.
+    os.environ['HF_ENDPOINT'] = hub.url
+    import timm, torch
+    from helpers.training import small_task
+    from torchgeo_sigmae.cli import main
+    from torchgeo_sigmae.weights import read_weights
 
-print(read_weights('hf-hub:me/s2mae').info['model'])
+    for family in ('sigmae', 's2mae', 'satmae'):
+        torch.manual_seed(0)
+        task = small_task(family)
+        task.export(family, decoder=True)
+        Path(family, 'secret.ckpt').write_text('not to be uploaded')
+        main(['publish', family, f'me/{family}', *['--private'] * (family == 's2mae')])
+        model = timm.create_model(f'hf-hub:me/{family}', pretrained=True).eval()
+        image = torch.randn(2, 10, 32, 32)
+        with torch.no_grad():
+            assert torch.equal(model(image), task.model.encoder.eval()(image))
+        weights = read_weights(f'hf-hub:me/{family}@main')
+        assert weights.bands == task.bands
+        again = small_task(family, weights=f'hf-hub:me/{family}').model.state_dict()
+        for key, value in task.model.state_dict().items():
+            assert torch.equal(again[key], value), key
+    try:
+        read_weights('hf-hub:me/nothing')
+    except FileNotFoundError as error:
+        assert "weights: 'hf-hub:me/nothing' cannot be downloaded" in str(error)
+        assert 'Check the name' in str(error)
+    else:
+        raise AssertionError
+    assert hub.repositories.keys() == {'me/sigmae', 'me/s2mae', 'me/satmae'}
+    assert hub.private == {'me/s2mae'}
+    for files in hub.repositories.values():
+        assert files.keys() == {'README.md', 'config.json', 'model.safetensors',
+                                'decoder/model.safetensors'}
+
+# The Hub is gone: what was downloaded is in the cache.
+assert read_weights('hf-hub:me/s2mae').info['model'] == 's2mae_vit_tiny_patch8'
+print('no Hub', file=sys.stderr)
 main(['publish', 's2mae', 'me/x'])
 """
 
 
-def run(code: str, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run code as a user of a Hub of its own, with an empty cache."""
-    path = os.pathsep.join(str(Path(__file__).parents[i]) for i in (1, 2))
-    known = {'PYTHONPATH': path, 'HF_HOME': str(folder / 'cache'), 'HF_TOKEN': 'hf_x',
-             'HF_HUB_DISABLE_PROGRESS_BARS': '1'}  # fmt: skip
-    return subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', code], cwd=folder, check=False,
-        env={**os.environ, **known, **env}, capture_output=True, text=True, timeout=500,
-    )  # fmt: skip
-
-
 def test_published_folders_are_loaded_from_the_hub(tmp_path: Path) -> None:
-    with local_hub() as hub:
-        done = run(SCRIPT, tmp_path, HF_ENDPOINT=hub.url)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert hub.repositories.keys() == {'me/sigmae', 'me/s2mae', 'me/satmae'}
-        assert hub.private == {'me/s2mae'}
-        for files in hub.repositories.values():
-            assert files.keys() == {*FILES, 'decoder/model.safetensors'}
+    path = os.pathsep.join(str(Path(__file__).parents[i]) for i in (1, 2))
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', SCRIPT], cwd=tmp_path, check=False,
+        env={**os.environ, 'PYTHONPATH': path, 'HF_HOME': str(tmp_path / 'cache'),
+             'HF_TOKEN': 'hf_x', 'HF_HUB_DISABLE_PROGRESS_BARS': '1'},
+        capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout + done.stderr
     assert "Load it with timm.create_model('hf-hub:me/sigmae'" in done.stdout
     assert 'model.safetensors' in done.stdout
-    # The Hub is gone: what was downloaded is in the cache.
-    done = run(OFFLINE, tmp_path, HF_ENDPOINT=hub.url)
-    assert done.returncode == 2
-    assert done.stdout.splitlines()[0] == 's2mae_vit_tiny_patch8'
-    assert done.stderr.count('\n') == 1
-    assert "repo: 'me/x' cannot be written" in done.stderr
+    last = done.stderr.split('no Hub\n')[1]
+    assert last.count('\n') == 1
+    assert "repo: 'me/x' cannot be written" in last
