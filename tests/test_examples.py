@@ -69,6 +69,12 @@ TESTED = {
 # The command line reads 1 as 1.0, all of them.
 FAST = [*ONE_EPOCH, '--trainer.limit_val_batches=2']
 
+# A few chips are not worth reading whole scenes.
+FEW = [
+    *('--data.init_args.cache=false', '--data.init_args.length=16'),
+    '--data.init_args.batch_size=16',
+]
+
 
 @pytest.mark.parametrize(
     ('name', 'fixture', 'settings', 'dates'),
@@ -110,10 +116,10 @@ def test_pretraining_from_the_example_config(
 @pytest.mark.parametrize(
     ('name', 'folder', 'root', 'settings'),
     [
-        ('scenes', 'scenes', 'data.init_args', ['--data.init_args.length=16']),
-        ('satmae', 'scenes', 'data.init_args', ['--data.init_args.length=16']),
-        ('barkbeetle', 'barkbeetle', 'data.init_args', ['--data.init_args.length=28']),
-        ('sentinel2', '.', 'data.init_args', ['--data.init_args.length=64']),
+        ('scenes', 'scenes', 'data.init_args', FEW),
+        ('satmae', 'scenes', 'data.init_args', FEW),
+        ('barkbeetle', 'barkbeetle', 'data.init_args', FEW),
+        ('sentinel2', '.', 'data.init_args', FEW),
         (
             'bigearthnet',
             'bigearthnet',
@@ -176,7 +182,7 @@ def test_progressive_pretraining_from_the_example_configs(
             'fit',
             f'--config={EXAMPLES / f"{name}.yaml"}',
             f'--data.init_args.root={real_data(folder)}',
-            '--data.init_args.length=16',
+            *FEW,
             *FAST,
         ]
         for name, folder in (

@@ -5,11 +5,10 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanSquaredError, Metric, SumMetric
+from torchmetrics import Metric, SumMetric
 from torchmetrics.functional.image import (
     spectral_angle_mapper,
     structural_similarity_index_measure,
@@ -72,7 +71,7 @@ class ReconstructionMetrics(nn.Module):
         self.spectra = SumMetric()
         self.similarity = SumMetric(nan_strategy='disable')
         self.compared = SumMetric()
-        self.error = nn.ModuleList(MeanSquaredError() for _ in self.bands)
+        self.error = _BandErrors(len(self.bands))
 
     def update_losses(self, loss: Tensor, baseline_loss: Tensor, pixels: int) -> None:
         """Add the losses of a batch of so many predicted valid pixels."""
@@ -112,10 +111,7 @@ class ReconstructionMetrics(nn.Module):
         if not predicted.any():
             return
         self.psnr.update(prediction[predicted], target[predicted])
-        for band, error in enumerate(self.error):
-            rows = predicted[:, band]
-            if rows.any():
-                cast(Metric, error).update(prediction[rows, band], target[rows, band])
+        self.error.update(prediction, target, predicted)
         # The angle of a zero spectrum is undefined.
         whole = (prediction.norm(dim=1) > 0) & (target.norm(dim=1) > 0)
         whole &= predicted.all(dim=1)
@@ -134,7 +130,8 @@ class ReconstructionMetrics(nn.Module):
             warnings.filterwarnings('ignore', message='The ``compute`` method')
             pixels, spectra = self.pixels.compute(), self.spectra.compute()
             compared, similarity = self.compared.compute(), self.similarity.compute()
-            squared = torch.stack([cast(Metric, e).compute() for e in self.error])
+            # torchmetrics squeezes the value of a single band.
+            squared = torch.atleast_1d(self.error.compute())
             metrics = {
                 'loss': self.loss.compute() / pixels,
                 'baseline_loss': self.baseline_loss.compute() / pixels,
@@ -157,6 +154,31 @@ class ReconstructionMetrics(nn.Module):
             for metric in self.modules():
                 if isinstance(metric, Metric):
                     metric.reset()
+
+
+class _BandErrors(Metric):
+    """Mean squared error of every band; NaN without a value."""
+
+    full_state_update = False
+    is_differentiable = False
+
+    squared: Tensor
+    count: Tensor
+
+    def __init__(self, bands: int) -> None:
+        super().__init__()
+        self.add_state('squared', torch.zeros(bands), 'sum')
+        self.add_state('count', torch.zeros(bands, dtype=torch.long), 'sum')
+
+    def update(self, prediction: Tensor, target: Tensor, counted: Tensor) -> None:
+        """Add pixels ``(pixels, bands)``, of which those that are *counted*."""
+        error = (prediction - target).square().where(counted, 0)
+        self.squared += error.sum(dim=0)
+        self.count += counted.sum(dim=0)
+
+    def compute(self) -> Tensor:
+        """Compute the mean per band."""
+        return self.squared / self.count
 
 
 class VisibilityRatio(Metric):
