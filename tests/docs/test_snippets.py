@@ -74,6 +74,10 @@ CLASSES = (
     'AnnualCrop', 'Forest', 'HerbaceousVegetation', 'Highway', 'Industrial', 'Pasture',
     'PermanentCrop', 'Residential', 'River', 'SeaLake',
 )  # fmt: skip
+#: Pages on the first edition.
+PAST = ('docs/dev/ablation.md', 'docs/dev/names.md', 'docs/dev/models.md')
+#: Those of the repository.
+FOLDERS = 'benchmarks|docs|examples|tests|torchgeo_sigmae'
 _DONE: set[tuple[str, ...]] = set()
 #: What stands for a name of the reader's own.
 KNOWN = {
@@ -259,6 +263,19 @@ def test_no_block_is_passed_over() -> None:
     for page in pages():
         assert not re.search(r'(?:^|\n\n)```\n(?!\n)', (ROOT / page).read_text()), page
     assert len(every) > 100
+
+
+def test_what_is_named_exists() -> None:
+    """Files of the repository, and tests by their name."""
+    tests = ''.join(path.read_text() for path in (ROOT / 'tests').rglob('test_*.py'))
+    for page in pages():
+        if page in PAST:
+            continue
+        text = (ROOT / page).read_text()
+        for path in re.findall(rf'`((?:{FOLDERS})/[\w./-]+)`', text):
+            assert (ROOT / path).exists(), f'{page}: {path}'
+        for name in re.findall(r'`(test_\w+)`', text):
+            assert f'def {name}(' in tests, f'{page}: {name}'
 
 
 @pytest.mark.usefixtures('stac')
