@@ -111,10 +111,9 @@ def synthetic(synthetic_root: Path) -> SyntheticSentinel2DataModule:
 
 
 @pytest.fixture(scope='session')
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], np.ndarray]:
+def scene(synthetic_root: Path) -> Callable[[int, int], np.ndarray]:
     """Smooth digital numbers (13, size, size) in OSCD's band order, from our chips."""
-    root = tmp_path_factory.mktemp('chips')
-    chips = SyntheticSentinel2(root, 'val', SyntheticSentinel2.all_bands)
+    chips = SyntheticSentinel2(synthetic_root, 'val', SyntheticSentinel2.all_bands)
 
     def make(index: int, size: int) -> np.ndarray:
         chip = chips[index]['image']

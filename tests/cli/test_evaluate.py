@@ -80,10 +80,10 @@ def test_the_command(
         assert 0 < values['baseline_loss'] < np.inf
 
 
-def test_what_is_hidden_is_what_is_measured(tmp_path: Path) -> None:
+def test_what_is_hidden_is_what_is_measured(synthetic_root: Path) -> None:
     task = small_task(normalize=True, masking='saliency')
     before = task.mask_schedule
-    chips = SyntheticSentinel2(tmp_path, 'val')
+    chips = SyntheticSentinel2(synthetic_root, 'val')
     loader = DataLoader(
         [{'image': chips[i]['image'][:, :32, :32]} for i in range(8)], 4
     )

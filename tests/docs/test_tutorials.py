@@ -14,6 +14,7 @@ import io
 import json
 import linecache
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,14 +82,19 @@ def pictures(path: Path) -> list[Image.Image]:
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=NAMES)
 def test_a_tutorial_runs_on_the_generated_stand_in(
-    path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, place: Path, synthetic_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv('SIGMAE_DATA', str(place / 'nowhere'))
+    stand_ins = place / 'outputs' / 'stand_ins'
+    stand_ins.mkdir(parents=True)
+    # The chips that stand-ins are made of.
+    for folder in synthetic_root.iterdir():
+        (stand_ins / folder.name).symlink_to(folder)
     shown = run(path)
     # As many figures as the notebook holds.
     figures = [value for value in shown if isinstance(value, Figure)]
     assert len(figures) == len(pictures(path))
-    assert (place / 'outputs' / 'stand_ins').is_dir()
+    assert {'barkbeetle', 'eurosat'} & set(os.listdir(stand_ins))
 
 
 def test_a_tutorial_takes_real_data_where_they_are(

@@ -58,9 +58,9 @@ def run(
 
 
 @pytest.fixture(scope='module')
-def chips(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
+def chips(synthetic_root: Path) -> Tensor:
     """Sixteen synthetic chips ``(16, 10, 64, 64)``, in reflectance."""
-    dataset = SyntheticSentinel2(tmp_path_factory.mktemp('chips'), 'val')
+    dataset = SyntheticSentinel2(synthetic_root, 'val')
     images = torch.stack([dataset[i]['image'] for i in range(16)])
     return torch.nn.functional.interpolate(images, (64, 64), mode='bilinear') / 10000
 
