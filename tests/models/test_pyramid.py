@@ -22,6 +22,8 @@ from torchgeo_sigmae.weights import Weights, write_weights
 TINY = 'sigmae_vit_tiny_patch8'
 PATCH = {8: TINY, 16: 'sigmae_vit_tiny_patch16'}
 STRIDES = (2, 4, 8, 16, 32)
+#: Pixels of a cell, in the maps that hold them.
+PIXELS = {2: 4, 4: 16}
 
 
 def pyramid(name: str = TINY, **kwargs: Any) -> SIGMAEPyramid:
@@ -53,7 +55,8 @@ def test_any_size_gives_maps_at_the_strides(
     assert torch.equal(actual[0], image)
     strides = [min(s, stride) for s in STRIDES[:depth]]
     assert [tuple(level.shape) for level in actual[1:]] == [
-        (1, 16, math.ceil(height / s), math.ceil(width / s)) for s in strides
+        (1, 16 + 4 * PIXELS.get(s, 0), math.ceil(height / s), math.ceil(width / s))
+        for s in strides
     ]
     assert model.output_stride == strides[-1]
     assert model.out_channels == [level.shape[1] for level in actual]
@@ -121,6 +124,20 @@ def test_padding_does_not_shift_the_maps() -> None:
         torch.testing.assert_close(
             level, other[..., : level.shape[-2], :][..., : level.shape[-1]]
         )
+
+
+@torch.no_grad()
+def test_fine_maps_hold_the_pixels_of_their_cells() -> None:
+    model = pyramid()
+    image = torch.randn(2, 4, 22, 35)
+    levels = model(image)
+    for level, stride in zip(levels[1:3], (2, 4), strict=True):
+        for row, column in [(0, 0), (3, 2), (level.shape[2] - 1, level.shape[3] - 1)]:
+            cell = torch.zeros(2, 4, stride, stride)
+            top, left = row * stride, column * stride
+            seen = image[:, :, top : top + stride, left : left + stride]
+            cell[:, :, : seen.shape[2], : seen.shape[3]] = seen
+            assert torch.equal(level[:, 16:, row, column], cell.flatten(1))
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -206,7 +223,7 @@ def test_set_in_channels() -> None:
     model.set_in_channels(4)
     assert model.patch_embed.proj is first
     model.set_in_channels(3, pretrained=False)
-    assert model.out_channels == [3, 16, 16, 16, 16, 16]
+    assert model.out_channels == [3, 16 + 3 * 4, 16 + 3 * 16, 16, 16, 16]
     assert model(torch.randn(1, 3, 32, 32))[-1].shape == (1, 16, 1, 1)
 
 

@@ -263,7 +263,7 @@ def test_the_pyramid_ends_in_the_plain_feature(name: str) -> None:
     expected = tokens.transpose(1, 2).unflatten(2, (3, 5))
     torch.testing.assert_close(levels[-1], expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(levels[0], image)
-    assert model.out_channels == [12, 32, 32, 32]
+    assert model.out_channels == [12, 32 + 12 * 4, 32 + 12 * 16, 32]
     assert [level.shape[1] for level in levels] == model.out_channels
     # Patches over the edge are padded.
     assert model(torch.randn(1, 12, 21, 33))[-1].shape == (1, 32, 3, 5)

@@ -6,6 +6,7 @@
 import math
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,6 +19,9 @@ __all__ = ('PYRAMIDS', 'S2MAEPyramid', 'SIGMAEPyramid', 'SatMAEPyramid')
 #: Strides of the maps, one per level of an smp decoder.
 _STRIDES = (2, 4, 8, 16, 32)
 
+#: Strides of the maps that hold pixels beside tokens.
+_WITH_PIXELS = (2, 4)
+
 
 class _Pyramid(SIGMAEViT):
     """A :class:`~.encoder.SIGMAEViT` that returns a pyramid of feature maps.
@@ -28,6 +32,11 @@ class _Pyramid(SIGMAEViT):
     spaced in depth, the finest the shallowest and the coarsest the last: of 12 blocks
     the 3rd, 5th, 8th, 10th and 12th for strides 2, 4, 8, 16 and 32, as UPerNet is fed
     in `BEiT <https://arxiv.org/abs/2106.08254>`__.
+
+    The maps at strides 2 and 4 also hold the pixels of each of their cells, as further
+    channels: what is to be segmented may be smaller than a patch, and tokens give up
+    detail with depth. This is ours; what it gains is measured in
+    ``docs/dev/weights.md``.
 
     There are no parameters beside the ViT's, so the state dict has the plain timm keys:
     loading is strict, and freezing this encoder freezes pretrained tensors only. The
@@ -69,7 +78,14 @@ class _Pyramid(SIGMAEViT):
     @property
     def out_channels(self) -> list[int]:
         """Channels of the maps :meth:`forward` returns."""
-        return [self.layout.channels] + [self.embed_dim] * len(self._strides)
+        bands = self.layout.channels
+        return [
+            bands,
+            *(
+                self.embed_dim + (bands * stride**2 if stride in _WITH_PIXELS else 0)
+                for stride in self._strides
+            ),
+        ]
 
     @property
     def output_stride(self) -> int:
@@ -92,7 +108,8 @@ class _Pyramid(SIGMAEViT):
         """Compute the pyramid of images of any size ``(B, C, H, W)``.
 
         Patches over the edge are filled with zeros. Returns the images themselves and a
-        map ``(B, D, ceil(H / s), ceil(W / s))`` for every stride s.
+        map ``(B, D, ceil(H / s), ceil(W / s))`` for every stride s, with ``D + C * s *
+        s`` channels at strides 2 and 4: last the pixels, band by band, row by row.
         """
         size = (x.shape[-2], x.shape[-1])
         grid = self.patch_embed.dynamic_feat_size(size)
@@ -105,13 +122,13 @@ class _Pyramid(SIGMAEViT):
         ]
         maps = [token.transpose(1, 2).unflatten(2, grid) for token in tokens]
         patch = self.patch_embed.patch_size[0]
-        return [
-            x,
-            *(
-                _resample(level, patch, stride, size)
-                for level, stride in zip(maps, self._strides, strict=True)
-            ),
-        ]
+        pyramid = [x]
+        for tokens_map, stride in zip(maps, self._strides, strict=True):
+            level = _resample(tokens_map, patch, stride, size)
+            if stride in _WITH_PIXELS:
+                level = torch.cat([level, _pixels(x, stride).to(level.dtype)], dim=1)
+            pyramid.append(level)
+        return pyramid
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any
@@ -158,3 +175,13 @@ def _resample(level: Tensor, patch: int, stride: int, size: tuple[int, int]) -> 
         scale = float(patch // stride)
         level = F.interpolate(level, scale_factor=scale, mode='bilinear')
     return level[..., : -(-size[0] // stride), : -(-size[1] // stride)]
+
+
+def _pixels(image: Tensor, stride: int) -> Tensor:
+    """The pixels of every cell as channels, zero over the edge.
+
+    Of ``(B, C, H, W)``: ``(B, C * stride ** 2, ceil(H / stride), ceil(W / stride))``.
+    """
+    height, width = image.shape[-2:]
+    image = F.pad(image, (0, -width % stride, 0, -height % stride))
+    return F.pixel_unshuffle(image, stride)
