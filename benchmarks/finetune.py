@@ -10,9 +10,7 @@ r"""Fine-tune with and without a pretrained encoder, several seeds of each.
 Pretrained and from scratch differ in nothing but the weights: same network, recipe,
 order of the data and augmentation. The last epoch is tested. With ``--frozen``, the
 encoder is not trained, be it pretrained or random. Other arguments go to the command
-line, those of ``--for-pretrained`` only where the weights are:
-``data.init_args.weights=ENCODER`` normalizes the bark-beetle data as in pretraining,
-while a network from scratch learns best from their own mean and standard deviation.
+line.
 
 With ``--labels N``, N training images of every class (N in all, where pixels have the
 classes) are all there is, other ones for every seed, the same for all rows of a seed.
@@ -110,18 +108,16 @@ def main(arguments: argparse.Namespace, extra: list[str]) -> None:
     for seed in range(arguments.seeds):
         for title, pretrained in shown.items():
             weights = str(arguments.encoder) if pretrained else 'null'
-            options = [f'--{option}' for option in arguments.for_pretrained]
-            given = [*extra, *(options if pretrained else [])]
             asked = {
                 'config': config,
                 'encoder': encoder if pretrained else None,
-                'extra': given,
+                'extra': extra,
             }
             slug = title.replace(' ', '-')
             row, before = finished_row(
                 row_path(arguments, f'{name}-{slug}', seed),
                 asked,
-                partial(run, arguments.config, weights, seed, given, arguments.labels),
+                partial(run, arguments.config, weights, seed, extra, arguments.labels),
             )
             results[title].append(row)
             values = ', '.join(f'{m} {row[m]:.4f}' for m in arguments.metrics)
@@ -149,7 +145,6 @@ if __name__ == '__main__':
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--labels', type=int)
     parser.add_argument('--frozen', action='store_true')
-    parser.add_argument('--for-pretrained', nargs='+', default=[])
     parser.add_argument('--output', type=Path, default=Path('outputs/finetune'))
     arguments, extra = parser.parse_known_args()
     # LightningCLI warns about arguments given twice.

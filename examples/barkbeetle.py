@@ -30,7 +30,6 @@ from torchgeo_sigmae import BitemporalAugmentation
 from torchgeo_sigmae.bands import SENTINEL2_TEN_BANDS, BandSet
 from torchgeo_sigmae.datasets import RasterScene
 from torchgeo_sigmae.plotting.canvas import colors, panel_grid
-from torchgeo_sigmae.weights import read_weights
 
 #: Label of padding: no loss, no metric.
 IGNORE = 255
@@ -187,7 +186,6 @@ class BarkBeetleDataModule(NonGeoDataModule):
         size: int = 64,
         batch_size: int = 16,
         num_workers: int = 0,
-        weights: str | None = None,
     ) -> None:
         """Initialize a new BarkBeetleDataModule instance.
 
@@ -197,28 +195,14 @@ class BarkBeetleDataModule(NonGeoDataModule):
             size: Side of the training crops.
             batch_size: Size of each mini-batch; validation and test take one site.
             num_workers: Number of workers for parallel data loading.
-            weights: An encoder file, or the string of a weight enum: normalize with the
-                mean and std it was pretrained with. None for those of the training
-                sites.
-
-        Raises:
-            ValueError: If *weights* does not tell mean and std of every band.
         """
         dates = ('2019', '2020') if change else ('2020',)
         super().__init__(
             BarkBeetle, batch_size, num_workers, root=root, dates=dates, size=size
         )
         self.val_batch_size = self.test_batch_size = 1
-        mean, std = self.band_mean, self.band_std
-        if weights is not None:
-            known = read_weights(weights).info
-            mean, std = known['mean'], known['std']
-            if None in (*mean, *std):
-                raise ValueError(
-                    f'weights: {weights} has bands that were not pretrained, whose '
-                    'mean and std are not known. Leave weights out here.'
-                )
-        self.mean, self.std = torch.tensor(mean), torch.tensor(std)
+        self.mean = torch.tensor(self.band_mean)
+        self.std = torch.tensor(self.band_std)
         normalize = K.Normalize(self.mean, self.std)
         self.aug = BitemporalAugmentation(normalize)
         self.train_aug = BitemporalAugmentation(

@@ -95,21 +95,6 @@ def test_augmentation_moves_image_and_label_alike(
         assert torch.equal(image[1, 2].isfinite(), valid)
 
 
-def test_normalization_is_that_of_the_weights(
-    barkbeetle: ModuleType, sites: Path, tmp_path: Path
-) -> None:
-    task = SIGMAETask(
-        'sigmae_vit_tiny_patch8', batch=BatchSpec(mean=list(range(10)), std=7.0),
-        decoder_dim=16, decoder_depth=1, decoder_num_heads=1,
-    )  # fmt: skip
-    task.export(tmp_path / 'encoder.pth')
-    datamodule = barkbeetle.BarkBeetleDataModule(
-        sites, weights=str(tmp_path / 'encoder.pth')
-    )
-    assert datamodule.mean.tolist() == list(range(10))
-    assert datamodule.std.tolist() == [7] * 10
-
-
 def test_plot(barkbeetle: ModuleType, sites: Path) -> None:
     dataset = barkbeetle.BarkBeetle(sites, 'val')
     sample = dataset[0]

@@ -128,8 +128,7 @@ def test_finetune(
 ) -> None:
     command = (
         'benchmarks.finetune', 'examples/segment_barkbeetle.yaml', '--frozen',
-        '--for-pretrained', f'data.init_args.weights={encoder}', '--encoder', encoder,
-        '--metrics', 'test_iou_positive', '--seeds', 1,
+        '--encoder', encoder, '--metrics', 'test_iou_positive', '--seeds', 1,
         '--output', tmp_path / 'out', '--data.init_args.root', real_data('barkbeetle'),
         '--data.init_args.batch_size', 64, '--trainer.max_epochs', 1,
         '--trainer.limit_train_batches', 1, '--trainer.limit_test_batches', 2,
