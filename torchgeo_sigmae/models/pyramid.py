@@ -178,9 +178,9 @@ def _resample(level: Tensor, patch: int, stride: int, size: tuple[int, int]) -> 
 
 
 def _pixels(image: Tensor, stride: int) -> Tensor:
-    """The pixels of every cell as channels, zero over the edge.
+    """Turn the pixels of every cell into channels, zero over the edge.
 
-    Of ``(B, C, H, W)``: ``(B, C * stride ** 2, ceil(H / stride), ceil(W / stride))``.
+    Images ``(B, C, H, W)`` become maps ``(B, C * s * s, ceil(H / s), ceil(W / s))``.
     """
     height, width = image.shape[-2:]
     image = F.pad(image, (0, -width % stride, 0, -height % stride))
