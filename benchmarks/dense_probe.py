@@ -18,12 +18,14 @@ features of single patches of 8 px:
   Patches that are partly damaged, or not wholly inside a site, are left out.
 
 The same is measured for the mean and standard deviation of the bands, and for each kind
-of encoder with random weights. Writes OUTPUT.
+of encoder with random weights; land cover also by all of these features together, which
+shows how far these labels can be told at all. Writes OUTPUT.
 """
 
 import argparse
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +106,8 @@ def cover_accuracy(
     return probe_scores(cover.values, cover.labels, folds, 'ridge')
 
 
-def cover_accuracies(
-    encoder: FrozenEncoder | BandStatistics, data: Path
-) -> tuple[np.ndarray, np.ndarray]:
+def cover_accuracies(cover: PatchFeatures) -> tuple[np.ndarray, np.ndarray]:
     """The same by patches alone, and with the mean features of their chips."""
-    cover = cover_patches(encoder, data, context=True)
     alone, _ = np.split(cover.values, 2, axis=1)
     folds = grouped_folds(cover.labels, cover.groups)
     return (
@@ -148,14 +147,26 @@ def main(arguments: argparse.Namespace) -> None:
     """Measure, and write the table."""
     titles = 'features', 'land cover', 'land cover, with the mean of the chip', 'damage'
     lines = [f'| {" | ".join(titles)} |', '|---|---|---|---|']
+    covers = []
     for encoder in contenders(arguments):
+        covers.append(cover_patches(encoder, arguments.data, context=True))
         scores = (
-            *cover_accuracies(encoder, arguments.data),
+            *cover_accuracies(covers[-1]),
             damage_precision(encoder, arguments.data),
         )
         cells = map(percent, scores)
         lines.append(f'| {encoder.name} | {" | ".join(cells)} |')
         print(lines[-1], flush=True)
+    alone, context = (
+        np.concatenate(parts, axis=1)
+        for parts in zip(
+            *(np.split(cover.values, 2, axis=1) for cover in covers), strict=True
+        )
+    )
+    together = replace(covers[0], values=np.concatenate([alone, context], axis=1))
+    cells = map(percent, cover_accuracies(together))
+    lines.append(f'| all of these together | {" | ".join(cells)} | |')
+    print(lines[-1], flush=True)
     write_table(arguments.output, lines, 'Percent')
 
 

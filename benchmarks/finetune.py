@@ -8,9 +8,10 @@ r"""Fine-tune with and without a pretrained encoder, several seeds of each.
         --metrics test_iou_positive test_f1_positive --data.init_args.root PATH
 
 Pretrained and from scratch differ in nothing but the weights: same network, recipe,
-order of the data and augmentation. The last epoch is tested. With ``--frozen``, the
-encoder is not trained, be it pretrained or random. Other arguments go to the command
-line.
+order of the data and augmentation. After the last epoch both are validated, for the
+choice of a recipe, and tested: metrics start with ``val_`` or ``test_``. With
+``--frozen``, the encoder is not trained, be it pretrained or random. Other arguments go
+to the command line.
 
 With ``--labels N``, N training images of every class (N in all, where pixels have the
 classes) are all there is, other ones for every seed, the same for all rows of a seed.
@@ -80,7 +81,8 @@ def run(
             '--trainer.enable_checkpointing=false',
             '--trainer.enable_progress_bar=false',
             '--trainer.enable_model_summary=false',
-            '--trainer.limit_val_batches=0',
+            '--trainer.check_val_every_n_epoch=1000000',
+            '--trainer.num_sanity_val_steps=0',
             *extra,
         ],
         run=False,
@@ -89,8 +91,10 @@ def run(
         draw_labels(cli.datamodule, labels, seed)
     start = time.perf_counter()
     cli.trainer.fit(cli.model, resumable(cli.datamodule, seed))
-    metrics = cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0]
-    return {**metrics, 'seconds': time.perf_counter() - start}
+    seconds = time.perf_counter() - start
+    val = cli.trainer.validate(cli.model, cli.datamodule, verbose=False)[0]
+    test = cli.trainer.test(cli.model, cli.datamodule, verbose=False)[0]
+    return {**val, **test, 'seconds': seconds}
 
 
 def main(arguments: argparse.Namespace, extra: list[str]) -> None:

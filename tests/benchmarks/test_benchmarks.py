@@ -129,16 +129,17 @@ def test_finetune(
 ) -> None:
     command = (
         'benchmarks.finetune', 'examples/segment_barkbeetle.yaml', '--frozen',
-        '--encoder', encoder, '--metrics', 'test_iou_positive', '--seeds', 1,
+        '--encoder', encoder, '--seeds', 1,
+        '--metrics', 'val_iou_positive', 'test_iou_positive',
         '--output', tmp_path / 'out', '--data.init_args.root', real_data('barkbeetle'),
         '--data.init_args.batch_size', 64, '--trainer.max_epochs', 1,
-        '--trainer.limit_train_batches', 1, '--trainer.limit_test_batches', 2,
-        '--trainer.default_root_dir', tmp_path,
+        '--trainer.limit_train_batches', 1, '--trainer.limit_val_batches', 2,
+        '--trainer.limit_test_batches', 2, '--trainer.default_root_dir', tmp_path,
     )  # fmt: skip
     first = run(*command)
     table = (tmp_path / 'out' / 'segment_barkbeetle-frozen.md').read_text()
     assert table.strip() in first
-    assert table.count('±') == 2
+    assert table.count('±') == 4
     # With another encoder, what does not use it is not run again.
     other = torch.load(encoder, weights_only=True)
     next(iter(other['state_dict'].values())).add_(1)
