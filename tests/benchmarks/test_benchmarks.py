@@ -287,4 +287,5 @@ def test_dense_probe(real_data: Callable[[str], Path], tmp_path: Path) -> None:
         '--data', data, '--output', tmp_path / 'table.md',
     )  # fmt: skip
     assert table.count('| sigmae_vit_tiny_patch8, block 1 |') == 2
+    assert '| all of these together |' in table
     assert (tmp_path / 'table.md').read_text().strip() in table
