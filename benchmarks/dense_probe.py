@@ -18,8 +18,8 @@ features of single patches of 8 px:
   Patches that are partly damaged, or not wholly inside a site, are left out.
 
 The same is measured for the mean and standard deviation of the bands, and for each kind
-of encoder with random weights; land cover also by all of these features together, which
-shows how far these labels can be told at all. Writes OUTPUT.
+of encoder with random weights. The last row classifies land cover by all features
+together, to show what these labels allow at most. Writes OUTPUT.
 """
 
 import argparse
@@ -157,13 +157,10 @@ def main(arguments: argparse.Namespace) -> None:
         cells = map(percent, scores)
         lines.append(f'| {encoder.name} | {" | ".join(cells)} |')
         print(lines[-1], flush=True)
-    alone, context = (
-        np.concatenate(parts, axis=1)
-        for parts in zip(
-            *(np.split(cover.values, 2, axis=1) for cover in covers), strict=True
-        )
-    )
-    together = replace(covers[0], values=np.concatenate([alone, context], axis=1))
+    # Of every row first the patches, then the means of their chips.
+    halves = [cover.values.reshape(len(cover.values), 2, -1) for cover in covers]
+    values = np.concatenate(halves, axis=2).reshape(len(halves[0]), -1)
+    together = replace(covers[0], values=values)
     cells = map(percent, cover_accuracies(together))
     lines.append(f'| all of these together | {" | ".join(cells)} | |')
     print(lines[-1], flush=True)

@@ -81,6 +81,7 @@ def run(
             '--trainer.enable_checkpointing=false',
             '--trainer.enable_progress_bar=false',
             '--trainer.enable_model_summary=false',
+            # Never while training.
             '--trainer.check_val_every_n_epoch=1000000',
             '--trainer.num_sanity_val_steps=0',
             *extra,
